@@ -8,11 +8,12 @@ dict, and the ``config.json`` that transformers writes (``Sam2VideoConfig``, ``S
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 _C = TypeVar("_C", bound="_Config")
+_Rule = tuple[bool, "_Config", str, str]
 
 
 class ConfigError(ValueError):
@@ -39,7 +40,8 @@ class _Config:
                 value = tuple(value)
                 object.__setattr__(self, f.name, value)
             self._check_type(f, value)
-        self._validate()
+        for rule in self._rules():
+            _require(*rule)
 
     def _check_type(self, f: dataclasses.Field, value: object) -> None:
         kind = str(f.type)
@@ -58,8 +60,9 @@ class _Config:
             ok = isinstance(value, _Config) and type(value).__name__ == kind
             _require(ok, self, f.name, f"must be a {kind}")
 
-    def _validate(self) -> None:
-        """Rules between fields; overridden where there are any."""
+    def _rules(self) -> Iterator[_Rule]:
+        """Rules between fields, as (holds, owner, field, text); overridden where there are any."""
+        yield from ()
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict; ``from_dict(to_dict())`` gives an equal object."""
@@ -75,15 +78,11 @@ class _Config:
     def from_dict(cls: type[_C], values: dict[str, Any]) -> _C:
         """Build from a dict of this class's fields; an unknown name is an error, a missing one takes its default."""
         if not isinstance(values, dict):
-            raise ConfigError(
-                f"{cls.__name__}: expected an object with named fields, got {type(values).__name__}"
-            )
+            raise ConfigError(f"{cls.__name__}: expected an object with named fields, got {type(values).__name__}")
         parts = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(map(str, values)) - set(parts))
         if unknown:
-            raise ConfigError(
-                f"{cls.__name__}: unknown field {unknown[0]!r}; known fields: {', '.join(parts)}"
-            )
+            raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; known fields: {', '.join(parts)}")
         nested = {k: _PARTS[k].from_dict(v) for k, v in values.items() if k in _PARTS and isinstance(v, dict)}
         return cls(**{**values, **nested})
 
@@ -119,57 +118,28 @@ class HieraConfig(_Config):
     patch_stride: int = 4
     patch_padding: int = 3
 
-    def _validate(self) -> None:
-        _require(
-            len(self.stages) > 0 and min(self.stages) > 0,
-            self,
-            "stages",
-            "needs at least one block in every stage",
-        )
-        _require(self.total_blocks <= 512, self, "stages", "has more than 512 blocks in total")
+    def _rules(self) -> Iterator[_Rule]:
+        yield len(self.stages) > 0 and min(self.stages) > 0, self, "stages", "needs at least one block in every stage"
+        yield self.total_blocks <= 512, self, "stages", "has more than 512 blocks in total"
         same = len(self.window_spec) == len(self.stages) and min(self.window_spec) > 0
-        _require(
-            same, self, "window_spec", f"needs one positive window size for each of {len(self.stages)} stages"
-        )
-        _require(
-            self.q_pool < len(self.stages),
-            self,
-            "q_pool",
-            f"must be below the number of stages, {len(self.stages)}",
-        )
+        yield same, self, "window_spec", f"needs one positive window size for each of {len(self.stages)} stages"
+        yield self.q_pool < len(self.stages), self, "q_pool", f"must be below the number of stages, {len(self.stages)}"
         square = len(self.q_stride) == 2 and self.q_stride[0] == self.q_stride[1] > 0
-        _require(square, self, "q_stride", "must be two equal positive integers")
+        yield square, self, "q_stride", "must be two equal positive integers"
         bkg = self.window_pos_embed_bkg_spatial_size
-        _require(
-            len(bkg) == 2 and min(bkg) > 0,
-            self,
-            "window_pos_embed_bkg_spatial_size",
-            "must be two positive integers",
-        )
+        yield len(bkg) == 2 and min(bkg) > 0, self, "window_pos_embed_bkg_spatial_size", "must be two positive integers"
         inside = all(i < self.total_blocks for i in self.global_att_blocks)
-        _require(
-            inside,
-            self,
-            "global_att_blocks",
-            f"names a block that does not exist; blocks go from 0 to {self.total_blocks - 1}",
-        )
+        yield inside, self, "global_att_blocks", f"must name blocks from 0 to {self.total_blocks - 1}"
         for name in ("dim_mul", "head_mul", "mlp_ratio"):
-            _require(0 < getattr(self, name) <= 64, self, name, "must be above 0 and at most 64")
+            yield 0 < getattr(self, name) <= 64, self, name, "must be above 0 and at most 64"
         for stage in range(len(self.stages)):
             dim, heads = self.embed_dim_at_stage(stage), self.num_heads_at_stage(stage)
             ok = heads > 0 and dim % heads == 0 and dim <= 1 << 16
-            _require(
-                ok, self, "num_heads", f"the {heads} heads of stage {stage} do not divide its {dim} channels"
-            )
+            yield ok, self, "num_heads", f"the {heads} heads of stage {stage} do not divide its {dim} channels"
         for block in self.q_pool_block_indices:
             window = self.window_size_of_block(block)
             ok = window % self.q_stride[0] == 0
-            _require(
-                ok,
-                self,
-                "window_spec",
-                f"window {window} of pooling block {block} is not a multiple of q_stride",
-            )
+            yield ok, self, "window_spec", f"window {window} of pooling block {block} is not a multiple of q_stride"
 
     @property
     def total_blocks(self) -> int:
@@ -235,33 +205,16 @@ class FpnConfig(_Config):
     num_pos_feats: int = 256
     temperature: float = 10000.0
 
-    def _validate(self) -> None:
-        _require(
-            self.fpn_interp_model in ("nearest", "bilinear"),
-            self,
-            "fpn_interp_model",
-            "must be nearest or bilinear",
-        )
-        _require(self.fuse_type in ("sum", "avg"), self, "fuse_type", "must be sum or avg")
+    def _rules(self) -> Iterator[_Rule]:
+        yield self.fpn_interp_model in ("nearest", "bilinear"), self, "fpn_interp_model", "must be nearest or bilinear"
+        yield self.fuse_type in ("sum", "avg"), self, "fuse_type", "must be sum or avg"
         levels = len(self.backbone_channel_list)
         ok = all(level < levels for level in self.fpn_top_down_levels)
-        _require(
-            ok,
-            self,
-            "fpn_top_down_levels",
-            f"names a level that does not exist; levels go from 0 to {levels - 1}",
-        )
-        _require(
-            self.num_pos_feats == self.d_model, self, "num_pos_feats", f"must equal d_model = {self.d_model}"
-        )
-        _require(self.d_model % 8 == 0, self, "d_model", "must be a multiple of 8")
+        yield ok, self, "fpn_top_down_levels", f"names a level that does not exist; levels go from 0 to {levels - 1}"
+        yield self.num_pos_feats == self.d_model, self, "num_pos_feats", f"must equal d_model = {self.d_model}"
+        yield self.d_model % 8 == 0, self, "d_model", "must be a multiple of 8"
         keeps = self.stride == 1 and self.kernel_size == 2 * self.padding + 1
-        _require(
-            keeps,
-            self,
-            "kernel_size",
-            "the neck must keep the grid: stride 1 and kernel_size = 2 * padding + 1",
-        )
+        yield keeps, self, "kernel_size", "the neck must keep the grid: stride 1 and kernel_size = 2 * padding + 1"
 
 
 @dataclass(frozen=True)
@@ -280,10 +233,10 @@ class DecoderConfig(_Config):
     dynamic_multimask_stability_delta: float = 0.05
     dynamic_multimask_stability_thresh: float = 0.98
 
-    def _validate(self) -> None:
-        _require(self.mask_in_chans % 4 == 0, self, "mask_in_chans", "must be a multiple of 4")
-        _require(self.depth <= 64, self, "depth", "must be at most 64")
-        _require(self.iou_head_depth <= 64, self, "iou_head_depth", "must be at most 64")
+    def _rules(self) -> Iterator[_Rule]:
+        yield self.mask_in_chans % 4 == 0, self, "mask_in_chans", "must be a multiple of 4"
+        yield self.depth <= 64, self, "depth", "must be at most 64"
+        yield self.iou_head_depth <= 64, self, "iou_head_depth", "must be at most 64"
 
 
 @dataclass(frozen=True)
@@ -303,17 +256,12 @@ class MemoryConfig(_Config):
     pos_enc_at_cross_attn_keys: bool = True
     pos_enc_at_cross_attn_queries: bool = False
 
-    def _validate(self) -> None:
-        _require(self.activation in ("relu", "gelu"), self, "activation", "must be relu or gelu")
-        _require(self.num_layers <= 64, self, "num_layers", "must be at most 64")
+    def _rules(self) -> Iterator[_Rule]:
+        yield self.activation in ("relu", "gelu"), self, "activation", "must be relu or gelu"
+        yield self.num_layers <= 64, self, "num_layers", "must be at most 64"
         ok = self.d_model % (self.downsample_rate * self.num_heads * 4) == 0
-        _require(
-            ok,
-            self,
-            "d_model",
-            "divided by downsample_rate and num_heads it must be a multiple of 4 (axial RoPE)",
-        )
-        _require(self.rope_theta > 0, self, "rope_theta", "must be above 0")
+        yield ok, self, "d_model", "divided by downsample_rate and num_heads it must be a multiple of 4 (axial RoPE)"
+        yield self.rope_theta > 0, self, "rope_theta", "must be above 0"
 
 
 @dataclass(frozen=True)
@@ -334,22 +282,15 @@ class MemoryEncoderConfig(_Config):
     fuser_layer_scale_init_value: float = 1e-6
     fuser_use_dwconv: bool = True
 
-    def _validate(self) -> None:
-        _require(
-            self.num_pos_feats == self.out_dim, self, "num_pos_feats", f"must equal out_dim = {self.out_dim}"
-        )
-        _require(self.out_dim % 4 == 0, self, "out_dim", "must be a multiple of 4")
-        _require(self.fuser_num_layers <= 64, self, "fuser_num_layers", "must be at most 64")
+    def _rules(self) -> Iterator[_Rule]:
+        yield self.num_pos_feats == self.out_dim, self, "num_pos_feats", f"must equal out_dim = {self.out_dim}"
+        yield self.out_dim % 4 == 0, self, "out_dim", "must be a multiple of 4"
+        yield self.fuser_num_layers <= 64, self, "fuser_num_layers", "must be at most 64"
         stride, total = self.mask_downsampler_stride, self.mask_downsampler_total_stride
         power = stride > 1 and total <= 256 and stride**self.num_downsampler_layers == total
-        _require(
-            power,
-            self,
-            "mask_downsampler_total_stride",
-            f"must be a power of mask_downsampler_stride = {stride}, at most 256",
-        )
+        yield power, self, "mask_downsampler_total_stride", f"must be a power of {stride}, at most 256"
         keeps = self.fuser_kernel_size == 2 * self.fuser_padding + 1
-        _require(keeps, self, "fuser_kernel_size", "must be 2 * fuser_padding + 1, so that the grid is kept")
+        yield keeps, self, "fuser_kernel_size", "must be 2 * fuser_padding + 1, so that the grid is kept"
 
     @property
     def num_downsampler_layers(self) -> int:
@@ -400,91 +341,36 @@ class SAM2Config(_Config):
     use_mlp_for_obj_ptr_proj: bool = True
     no_obj_embed_spatial: bool = True
 
-    def _validate(self) -> None:
+    def _rules(self) -> Iterator[_Rule]:
         trunk, neck, memory, encoder = self.trunk, self.neck, self.memory_attention, self.memory_encoder
         coarsest = trunk.stride_at_stage(len(trunk.stages) - 1)
         unit = max(coarsest, trunk.patch_stride * trunk.window_spec[0])
-        ok = (
-            self.image_size % coarsest == 0
-            and self.image_size % (trunk.patch_stride * trunk.window_spec[0]) == 0
-        )
-        _require(
-            ok,
-            self,
-            "image_size",
-            f"must be a multiple of {unit}: the strides and the first window must divide it",
-        )
+        ok = self.image_size % coarsest == 0 and self.image_size % (trunk.patch_stride * trunk.window_spec[0]) == 0
+        yield ok, self, "image_size", f"must be a multiple of {unit}: the strides and the first window must divide it"
         widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(len(trunk.stages))))
         if neck.backbone_channel_list != widths:
-            _require(
-                False,
-                neck,
-                "backbone_channel_list",
-                f"must be the trunk's widths, lowest resolution first: {list(widths)}",
-            )
-        _require(self.scalp < len(trunk.stages), self, "scalp", "drops every feature level")
+            yield False, neck, "backbone_channel_list", f"must be {list(widths)}, the trunk's widths"
+        yield self.scalp < len(trunk.stages), self, "scalp", "drops every feature level"
         level = len(trunk.stages) - 1 - self.scalp
         ok = self.backbone_stride == trunk.stride_at_stage(level)
-        _require(
-            ok,
-            self,
-            "backbone_stride",
-            f"must be the stride of the last kept level, {trunk.stride_at_stage(level)}",
-        )
+        yield ok, self, "backbone_stride", f"must be the stride of the last kept level, {trunk.stride_at_stage(level)}"
         if self.use_high_res_features_in_sam:
-            _require(
-                level == 2,
-                self,
-                "use_high_res_features_in_sam",
-                "needs three feature levels (strides 4, 8 and 16)",
-            )
+            yield level == 2, self, "use_high_res_features_in_sam", "needs three feature levels (strides 4, 8 and 16)"
         heads = self.decoder.attention_downsample_rate * self.decoder.num_heads
-        _require(
-            neck.d_model % heads == 0,
-            neck,
-            "d_model",
-            f"must be a multiple of the decoder's {heads} (downsampling x heads)",
-        )
+        yield neck.d_model % heads == 0, neck, "d_model", f"must be a multiple of the decoder's {heads}"
         for owner, name in ((memory, "d_model"), (encoder, "in_dim")):
-            _require(
-                getattr(owner, name) == neck.d_model,
-                owner,
-                name,
-                f"must equal the neck's d_model = {neck.d_model}",
-            )
+            yield getattr(owner, name) == neck.d_model, owner, name, f"must equal the neck's d_model = {neck.d_model}"
         ok = memory.kv_in_dim == encoder.out_dim
-        _require(ok, memory, "kv_in_dim", f"must equal the memory encoder's out_dim = {encoder.out_dim}")
+        yield ok, memory, "kv_in_dim", f"must equal the memory encoder's out_dim = {encoder.out_dim}"
         ok = encoder.mask_downsampler_total_stride == self.backbone_stride
-        _require(
-            ok,
-            encoder,
-            "mask_downsampler_total_stride",
-            f"must equal backbone_stride = {self.backbone_stride}",
-        )
-        _require(
-            neck.d_model % encoder.out_dim == 0, encoder, "out_dim", f"must divide d_model = {neck.d_model}"
-        )
-        _require(
-            self.max_cond_frames_in_attn not in (0, 1),
-            self,
-            "max_cond_frames_in_attn",
-            "must be -1 (all) or at least 2",
-        )
-        _require(
-            self.directly_add_no_mem_embed,
-            self,
-            "directly_add_no_mem_embed",
-            "must be true, as in every published model",
-        )
+        yield ok, encoder, "mask_downsampler_total_stride", f"must equal backbone_stride = {self.backbone_stride}"
+        yield neck.d_model % encoder.out_dim == 0, encoder, "out_dim", f"must divide d_model = {neck.d_model}"
+        yield self.max_cond_frames_in_attn not in (0, 1), self, "max_cond_frames_in_attn", "must be -1 or at least 2"
+        yield self.directly_add_no_mem_embed, self, "directly_add_no_mem_embed", "must be true, as published"
         needs = self.pred_obj_scores and self.use_obj_ptrs_in_encoder
-        _require(
-            needs or not self.fixed_no_obj_ptr,
-            self,
-            "fixed_no_obj_ptr",
-            "needs pred_obj_scores and use_obj_ptrs_in_encoder",
-        )
+        yield needs or not self.fixed_no_obj_ptr, self, "fixed_no_obj_ptr", "needs object scores and pointers"
         ok = self.add_tpos_enc_to_obj_ptrs or not self.proj_tpos_enc_in_obj_ptrs
-        _require(ok, self, "proj_tpos_enc_in_obj_ptrs", "needs add_tpos_enc_to_obj_ptrs")
+        yield ok, self, "proj_tpos_enc_in_obj_ptrs", "needs add_tpos_enc_to_obj_ptrs"
 
     @property
     def embedding_size(self) -> int:
@@ -505,9 +391,7 @@ class SAM2Config(_Config):
         from . import config_formats  # there and not above: it builds the classes of this file
 
         if not isinstance(values, dict):
-            raise ConfigError(
-                f"a SAM 2 configuration is an object with named fields, got {type(values).__name__}"
-            )
+            raise ConfigError(f"a SAM 2 configuration is an object with named fields, got {type(values).__name__}")
         if config_formats.is_official(values):
             return config_formats.from_official(values)
         if config_formats.is_transformers(values):
@@ -579,11 +463,7 @@ _TRUNKS = {
         window_pos_embed_bkg_spatial_size=(14, 14),
     ),
     "large": HieraConfig(
-        embed_dim=144,
-        num_heads=2,
-        stages=(2, 6, 36, 4),
-        global_att_blocks=(23, 33, 43),
-        window_spec=(8, 4, 16, 8),
+        embed_dim=144, num_heads=2, stages=(2, 6, 36, 4), global_att_blocks=(23, 33, 43), window_spec=(8, 4, 16, 8)
     ),
 }
 

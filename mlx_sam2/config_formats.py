@@ -259,15 +259,9 @@ def from_transformers(values: dict[str, Any]) -> SAM2Config:
         raise ConfigError(
             f"transformers config.json: backbone {backbone!r} is not supported, only sam2_hiera_det_model"
         )
-    flat = {
-        ours: value
-        for ours, path in TRANSFORMERS_PATHS.items()
-        if (value := _lookup(values, path)) is not None
-    }
+    flat = {ours: value for ours, path in TRANSFORMERS_PATHS.items() if (value := _lookup(values, path)) is not None}
     d_model = flat.get("neck.d_model")
-    if (
-        values.get("model_type") == "sam2"
-    ):  # the image model: its config says nothing about memory or image size
+    if values.get("model_type") == "sam2":  # the image model: its config says nothing about memory or image size
         flat.update({"memory_attention.d_model": d_model, "memory_encoder.in_dim": d_model})
         flat.setdefault("image_size", _lookup(values, "prompt_encoder_config.image_size"))
     flat["trunk.patch_kernel_size"] = _first(_lookup(values, f"{_HIERA}.patch_kernel_size"), 7)
