@@ -1,13 +1,13 @@
 """Synthetic SAM 2 weights, so that every test runs without a download.
 
-Each tensor is filled from a counter-based random stream seeded by its own key, in integer arithmetic followed by
-float32 rounding: the same bits on every platform, which `digest` checks. The gains are chosen so that activations
-stay in the range of the trained model, clicks act locally and masks change sign. The goldens of the official code
-(`tests/data/`, and `../shared/golden` where it stands) were made with the same recipe.
+Each tensor is filled from a counter-based random stream seeded by its own key, in integer arithmetic
+followed by float32 rounding: the same bits on every platform, which `digest` checks. The gains are chosen so
+that activations stay in the range of the trained model, clicks act locally and masks change sign. The
+goldens of the official code (`tests/data/`, and `../shared/golden` where it stands) use the same recipe.
 
-    nano_config("nano")        the small configuration (256 pixels, 1.7 M parameters); "nano20" is its SAM 2.0 twin
-    nano_state()               its weights: {official key: float32 array in PyTorch layout}
-    nano_model()               a mlx_sam2 SAM2 that holds them
+    nano_config("nano")   the small configuration (256 pixels, 1.7 M parameters); "nano20": its SAM 2.0 twin
+    nano_state()          its weights: {official key: float32 array in PyTorch layout}
+    nano_model()          a mlx_sam2 SAM2 that holds them
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ GOLDEN = Path(__file__).parents[2] / "shared" / "golden"  # the house's large go
 
 Overrides = dict[str, dict[str, float]]  # {key: {"mul": a, "add": b}}, applied last as w * a + b
 
-# The mask of token 0 a little calmer, so that the stability fallback takes both branches; the object score near
-# zero, so that both signs occur. Only the bias of the object score depends on the seed.
+# Mask 0 a little calmer, so that the stability fallback takes both branches; object scores around zero, so
+# that both signs occur (the bias that does it depends on the seed).
 NANO_OVERRIDES: Overrides = {
     "sam_mask_decoder.pred_obj_score_head.layers.2.weight": {"mul": 2.5},
     "sam_mask_decoder.pred_obj_score_head.layers.2.bias": {"add": -6},
@@ -60,13 +60,16 @@ def nano_config(name: str = "nano") -> SAM2Config:
 
 @lru_cache(maxsize=4)
 def _cached_state(name: str, seed: int, overrides: str) -> dict[str, np.ndarray]:
-    return make_state(shapes(name), seed, json.loads(overrides))
+    state = make_state(shapes(name), seed, json.loads(overrides))
+    for value in state.values():
+        value.flags.writeable = False
+    return state
 
 
 def nano_state(
     seed: int = 1, overrides: Overrides = NANO_OVERRIDES, name: str = "nano"
 ) -> dict[str, np.ndarray]:
-    """Official key names and PyTorch layouts. The dict is the caller's; the arrays are shared: copy before writing."""
+    """Official key names, PyTorch layouts. The dict is the caller's, the arrays are shared and read-only."""
     return dict(_cached_state(name, seed, json.dumps(overrides)))
 
 
@@ -165,7 +168,7 @@ def digest(state: dict[str, np.ndarray]) -> str:
 
 
 def normal(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Nearly normal float32 numbers: the sum of four 16-bit halves of a splitmix64 stream that starts at `key`."""
+    """Nearly normal float32 numbers: sums of four 16-bit halves of a splitmix64 stream that starts at `key`."""
     count = int(np.prod(shape, dtype=np.int64))
     out = np.empty(count, np.float32)
     start = np.uint64(int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "little"))

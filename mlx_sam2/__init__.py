@@ -1,0 +1,39 @@
+"""SAM 2 and SAM 2.1 for Apple silicon, on MLX.
+
+Importing this package is cheap: MLX, and what else a class needs, is imported when the class is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mlx_sam2._blas import prefer_system_blas
+
+if TYPE_CHECKING:
+    from mlx_sam2.checkpoint import load
+    from mlx_sam2.config import SAM2Config
+    from mlx_sam2.image_predictor import SAM2ImagePredictor
+
+__version__ = "0.1.0"
+__all__ = ["SAM2Config", "SAM2ImagePredictor", "__version__", "load"]
+
+_ROOMS = {
+    "SAM2Config": "config",
+    "SAM2ImagePredictor": "image_predictor",
+    "load": "checkpoint",
+}
+
+prefer_system_blas()  # has to come before MLX is imported
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _ROOMS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_ROOMS[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
