@@ -91,6 +91,19 @@ def build_model(config: SAM2Config, state: dict[str, np.ndarray]) -> SAM2:
     return model
 
 
+def picture(height: int = 300, width: int = 200, seed: int = 0) -> np.ndarray:
+    """A (H, W, 3) uint8 picture: discs of plain colours on a gradient, with grain. Integers only."""
+    y, x = np.mgrid[:height, :width]
+    image = np.stack([x * 160 // width + 40, y * 160 // height + 30, (x + y) * 140 // (width + height)], -1)
+    draw = np.random.RandomState(seed)  # the legacy generator: its stream never changes
+    for _ in range(9):
+        row, column = draw.randint(height), draw.randint(width)
+        radius = draw.randint(min(height, width) // 12, min(height, width) // 4)
+        inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
+        image[inside] = draw.randint(0, 256, 3)
+    return (image + draw.randint(-12, 13, image.shape)).clip(0, 255).astype(np.uint8)
+
+
 # ---------------------------------------------------------------------------------------------- the recipe
 
 # First match wins. "linear": gain * n / sqrt(fan in); "raw": gain * n; "about": mean + gain * n.
@@ -168,7 +181,7 @@ def digest(state: dict[str, np.ndarray]) -> str:
 
 
 def normal(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
-    """Nearly normal float32 numbers: sums of four 16-bit halves of a splitmix64 stream that starts at `key`."""
+    """Nearly normal float32 numbers: sums of the four 16-bit parts of a splitmix64 stream begun at `key`."""
     count = int(np.prod(shape, dtype=np.int64))
     out = np.empty(count, np.float32)
     start = np.uint64(int.from_bytes(hashlib.sha256(f"{seed}|{key}".encode()).digest()[:8], "little"))
