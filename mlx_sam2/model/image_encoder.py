@@ -1,0 +1,198 @@
+"""The image encoder: Hiera trunk and FPN neck (official ``modeling/backbones/``; Hiera, arXiv 2306.00989)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import FpnConfig, HieraConfig, SAM2Config
+from .layers import MLP, attend, resize_bicubic, resize_bilinear
+
+TRUNK_NORM_EPS = 1e-6
+
+
+def window_partition(x: mx.array, window: int) -> mx.array:
+    """(B, H, W, C) -> (B * windows, window, window, C); the right and bottom edges are padded with zeros.
+
+    Nothing masks the padding: as in the official code its tokens take part in the attention.
+    """
+    b, h, w, c = x.shape
+    pad_h, pad_w = -h % window, -w % window
+    if pad_h or pad_w:
+        x = mx.pad(x, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
+    rows, columns = (h + pad_h) // window, (w + pad_w) // window
+    x = x.reshape(b, rows, window, columns, window, c)
+    return x.swapaxes(2, 3).reshape(-1, window, window, c)  # (B, rows, columns, window, window, C)
+
+
+def window_unpartition(x: mx.array, window: int, height: int, width: int) -> mx.array:
+    """(B * windows, window, window, C) -> (B, height, width, C), without the padding."""
+    rows, columns = -(-height // window), -(-width // window)
+    x = x.reshape(-1, rows, columns, window, window, x.shape[-1]).swapaxes(2, 3)
+    x = x.reshape(-1, rows * window, columns * window, x.shape[-1])
+    return x[:, :height, :width]
+
+
+def max_pool(x: mx.array, stride: int) -> mx.array:
+    """Non-overlapping max-pooling of (B, H, W, C); rows and columns that fill no window are dropped."""
+    b, h, w, c = x.shape
+    x = x[:, : h // stride * stride, : w // stride * stride]
+    return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
+
+
+class MultiScaleAttention(nn.Module):
+    """Attention over all tokens of its input, with optional max-pooling of the queries."""
+
+    def __init__(self, dim: int, dim_out: int, num_heads: int, q_stride: int | None):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_stride = q_stride
+        self.qkv = nn.Linear(dim, 3 * dim_out)
+        self.proj = nn.Linear(dim_out, dim_out)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, H, W, dim) -> (B, H / q_stride, W / q_stride, dim_out)."""
+        b, h, w, _ = x.shape
+        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1)
+        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # each (B, H * W, heads, D)
+        if self.q_stride is not None:
+            q = max_pool(q.reshape(b, h, w, -1), self.q_stride)
+            h, w = q.shape[1:3]
+            q = q.reshape(b, h * w, self.num_heads, -1)
+        x = attend(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2))  # (B, heads, H * W, D)
+        return self.proj(x.swapaxes(1, 2).reshape(b, h, w, -1))
+
+
+class MultiScaleBlock(nn.Module):
+    """One Hiera block: mask-unit (window) or global attention, then an MLP."""
+
+    def __init__(self, config: HieraConfig, block: int):
+        super().__init__()
+        stage = config.stage_of_block(block)
+        dim = config.embed_dim_at_stage(config.stage_of_block(max(block - 1, 0)))
+        dim_out = config.embed_dim_at_stage(stage)
+        pools = block in config.q_pool_block_indices
+        self.window_size = config.window_size_of_block(block)
+        self.q_stride = config.q_stride[0] if pools else None
+        self.norm1 = nn.LayerNorm(dim, eps=TRUNK_NORM_EPS)
+        self.attn = MultiScaleAttention(dim, dim_out, config.num_heads_at_stage(stage), self.q_stride)
+        self.norm2 = nn.LayerNorm(dim_out, eps=TRUNK_NORM_EPS)
+        self.mlp = MLP(dim_out, int(dim_out * config.mlp_ratio), dim_out, 2, activation="gelu")
+        if dim != dim_out:
+            self.proj = nn.Linear(dim, dim_out)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, H, W, dim) -> (B, H', W', dim_out), half the grid where the queries are pooled."""
+        shortcut = x
+        x = self.norm1(x)
+        if "proj" in self:  # the shortcut is projected from the normed input
+            shortcut = self.proj(x)
+            if self.q_stride is not None:
+                shortcut = max_pool(shortcut, self.q_stride)
+        x = shortcut + self._attend_windows(x, shortcut.shape[1:3])
+        return x + self.mlp(self.norm2(x))
+
+    def _attend_windows(self, x: mx.array, out_size: tuple[int, int]) -> mx.array:
+        if self.window_size == 0:
+            return self.attn(x)
+        out_window = self.window_size // (self.q_stride or 1)
+        x = self.attn(window_partition(x, self.window_size))
+        return window_unpartition(x, out_window, *out_size)
+
+
+class PatchEmbed(nn.Module):
+    """Overlapping patches: one strided convolution, (B, S, S, 3) -> (B, S / 4, S / 4, C)."""
+
+    def __init__(self, config: HieraConfig):
+        super().__init__()
+        self.proj = nn.Conv2d(
+            3, config.embed_dim, config.patch_kernel_size, stride=config.patch_stride, padding=config.patch_padding
+        )
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.proj(x)
+
+
+class Hiera(nn.Module):
+    """The Hiera trunk; returns the feature map at the end of every stage, highest resolution first."""
+
+    def __init__(self, config: HieraConfig):
+        super().__init__()
+        self._stage_ends = config.stage_end_indices
+        window = config.window_spec[0]
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = mx.zeros((1, *config.window_pos_embed_bkg_spatial_size, config.embed_dim))
+        self.pos_embed_window = mx.zeros((1, window, window, config.embed_dim))
+        self.blocks = [MultiScaleBlock(config, i) for i in range(config.total_blocks)]
+
+    def position_embedding(self, height: int, width: int) -> mx.array:
+        """(1, height, width, C): the background embedding, interpolated, plus the window embedding, tiled."""
+        background = resize_bicubic(self.pos_embed, (height, width))
+        window = self.pos_embed_window.shape[1]
+        return background + mx.tile(self.pos_embed_window, (1, height // window, width // window, 1))
+
+    def __call__(self, pixels: mx.array) -> list[mx.array]:
+        """(B, H, W, 3) normalised pixels -> one (B, H / stride, W / stride, width) per stage."""
+        x = self.patch_embed(pixels)
+        x = x + self.position_embedding(*x.shape[1:3]).astype(x.dtype)
+        features = []
+        for i, block in enumerate(self.blocks):
+            x = block(x)
+            if i in self._stage_ends:
+                features.append(x)
+        return features
+
+
+class LateralConv(nn.Module):
+    """A convolution under the name ``conv``, as the checkpoint has it."""
+
+    def __init__(self, in_channels: int, config: FpnConfig):
+        super().__init__()
+        self.conv = nn.Conv2d(
+            in_channels, config.d_model, config.kernel_size, stride=config.stride, padding=config.padding
+        )
+
+    def __call__(self, x: mx.array) -> mx.array:
+        return self.conv(x)
+
+
+class FpnNeck(nn.Module):
+    """Feature pyramid without output convolutions; only some levels receive top-down features."""
+
+    def __init__(self, config: FpnConfig):
+        super().__init__()
+        self._config = config
+        self.convs = [LateralConv(c, config) for c in config.backbone_channel_list]  # lowest resolution first
+
+    def __call__(self, features: list[mx.array]) -> list[mx.array]:
+        """Per level (B, H, W, C_level) -> (B, H, W, d_model), highest resolution first."""
+        outputs: list[mx.array] = []
+        previous = None
+        for level, conv in zip(reversed(range(len(features))), self.convs, strict=True):
+            lateral = conv(features[level])
+            if level in self._config.fpn_top_down_levels and previous is not None:
+                lateral = lateral + self._upsample(previous).astype(lateral.dtype)
+                if self._config.fuse_type == "avg":
+                    lateral = lateral / 2
+            previous = lateral
+            outputs.append(lateral)
+        return outputs[::-1]
+
+    def _upsample(self, x: mx.array) -> mx.array:
+        if self._config.fpn_interp_model == "nearest":
+            return mx.repeat(mx.repeat(x, 2, axis=1), 2, axis=2)
+        return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
+
+
+class ImageEncoder(nn.Module):
+    """Trunk and neck; ``scalp`` drops that many of the lowest resolutions after the neck has used them."""
+
+    def __init__(self, config: SAM2Config):
+        super().__init__()
+        self._levels = len(config.trunk.stages) - config.scalp
+        self.trunk = Hiera(config.trunk)
+        self.neck = FpnNeck(config.neck)
+
+    def __call__(self, pixels: mx.array) -> list[mx.array]:
+        """(B, S, S, 3) -> feature maps of strides 4, 8 and 16, each with d_model channels."""
+        return self.neck(self.trunk(pixels))[: self._levels]

@@ -1,0 +1,175 @@
+"""Memory attention and memory encoder (official ``modeling/memory_attention.py``, ``modeling/memory_encoder.py``)."""
+
+from __future__ import annotations
+
+import mlx.core as mx
+import mlx.nn as nn
+
+from ..config import MemoryConfig, MemoryEncoderConfig
+from ..kernels import axial_rope
+from .layers import ACTIVATIONS, Attention, attend, merge_heads, sine_position_encoding, split_heads
+
+ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
+POSITION_SCALE = 0.1  # of the sine encoding added to the input of memory attention
+
+
+class RoPEAttention(Attention):
+    """Attention whose queries and keys are rotated by their place in the grid."""
+
+    def __init__(self, config: MemoryConfig, kv_in_dim: int | None = None):
+        super().__init__(config.d_model, config.num_heads, config.downsample_rate, kv_in_dim)
+        self._theta = config.rope_theta
+
+    def __call__(self, q: mx.array, k: mx.array, v: mx.array, grid: tuple[int, int], num_tail: int = 0) -> mx.array:
+        """q (B, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C)."""
+        q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
+        k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
+        v = split_heads(self.v_proj(v), self.num_heads)
+        return self.out_proj(merge_heads(attend(q, k, v)))
+
+
+class MemoryAttentionLayer(nn.Module):
+    """Self-attention over the frame, cross-attention to the memories, feed-forward; norms come first."""
+
+    def __init__(self, config: MemoryConfig):
+        super().__init__()
+        dim = config.d_model
+        self._config = config
+        self._activation = ACTIVATIONS[config.activation]
+        self.self_attn = RoPEAttention(config)
+        self.cross_attn_image = RoPEAttention(config, kv_in_dim=config.kv_in_dim)
+        self.linear1 = nn.Linear(dim, config.dim_feedforward)
+        self.linear2 = nn.Linear(config.dim_feedforward, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+
+    def __call__(
+        self,
+        x: mx.array,
+        position: mx.array,
+        memory: mx.array,
+        memory_position: mx.array,
+        grid: tuple[int, int],
+        num_tail: int,
+    ) -> mx.array:
+        """x (B, h * w, C) attends to memory (B, Nk, M); positions as the configuration asks."""
+        normed = self.norm1(x)
+        q = normed + position if self._config.pos_enc_at_attn else normed
+        x = x + self.self_attn(q, q, normed, grid)
+
+        normed = self.norm2(x)
+        q = normed + position if self._config.pos_enc_at_cross_attn_queries else normed
+        k = memory + memory_position if self._config.pos_enc_at_cross_attn_keys else memory
+        x = x + self.cross_attn_image(q, k, memory, grid, num_tail)
+        return x + self.linear2(self._activation(self.linear1(self.norm3(x))))
+
+
+class MemoryAttention(nn.Module):
+    """Conditions the features of a frame on the memories of an object."""
+
+    def __init__(self, config: MemoryConfig):
+        super().__init__()
+        self._config = config
+        self.layers = [MemoryAttentionLayer(config) for _ in range(config.num_layers)]
+        self.norm = nn.LayerNorm(config.d_model)
+
+    def __call__(
+        self, features: mx.array, position: mx.array, memory: mx.array, memory_position: mx.array, num_tail: int
+    ) -> mx.array:
+        """Attend to memories.
+
+        Args:
+            features: (B, h, w, C) of the frame.
+            position: (1, h, w, C) sine encoding of the frame.
+            memory: (B, Nk, M) tokens: whole frames of h * w, then ``num_tail`` tokens of object pointers.
+            memory_position: (1 or B, Nk, M).
+            num_tail: tokens at the end of memory that are not rotated.
+
+        Returns:
+            (B, h, w, C).
+        """
+        b, h, w, c = features.shape
+        position = position.astype(features.dtype).reshape(1, h * w, c)
+        x = features.reshape(b, h * w, c)
+        if self._config.pos_enc_at_input:
+            x = x + POSITION_SCALE * position
+        for layer in self.layers:
+            x = layer(x, position, memory, memory_position, (h, w), num_tail)
+        return self.norm(x).reshape(b, h, w, c)
+
+
+class MaskDownSampler(nn.Module):
+    """Strided convolutions from a mask of the model's input size to its feature map."""
+
+    def __init__(self, config: MemoryEncoderConfig):
+        super().__init__()
+        stride, channels = config.mask_downsampler_stride, 1
+        self.encoder = []
+        for _ in range(config.num_downsampler_layers):
+            kernel, padding = config.mask_downsampler_kernel_size, config.mask_downsampler_padding
+            conv = nn.Conv2d(channels, channels * stride**2, kernel, stride=stride, padding=padding)
+            channels *= stride**2
+            self.encoder += [conv, nn.LayerNorm(channels, eps=ENCODER_NORM_EPS), nn.GELU()]
+        self.encoder.append(nn.Conv2d(channels, config.in_dim, 1))
+
+    def __call__(self, x: mx.array) -> mx.array:
+        """(B, S, S, 1) -> (B, h, w, C)."""
+        for layer in self.encoder:
+            x = layer(x)
+        return x
+
+
+class CXBlock(nn.Module):
+    """A ConvNeXt block (arXiv 2201.03545): depthwise convolution, norm, two pointwise layers, scaled residual."""
+
+    def __init__(self, config: MemoryEncoderConfig):
+        super().__init__()
+        dim = config.in_dim
+        groups = dim if config.fuser_use_dwconv else 1
+        self.dwconv = nn.Conv2d(dim, dim, config.fuser_kernel_size, padding=config.fuser_padding, groups=groups)
+        self.norm = nn.LayerNorm(dim, eps=ENCODER_NORM_EPS)
+        self.pwconv1 = nn.Linear(dim, 4 * dim)
+        self.pwconv2 = nn.Linear(4 * dim, dim)
+        if config.fuser_layer_scale_init_value > 0:
+            self.gamma = mx.full((dim,), config.fuser_layer_scale_init_value)
+
+    def __call__(self, x: mx.array) -> mx.array:
+        y = self.pwconv2(nn.gelu(self.pwconv1(self.norm(self.dwconv(x)))))
+        return x + (self.gamma * y if "gamma" in self else y)
+
+
+class Fuser(nn.Module):
+    """A stack of ConvNeXt blocks."""
+
+    def __init__(self, config: MemoryEncoderConfig):
+        super().__init__()
+        self.layers = [CXBlock(config) for _ in range(config.fuser_num_layers)]
+
+    def __call__(self, x: mx.array) -> mx.array:
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+
+class MemoryEncoder(nn.Module):
+    """Fuses the features of a frame with its mask into a memory."""
+
+    def __init__(self, config: MemoryEncoderConfig):
+        super().__init__()
+        self._config = config
+        self.mask_downsampler = MaskDownSampler(config)
+        self.pix_feat_proj = nn.Conv2d(config.in_dim, config.in_dim, 1)
+        self.fuser = Fuser(config)
+        if config.out_dim != config.in_dim:
+            self.out_proj = nn.Conv2d(config.in_dim, config.out_dim, 1)
+
+    def __call__(self, features: mx.array, masks: mx.array) -> mx.array:
+        """features (B or 1, h, w, C), masks (B, S, S, 1) already scaled -> memories (B, h, w, M)."""
+        x = self.pix_feat_proj(features) + self.mask_downsampler(masks.astype(features.dtype))
+        x = self.fuser(x)
+        return self.out_proj(x) if "out_proj" in self else x
+
+    def position_encoding(self, height: int, width: int) -> mx.array:
+        """Sine encoding of the cells of a memory, (1, height, width, M)."""
+        return sine_position_encoding(height, width, self._config.num_pos_feats, self._config.temperature)
