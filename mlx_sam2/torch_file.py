@@ -1,0 +1,197 @@
+"""Read the tensors of a PyTorch checkpoint (``.pt``) without torch, one at a time.
+
+``torch.save`` writes a zip archive of uncompressed entries (PyTorch ``torch/serialization.py``):
+``<root>/data.pkl``, a pickle of containers that describes every tensor (see ``torch_pickle``), and
+``<root>/data/<key>``, the bytes of each storage. Every size that the file claims is compared with the bytes
+it has before memory is taken.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import struct
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import torch_pickle
+from .torch_pickle import TensorClaim, TorchFileError, shown
+
+MAX_PICKLE_BYTES = 4 << 20  # SAM 2 large needs 0.2 MB, with its optimizer 0.6 MB
+
+# numpy knows no bfloat16, and a byte that is neither 0 nor 1 is no numpy bool: both are read as bits.
+_READ_AS = {"bfloat16": "uint16", "bool": "uint8"}
+
+
+@dataclass(frozen=True)
+class TensorRef:
+    """A tensor in the file: what it is, and where. Its bytes are read by ``read`` and not before."""
+
+    claim: TensorClaim
+    archive: _Archive
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.claim.shape
+
+    @property
+    def dtype(self) -> str:
+        """PyTorch's name of the element type, such as "float32" or "bfloat16"."""
+        return self.claim.dtype
+
+    @property
+    def _np_dtype(self) -> np.dtype:
+        return np.dtype(_READ_AS.get(self.dtype, self.dtype))
+
+    @property
+    def _span(self) -> int:
+        """Elements of the storage from the first that the tensor touches to the last."""
+        if math.prod(self.shape) == 0:
+            return 0
+        return 1 + sum((n - 1) * stride for n, stride in zip(self.shape, self.claim.strides, strict=True))
+
+    def check(self) -> None:
+        """Compare what the pickle claims with the bytes that the archive has.
+
+        Raises:
+            TorchFileError: the storage is absent or smaller than claimed, or the tensor does not fit into it.
+        """
+        claim, itemsize = self.claim, self._np_dtype.itemsize
+        what = (
+            f"a tensor of shape {list(claim.shape)}, strides {list(claim.strides)} and offset {claim.offset}"
+        )
+        _, stored = self.archive.place(f"data/{claim.storage_key}")
+        if claim.storage_size * itemsize > stored:
+            claimed = f"claims a storage of {claim.storage_size * itemsize} bytes"
+            raise TorchFileError(f"{what} {claimed}, but entry data/{shown(claim.storage_key)} has {stored}")
+        # A tensor with more elements than its storage (an expanded one) could ask for any amount of memory.
+        if claim.offset + self._span > claim.storage_size or math.prod(claim.shape) > claim.storage_size:
+            raise TorchFileError(f"{what} does not fit its storage of {claim.storage_size} elements")
+
+    def read(self) -> np.ndarray:
+        """The tensor as a C-contiguous array in native byte order; bfloat16 comes as its bits, in uint16."""
+        self.check()
+        dtype, span = self._np_dtype, self._span
+        start, _ = self.archive.place(f"data/{self.claim.storage_key}")
+        start += self.claim.offset * dtype.itemsize
+        with self.archive.path.open("rb") as file:
+            flat = np.fromfile(file, dtype.newbyteorder(self.archive.byteorder), span, offset=start)
+        if flat.size != span:
+            raise TorchFileError(f"{self.archive.path}: the file became shorter while it was being read")
+        flat = flat.astype(dtype, copy=False)
+        strides = [stride * dtype.itemsize for stride in self.claim.strides]
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, strides)
+        return view != 0 if self.dtype == "bool" else np.ascontiguousarray(view).reshape(self.shape)
+
+
+class _Archive:
+    """The zip archive: where the bytes of each entry lie. Compressed or overlapping entries are refused."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with zipfile.ZipFile(path) as archive:
+            infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
+            limits = [info.header_offset for info in infos[1:]] + [archive.start_dir]
+        self._entries = {info.filename: (info, limit) for info, limit in zip(infos, limits, strict=True)}
+        if len(self._entries) != len(infos):
+            raise TorchFileError("two entries of the archive have the same name")
+        roots = [name.split("/")[0] for name in self._entries if name.split("/")[1:] == ["data.pkl"]]
+        if len(roots) != 1:
+            raise TorchFileError("this zip archive is no PyTorch checkpoint: it has no single data.pkl")
+        self._root = roots[0]
+        self._places: dict[str, tuple[int, int]] = {}
+        self.byteorder = "<"  # files from before PyTorch 2.1 do not say, and are little-endian
+        if f"{self._root}/byteorder" in self._entries:
+            order = self.read("byteorder", limit=16)
+            if order not in (b"little", b"big"):
+                raise TorchFileError(f"unknown byte order {shown(order.decode('latin1'))}")
+            self.byteorder = "<" if order == b"little" else ">"
+
+    def place(self, name: str) -> tuple[int, int]:
+        """Offset in the file and length in bytes of an entry's data."""
+        if name not in self._places:
+            self._places[name] = self._find(name)
+        return self._places[name]
+
+    def _find(self, name: str) -> tuple[int, int]:
+        if f"{self._root}/{name}" not in self._entries:
+            raise TorchFileError(f"the archive has no entry {shown(name)}")
+        info, limit = self._entries[f"{self._root}/{name}"]
+        stored = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
+        if not stored or info.flag_bits & 1:
+            raise TorchFileError(
+                f"entry {shown(name)} is compressed or encrypted, which torch.save never does"
+            )
+        with self.path.open("rb") as file:
+            file.seek(info.header_offset)
+            header = file.read(30)
+        if len(header) < 30 or header[:4] != b"PK\x03\x04":
+            raise TorchFileError(f"entry {shown(name)} does not begin where the archive says")
+        start = info.header_offset + 30 + sum(struct.unpack("<HH", header[26:30]))
+        if start + info.file_size > limit:
+            raise TorchFileError(f"entry {shown(name)} overlaps what follows it")
+        return start, info.file_size
+
+    def read(self, name: str, limit: int) -> bytes:
+        start, size = self.place(name)
+        if size > limit:
+            raise TorchFileError(
+                f"entry {shown(name)} has {size} bytes; no SAM 2 checkpoint needs more than {limit}"
+            )
+        with self.path.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def is_torch_zip(path: str | os.PathLike[str]) -> bool:
+    """Whether the file begins as the zip archives of ``torch.save`` do."""
+    with Path(path).open("rb") as file:
+        return file.read(4) == b"PK\x03\x04"
+
+
+def read(path: str | os.PathLike[str]) -> dict[str, TensorRef]:
+    """The tensors of a checkpoint by name, without torch; none of them is read yet.
+
+    ``{"model": state}`` (the official files, and the checkpoints of the official trainer, whose other entries
+    are left alone), ``{"state_dict": state}`` and a bare state dict are understood.
+
+    Raises:
+        TorchFileError: one line that says what is wrong with the file.
+        OSError: the file cannot be opened.
+    """
+    path = Path(path)
+    try:
+        if not is_torch_zip(path):
+            raise TorchFileError(
+                "not a zip archive, which is what torch.save writes since PyTorch 1.6; if this is an older "
+                "PyTorch file, re-save it: torch.save(torch.load(path, map_location='cpu'), path)"
+            )
+        archive = _Archive(path)
+        claims = _state_of(torch_pickle.loads(archive.read("data.pkl", MAX_PICKLE_BYTES)))
+        refs = {key: TensorRef(claim, archive) for key, claim in claims.items()}
+        for ref in refs.values():
+            ref.check()
+        return refs
+    except TorchFileError as error:
+        raise TorchFileError(f"{path}: {error}") from None
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
+        why = shown(str(error)) or type(error).__name__
+        raise TorchFileError(f"{path}: truncated or damaged ({why}); download or copy it again") from None
+
+
+def _state_of(top: Any) -> dict[str, TensorClaim]:
+    """The state dict within what was pickled."""
+    if not isinstance(top, dict):
+        raise TorchFileError(f"holds a {type(top).__name__}, not a state dict")
+    state = next((top[k] for k in ("model", "state_dict") if isinstance(top.get(k), dict)), top)
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, TensorClaim):
+            what = f"entry {shown(key)} is a {type(value).__name__}, not a tensor"
+            raise TorchFileError(f"{what}; expected a state dict or {{'model': state dict}}")
+    if not state:
+        raise TorchFileError("the state dict is empty")
+    return state
