@@ -1,7 +1,9 @@
-"""The whole model (official ``modeling/sam2_base.py``): encode an image, predict masks, attend to and encode memories."""
+"""The whole model (official ``modeling/sam2_base.py``): encode images, predict masks, attend to and encode memories."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import mlx.core as mx
@@ -15,26 +17,256 @@ from .memory import MemoryAttention, MemoryEncoder
 from .prompt_encoder import PADDING, PromptEncoder
 
 NO_OBJECT_LOGIT = -1024.0
-MASK_LOGIT_SCALE, MASK_LOGIT_BIAS = 20.0, -10.0  # a given mask as logits: +-10
+MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a given 0/1 mask as logits: -10 and +10
+MASK_PROMPT_REDUCTION = 4  # mask_downsample: the learned way from a full-size mask to the prompt's size
 
 
-class ImageFeatures(NamedTuple):
-    """What the image encoder leaves for B images."""
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the image encoder leaves of B images."""
 
     embedding: mx.array  # (B, h, w, C), stride 16, without the no-memory embedding
     high_res: tuple[mx.array, mx.array] | None  # (B, 4h, 4w, C / 8) and (B, 2h, 2w, C / 4)
 
-    def __getitem__(self, index: int | slice) -> ImageFeatures:  # type: ignore[override]
-        """Select images: a slice keeps the batch axis, an index keeps it too."""
-        rows = index if isinstance(index, slice) else slice(index, index + 1 or None)
-        high_res = None if self.high_res is None else (self.high_res[0][rows], self.high_res[1][rows])
-        return ImageFeatures(self.embedding[rows], high_res)
+    def image(self, index: int) -> ImageFeatures:
+        """The features of one image, batch axis kept."""
+        high_res = None if self.high_res is None else tuple(f[index][None] for f in self.high_res)
+        return ImageFeatures(self.embedding[index][None], high_res)
+
+    def arrays(self) -> list[mx.array]:
+        """All arrays, for ``mx.eval``."""
+        return [self.embedding, *(self.high_res or ())]
 
 
 class ObjectPrediction(NamedTuple):
     """What one frame says about B objects."""
 
-    low_res_mask: mx.array  # (B, 4h, 4w, 1) logits, float32; all -1024 where the object is absent
-    pointer: mx.array  # (B, C) object pointer
+    low_res_mask: mx.array  # (B, 4h, 4w, 1) logits, float32; -1024 everywhere where the object is absent
+    pointer: mx.array  # (B, C) object pointer, float32
     object_score: mx.array  # (B, 1) logit, float32; above 0 means present
-    ious: mx.array  # (B, M) predicted IoU of the masks that were considered
+    ious: mx.array  # (B, M) predicted IoU of the masks that were considered, float32
+
+
+class SAM2(nn.Module):
+    """SAM 2 / 2.1 (arXiv 2408.00714). Parameter names are those of the official checkpoints; channels last."""
+
+    def __init__(self, config: SAM2Config):
+        super().__init__()
+        dim, mem_dim = config.neck.d_model, config.memory_encoder.out_dim
+        self._config = config
+        self.image_encoder = ImageEncoder(config)
+        self.sam_prompt_encoder = PromptEncoder(config)
+        self.sam_mask_decoder = MaskDecoder(config)
+        self.memory_attention = MemoryAttention(config.memory_attention)
+        self.memory_encoder = MemoryEncoder(config.memory_encoder)
+        self.maskmem_tpos_enc = mx.zeros((config.num_maskmem, 1, 1, mem_dim))
+        self.no_mem_embed = mx.zeros((1, 1, dim))
+        self.no_mem_pos_enc = mx.zeros((1, 1, dim))  # unused, as in the official code; kept for round trips
+        if config.use_obj_ptrs_in_encoder:
+            self.mask_downsample = nn.Conv2d(1, 1, MASK_PROMPT_REDUCTION, stride=MASK_PROMPT_REDUCTION)
+            self.obj_ptr_proj = MLP(dim, dim, dim, 3) if config.use_mlp_for_obj_ptr_proj else nn.Linear(dim, dim)
+        if config.use_obj_ptrs_in_encoder and config.pred_obj_scores:
+            self.no_obj_ptr = mx.zeros((1, dim))
+        if config.proj_tpos_enc_in_obj_ptrs:
+            self.obj_ptr_tpos_proj = nn.Linear(dim, mem_dim)
+        if config.no_obj_embed_spatial:
+            self.no_obj_embed_spatial = mx.zeros((1, mem_dim))
+
+    @property
+    def config(self) -> SAM2Config:
+        return self._config
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        """Dtype of the weights, and so of the features."""
+        return self.no_mem_embed.dtype
+
+    # ---- images
+
+    def encode_image(self, pixels: mx.array) -> ImageFeatures:
+        """(B, S, S, 3) normalised pixels -> features; S is ``config.image_size``."""
+        levels = self.image_encoder(pixels.astype(self.dtype))
+        if not self._config.use_high_res_features_in_sam:
+            return ImageFeatures(levels[-1], None)
+        return ImageFeatures(levels[-1], self.sam_mask_decoder.project_high_res(*levels[:2]))
+
+    def add_no_memory(self, embedding: mx.array) -> mx.array:
+        """Features of a frame that has no memory to attend to, as training adds them (``no_mem_embed``)."""
+        return embedding + self.no_mem_embed
+
+    def decode(
+        self,
+        embedding: mx.array,
+        high_res: tuple[mx.array, mx.array] | None,
+        points: mx.array | None,
+        labels: mx.array | None,
+        mask: mx.array | None,
+    ) -> DecoderOutput:
+        """Run prompt encoder and mask decoder on B prompts.
+
+        Args:
+            embedding: (B or 1, h, w, C); one image serves all prompts.
+            high_res: as in ``ImageFeatures``, (B or 1, ...).
+            points, labels: (B, N, 2) as (x, y) pixels of the S x S input and (B, N), or None.
+            mask: (B, 4h, 4w, 1) logits, or None.
+        """
+        sparse, dense = self.sam_prompt_encoder(points, labels, mask)
+        position = self.sam_prompt_encoder.dense_position_encoding()
+        return self.sam_mask_decoder(embedding, position, sparse, dense, high_res)
+
+    def predict_masks(
+        self,
+        features: ImageFeatures,
+        points: mx.array | None = None,
+        labels: mx.array | None = None,
+        mask: mx.array | None = None,
+        multimask: bool = True,
+    ) -> tuple[mx.array, mx.array]:
+        """Masks of still images: (B, M, 4h, 4w) logits and (B, M) predicted IoU, float32, for B prompts.
+
+        Arguments as in ``decode``; M is ``num_multimask_outputs`` with ``multimask``, else 1. The object score plays
+        no part here, as in the official image predictor.
+        """
+        output = self.decode(self.add_no_memory(features.embedding), features.high_res, points, labels, mask)
+        return self.sam_mask_decoder.select(output, multimask)
+
+    # ---- objects in video
+
+    def predict_object(
+        self,
+        embedding: mx.array,
+        high_res: tuple[mx.array, mx.array] | None,
+        points: mx.array | None = None,
+        labels: mx.array | None = None,
+        mask: mx.array | None = None,
+        multimask: bool = False,
+    ) -> ObjectPrediction:
+        """Best mask, pointer and presence of B objects (official ``_forward_sam_heads``).
+
+        Arguments as in ``decode``, with ``embedding`` already conditioned on memory. Without points one padding point
+        is sent, as the official video code does.
+        """
+        if points is None:
+            batch = max(embedding.shape[0], 1 if mask is None else mask.shape[0])
+            points, labels = mx.zeros((batch, 1, 2)), mx.full((batch, 1), PADDING, mx.int32)
+        output = self.decode(embedding, high_res, points, labels, mask)
+        masks, ious = self.sam_mask_decoder.select(output, multimask)
+        tokens = output.tokens[:, :1]
+        if multimask:
+            best = mx.argmax(ious, axis=1)[:, None]  # (B, 1)
+            masks = mx.take_along_axis(masks, best[:, :, None, None], axis=1)
+            if self._config.use_multimask_token_for_obj_ptr:
+                tokens = mx.take_along_axis(output.tokens[:, 1:], best[:, :, None], axis=1)
+        if self._config.pred_obj_scores:
+            masks = mx.where((output.object_score > 0)[:, :, None, None], masks, NO_OBJECT_LOGIT)
+        pointer = self._pointer(tokens[:, 0], output.object_score)
+        return ObjectPrediction(masks.swapaxes(1, 2).swapaxes(2, 3), pointer, output.object_score, ious)
+
+    def _pointer(self, token: mx.array, object_score: mx.array) -> mx.array:
+        """Object pointer (B, C) from a mask token, replaced where the object is absent."""
+        if not self._config.use_obj_ptrs_in_encoder:
+            return token.astype(mx.float32)
+        pointer = self.obj_ptr_proj(token).astype(mx.float32)
+        if not self._config.pred_obj_scores:
+            return pointer
+        present = mx.sigmoid(object_score) if self._config.soft_no_obj_ptr else (object_score > 0)
+        return self._gate_pointer(pointer, present.astype(mx.float32))
+
+    def _gate_pointer(self, pointer: mx.array, present: mx.array) -> mx.array:
+        """present (B, 1) in 0..1 fades (with ``fixed_no_obj_ptr``) the pointer and adds the no-object pointer."""
+        if self._config.fixed_no_obj_ptr:
+            pointer = present * pointer
+        return pointer + (1 - present) * self.no_obj_ptr.astype(mx.float32)
+
+    def predict_from_mask(self, features: ImageFeatures, mask: mx.array) -> ObjectPrediction:
+        """Take a given mask (B, S, S, 1) of 0 and 1 as the answer (official ``_use_mask_as_output``).
+
+        The decoder runs only for the pointer, on features without the no-memory embedding; presence is whether the
+        mask has any pixel.
+        """
+        mask = mask.astype(mx.float32)
+        size = (mask.shape[1] // 4, mask.shape[2] // 4)
+        low_res = resize_bilinear(mask * MASK_SCALE + MASK_BIAS, size, antialias=True)
+        present = (mask > 0).any(axis=(1, 2)).astype(mx.float32)  # (B, 1)
+        if self._config.use_obj_ptrs_in_encoder:
+            prompt = self.mask_downsample(mask.astype(self.dtype)).astype(mx.float32)
+            prompt = self.fit_mask_prompt(prompt)
+            pointer = self.predict_object(features.embedding, features.high_res, mask=prompt).pointer
+        else:
+            pointer = mx.zeros((mask.shape[0], self._config.neck.d_model))
+        if self._config.pred_obj_scores and self._config.use_obj_ptrs_in_encoder:
+            pointer = self._gate_pointer(pointer, present)
+        return ObjectPrediction(low_res, pointer, present * MASK_SCALE + MASK_BIAS, mx.ones((mask.shape[0], 1)))
+
+    def fit_mask_prompt(self, mask: mx.array) -> mx.array:
+        """Resize mask logits (B, H, W, 1) to the prompt encoder's size where they differ."""
+        size = self.sam_prompt_encoder.mask_input_size
+        return mask if mask.shape[1:3] == size else resize_bilinear(mask, size, antialias=True)
+
+    def encode_memory(
+        self, embedding: mx.array, mask: mx.array, object_score: mx.array, binarize: bool = False
+    ) -> mx.array:
+        """Memories (B, h, w, M) of B objects on a frame (official ``_encode_new_memory``).
+
+        Args:
+            embedding: (B or 1, h, w, C) of the frame, without the no-memory embedding.
+            mask: (B, S, S, 1) logits.
+            object_score: (B, 1); at or below 0 adds the no-object embedding (2.1).
+            binarize: threshold the mask instead of its sigmoid, for prompted frames.
+        """
+        mask = (mask > 0).astype(mx.float32) if binarize else mx.sigmoid(mask.astype(mx.float32))
+        mask = mask * self._config.sigmoid_scale_for_mem_enc + self._config.sigmoid_bias_for_mem_enc
+        memory = self.memory_encoder(embedding, mask)
+        if self._config.no_obj_embed_spatial:
+            absent = (object_score <= 0).astype(memory.dtype)[:, :, None, None]  # (B, 1, 1, 1)
+            memory = memory + absent * self.no_obj_embed_spatial
+        return memory
+
+    def attend_memory(
+        self,
+        embedding: mx.array,
+        memories: Sequence[mx.array],
+        time_indices: Sequence[int],
+        pointers: mx.array | None,
+        pointer_times: Sequence[float] = (),
+    ) -> mx.array:
+        """Condition a frame's features on memories (official ``_prepare_memory_conditioned_features``).
+
+        Args:
+            embedding: (B or 1, h, w, C) of the frame, without the no-memory embedding.
+            memories: each (B, h, w, M), in the order of attention.
+            time_indices: for each memory its row of ``maskmem_tpos_enc``.
+            pointers: (B, P, C) object pointers, or None.
+            pointer_times: P distances in frames divided by the largest one that is looked at.
+
+        Returns:
+            (B, h, w, C).
+        """
+        b, (h, w) = memories[0].shape[0], embedding.shape[1:3]
+        tokens = [m.astype(self.dtype).reshape(b, h * w, -1) for m in memories]
+        spatial = self.memory_encoder.position_encoding(h, w).reshape(1, h * w, -1)
+        positions = [spatial + self.maskmem_tpos_enc[i].reshape(1, 1, -1) for i in time_indices]
+        num_tail = 0
+        if pointers is not None:
+            pointer_tokens, pointer_position = self._pointer_tokens(pointers, pointer_times)
+            tokens.append(pointer_tokens.astype(self.dtype))
+            positions.append(pointer_position)
+            num_tail = pointer_tokens.shape[1]
+        frame_position = sine_position_encoding(h, w, embedding.shape[-1], self._config.neck.temperature)
+        features = mx.broadcast_to(embedding, (b, *embedding.shape[1:]))
+        memory, position = mx.concatenate(tokens, axis=1), mx.concatenate(positions, axis=1).astype(self.dtype)
+        return self.memory_attention(features, frame_position, memory, position, num_tail)
+
+    def _pointer_tokens(self, pointers: mx.array, times: Sequence[float]) -> tuple[mx.array, mx.array]:
+        """Pointers (B, P, C) -> tokens (B, P * C / M, M) and positions (1, P * C / M, M)."""
+        b, count, dim = pointers.shape
+        mem_dim = self._config.memory_encoder.out_dim
+        parts = dim // mem_dim
+        if not self._config.add_tpos_enc_to_obj_ptrs:
+            position = mx.zeros((count, mem_dim))
+        elif self._config.proj_tpos_enc_in_obj_ptrs:
+            position = self.obj_ptr_tpos_proj(sine_time_encoding(mx.array(times, mx.float32), dim).astype(self.dtype))
+        else:
+            position = sine_time_encoding(mx.array(times, mx.float32), mem_dim)
+        position = mx.repeat(position, parts, axis=0)[None]  # the parts of a pointer share its position
+        return pointers.reshape(b, count * parts, mem_dim), position
