@@ -8,12 +8,12 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from mlx_sam2._blas import prefer_system_blas
+from ._blas import prefer_system_blas
 
 if TYPE_CHECKING:
-    from mlx_sam2.checkpoint import load
-    from mlx_sam2.config import SAM2Config
-    from mlx_sam2.image_predictor import SAM2ImagePredictor
+    from .checkpoint import load
+    from .config import SAM2Config
+    from .image_predictor import SAM2ImagePredictor
 
 __version__ = "0.1.0"
 __all__ = ["SAM2Config", "SAM2ImagePredictor", "__version__", "load"]

@@ -86,7 +86,10 @@ def build_model(config: SAM2Config, state: dict[str, np.ndarray]) -> SAM2:
     from mlx_sam2.model.sam2 import SAM2
 
     model = SAM2(config)
-    weights = key_map.from_official({key: mx.array(value) for key, value in state.items()})
+    weights = {}
+    for key, value in state.items():
+        axes = key_map.mlx_axes(key)
+        weights[key] = mx.array(value if axes is None else np.ascontiguousarray(value.transpose(axes)))
     model.load_weights(list(weights.items()), strict=True)
     return model
 

@@ -59,7 +59,7 @@ def main() -> None:
     np.savez_compressed(DATA / "image_nano.npz", **arrays)
     about = {
         "made by": "tests/data/make_golden.py",
-        "official": f"sam2 1.1.0, build_sam2(apply_postprocessing=True), float32, CPU, torch {torch.__version__}",
+        "official": f"sam2 1.1.0, build_sam2(apply_postprocessing=True), CPU, torch {torch.__version__}",
         "weights": NANO_DIGEST,
         "picture_shape": list(image.shape),
         "cases": {

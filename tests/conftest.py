@@ -1,0 +1,40 @@
+"""Fixtures that several rooms share, and the order of imports that Linux needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
+import synthetic
+
+if TYPE_CHECKING:
+    from mlx_sam2.config import SAM2Config
+    from mlx_sam2.model.sam2 import SAM2
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of the house's large goldens."""
+    if not synthetic.GOLDEN.is_dir():
+        pytest.skip(f"no goldens at {synthetic.GOLDEN}: they are not part of the repository")
+    return synthetic.GOLDEN
+
+
+@pytest.fixture(scope="session")
+def nano_config() -> SAM2Config:
+    return synthetic.nano_config()
+
+
+@pytest.fixture
+def nano_state() -> dict[str, np.ndarray]:
+    return synthetic.nano_state()
+
+
+@pytest.fixture(scope="session")
+def nano_model() -> SAM2:
+    """Shared by every test of the session: do not change its weights."""
+    return synthetic.nano_model()
