@@ -10,7 +10,7 @@ import numpy as np
 
 @lru_cache(maxsize=8)
 def _rotation_table(height: int, width: int, dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
-    """Cosine and sine of every angle, each (height * width, dim / 2): the first half turns with x, the second with y."""
+    """Cosine and sine of every angle, (height * width, dim / 2): first those that turn with x, then with y."""
     frequency = 1.0 / np.float32(theta) ** (np.arange(0, dim, 4, dtype=np.float32) / np.float32(dim))
     index = np.arange(height * width)
     angle_x = (index % width).astype(np.float32)[:, None] * frequency

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..config import SAM2Config
 from .image_encoder import ImageEncoder
@@ -80,6 +81,16 @@ class SAM2(nn.Module):
     def dtype(self) -> mx.Dtype:
         """Dtype of the weights, and so of the features."""
         return self.no_mem_embed.dtype
+
+    def with_config(self, config: SAM2Config) -> SAM2:
+        """The same weights under another configuration, e.g. other options of the mask decoder.
+
+        Raises:
+            ValueError: when the configuration needs weights that this model has not, or of another shape.
+        """
+        model = SAM2(config)
+        model.load_weights(tree_flatten(self.parameters()), strict=True)
+        return model.eval()
 
     # ---- images
 
