@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .checkpoint import load
-from .config import PUBLISHED, SAM2Config
+from .config import PUBLISHED, DecoderConfig, SAM2Config
 
 if TYPE_CHECKING:
     from .model.sam2 import SAM2
@@ -39,6 +40,7 @@ def build_model(
     dtype: str | mx.Dtype | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    **model_options: Any,
 ) -> SAM2:
     """Load a model and apply the options of the official build functions.
 
@@ -51,17 +53,36 @@ def build_model(
             process; None leaves it.
         mode: only "eval"; these predictors do not train.
         config, dtype, revision, token: as for ``mlx_sam2.load``.
+        model_options: options of the official ``SAM2Base`` by their names, e.g. ``max_cond_frames_in_attn=4``; they
+            win over all of the above.
 
     Raises:
+        TypeError: for an option that no official constructor has.
         ValueError: for an option that cannot be met; ``CheckpointError`` and ``HubError`` as ``load`` raises them.
     """
     if mode != "eval":
         raise ValueError(f"mode={mode!r}: only 'eval' is supported, these predictors do not train")
     set_device(device)
     model = load(model_id, config=config, dtype=dtype, revision=revision, token=token)
-    options = model.config.with_postprocessing(apply_postprocessing, video=video)
+    options = model.config if apply_postprocessing else model.config.with_postprocessing(False)
     options = options.with_overrides(hydra_overrides_extra) if hydra_overrides_extra else options
+    if apply_postprocessing:  # after the overrides, as in the official build functions
+        options = options.with_postprocessing(True, video=video)
+    options = _replace(options, model_options)
     return model if options == model.config else model.with_config(options)
+
+
+def _replace(config: SAM2Config, options: dict[str, Any]) -> SAM2Config:
+    options = dict(options)
+    extra = options.pop("sam_mask_decoder_extra_args", None) or {}
+    if options.pop("compile_image_encoder", False):
+        raise ValueError("compile_image_encoder=True belongs to PyTorch; leave it out")
+    scalars = [f.name for f in dataclasses.fields(config) if f.type in ("int", "float", "bool")]
+    unknown = sorted(set(options) - set(scalars))
+    if unknown:
+        raise TypeError(f"{unknown[0]!r} is not an option of the model; options are {', '.join(scalars)}")
+    decoder = DecoderConfig.from_dict({**config.decoder.to_dict(), **extra})
+    return dataclasses.replace(config, decoder=decoder, **options)
 
 
 def set_device(device: str | None) -> None:

@@ -244,7 +244,9 @@ class SAM2ImagePredictor:
         if not parts:
             return None, None
         if len({len(p) for p, _ in parts}) > 1:
-            raise ValueError(f"{len(parts[0][0])} boxes do not go with {len(parts[1][0])} sets of points; give one set each")
+            raise ValueError(
+                f"{len(parts[0][0])} boxes do not go with {len(parts[1][0])} sets of points; give one set each"
+            )
         points = np.concatenate([p for p, _ in parts], axis=1)
         if size is not None:
             points = points / np.array(size[::-1], np.float32)

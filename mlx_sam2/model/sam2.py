@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -236,48 +235,48 @@ class SAM2(nn.Module):
     def attend_memory(
         self,
         embedding: mx.array,
-        memories: Sequence[mx.array],
-        time_indices: Sequence[int],
+        memories: mx.array,
+        time_indices: mx.array,
         pointers: mx.array | None,
-        pointer_times: Sequence[float] = (),
+        pointer_times: mx.array | None,
     ) -> mx.array:
         """Condition a frame's features on memories (official ``_prepare_memory_conditioned_features``).
 
         Args:
             embedding: (B or 1, h, w, C) of the frame, without the no-memory embedding.
-            memories: each (B, h, w, M), in the order of attention.
-            time_indices: for each memory its row of ``maskmem_tpos_enc``.
+            memories: (B, T, h, w, M), T memories of each object in the order of attention.
+            time_indices: (B, T) integers, rows of ``maskmem_tpos_enc``.
             pointers: (B, P, C) object pointers, or None.
-            pointer_times: P distances in frames divided by the largest one that is looked at.
+            pointer_times: (B, P) distances in frames, divided by the largest one that is looked at.
 
         Returns:
             (B, h, w, C).
         """
-        b, (h, w) = memories[0].shape[0], embedding.shape[1:3]
-        tokens = [m.astype(self.dtype).reshape(b, h * w, -1) for m in memories]
-        spatial = self.memory_encoder.position_encoding(h, w).reshape(1, h * w, -1)
-        positions = [spatial + self.maskmem_tpos_enc[i].reshape(1, 1, -1) for i in time_indices]
+        b, count, h, w, mem_dim = memories.shape
+        spatial = self.memory_encoder.position_encoding(h, w).reshape(1, 1, h * w, mem_dim)
+        position = spatial + self.maskmem_tpos_enc[time_indices].reshape(b, count, 1, mem_dim)
+        tokens, position = memories.reshape(b, -1, mem_dim), position.reshape(b, -1, mem_dim)
         num_tail = 0
         if pointers is not None:
-            pointer_tokens, pointer_position = self._pointer_tokens(pointers, pointer_times)
-            tokens.append(pointer_tokens.astype(self.dtype))
-            positions.append(pointer_position)
-            num_tail = pointer_tokens.shape[1]
+            tail, tail_position = self._pointer_tokens(pointers, pointer_times)
+            num_tail = tail.shape[1]
+            tokens = mx.concatenate([tokens.astype(self.dtype), tail.astype(self.dtype)], axis=1)
+            position = mx.concatenate([position, tail_position], axis=1)
         frame_position = sine_position_encoding(h, w, embedding.shape[-1], self._config.neck.temperature)
         features = mx.broadcast_to(embedding, (b, *embedding.shape[1:]))
-        memory, position = mx.concatenate(tokens, axis=1), mx.concatenate(positions, axis=1).astype(self.dtype)
-        return self.memory_attention(features, frame_position, memory, position, num_tail)
+        tokens, position = tokens.astype(self.dtype), position.astype(self.dtype)
+        return self.memory_attention(features, frame_position, tokens, position, num_tail)
 
-    def _pointer_tokens(self, pointers: mx.array, times: Sequence[float]) -> tuple[mx.array, mx.array]:
-        """Pointers (B, P, C) -> tokens (B, P * C / M, M) and positions (1, P * C / M, M)."""
+    def _pointer_tokens(self, pointers: mx.array, times: mx.array) -> tuple[mx.array, mx.array]:
+        """Pointers (B, P, C) at times (B, P) -> tokens and positions, each (B, P * C / M, M)."""
         b, count, dim = pointers.shape
         mem_dim = self._config.memory_encoder.out_dim
         parts = dim // mem_dim
         if not self._config.add_tpos_enc_to_obj_ptrs:
-            position = mx.zeros((count, mem_dim))
+            position = mx.zeros((b * count, mem_dim))
         elif self._config.proj_tpos_enc_in_obj_ptrs:
-            position = self.obj_ptr_tpos_proj(sine_time_encoding(mx.array(times, mx.float32), dim).astype(self.dtype))
+            position = self.obj_ptr_tpos_proj(sine_time_encoding(times.flatten(), dim).astype(self.dtype))
         else:
-            position = sine_time_encoding(mx.array(times, mx.float32), mem_dim)
-        position = mx.repeat(position, parts, axis=0)[None]  # the parts of a pointer share its position
-        return pointers.reshape(b, count * parts, mem_dim), position
+            position = sine_time_encoding(times.flatten(), mem_dim)
+        position = mx.repeat(position, parts, axis=0)  # the parts of a pointer share its position
+        return pointers.reshape(b, -1, mem_dim), position.reshape(b, -1, mem_dim)
