@@ -12,7 +12,9 @@ stores the matrix of the random position encoding twice (a file may also hold ei
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
+from typing import Any
 
 # (official, transformers): the beginning of a name; {i} is a number and {x} a word, equal on both sides. The
 # first row that fits decides, and what follows the beginning is kept.
@@ -244,3 +246,17 @@ def is_video_only(key: str) -> bool:
 def ignored(key: str) -> str | None:
     """Why a name is not loaded, or None if it should be."""
     return next((reason for start, reason in IGNORED if key.startswith(start)), None)
+
+
+def from_official(state: Mapping[str, Any]) -> dict[str, Any]:
+    """PyTorch layouts to MLX layouts, under the same names. Values are anything that has ``transpose``."""
+    return {key: _transposed(value, mlx_axes(key)) for key, value in state.items()}
+
+
+def to_official(state: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``from_official``."""
+    return {key: _transposed(value, torch_axes(key)) for key, value in state.items()}
+
+
+def _transposed(value: Any, axes: tuple[int, ...] | None) -> Any:
+    return value if axes is None else value.transpose(axes)

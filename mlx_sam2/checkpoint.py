@@ -1,0 +1,209 @@
+"""Load a model from any kind of checkpoint (``checkpoint_reader`` says which there are), and write ours.
+
+The same weights give the same parameters, bit for bit, whichever kind they come from. Loading is strict:
+every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from . import hub, key_map, torch_file
+from .checkpoint_reader import Checkpoint, CheckpointError, Weight, read, read_config, some
+from .config import PUBLISHED, SAM2Config
+from .model.sam2 import SAM2
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Weight",
+    "build",
+    "load",
+    "read",
+    "read_config",
+    "recognise",
+    "save",
+]
+
+_FLOATING = {"float64", "float32", "float16", "bfloat16"}
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+def load(
+    id_or_path: str | os.PathLike[str],
+    *,
+    config: SAM2Config | dict[str, Any] | str | os.PathLike[str] | None = None,
+    dtype: str | mx.Dtype | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> SAM2:
+    """Load a SAM 2 or SAM 2.1 model.
+
+    A checkpoint of the image half alone (transformers' ``Sam2Model``) gives a model without the modules that
+    only video needs.
+
+    Args:
+        id_or_path: a Hub id ("facebook/sam2.1-hiera-tiny"), a short name ("tiny", "small", "base_plus",
+            "large" for SAM 2.1; "sam2-tiny" ... for SAM 2), a folder, or a ``.pt`` or ``.safetensors`` file.
+        config: what to build: a ``SAM2Config``, a dict, a JSON or YAML file in any form that
+            ``SAM2Config.from_dict`` reads, or a published name. None takes the checkpoint's ``config.json``,
+            or recognises one of the eight published models, fine-tuned or not, by names and shapes.
+        dtype: "float32", "float16", "bfloat16" or the MLX dtype of the weights. None means float16 on an
+            Apple GPU and float32 elsewhere.
+        revision: branch, tag or commit of a Hub repository.
+        token: Hub token; True for the stored one.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors are not those of the model.
+        HubError: there is no such file or repository, or it cannot be reached.
+        ConfigError: the configuration breaks a rule.
+    """
+    target = parse_dtype(dtype)
+    chosen = None if config is None else read_config(config)
+    checkpoint = read(hub.resolve(id_or_path, revision, token))
+    return build(checkpoint, chosen or checkpoint.config or recognise(checkpoint), target)
+
+
+def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
+    """The dtype of the weights; None: float16 on an Apple GPU, float32 elsewhere.
+
+    Raises:
+        ValueError: it is not one of the three that weights may have.
+    """
+    if dtype is None:
+        on_apple_gpu = mx.metal.is_available() and mx.default_device() == mx.gpu
+        return mx.float16 if on_apple_gpu else mx.float32
+    for name, value in DTYPES.items():
+        if dtype == value if isinstance(dtype, mx.Dtype) else dtype == name:
+            return value
+    raise ValueError(f"dtype={dtype!r} is not one that weights may have: use {', '.join(DTYPES)}")
+
+
+def recognise(checkpoint: Checkpoint) -> SAM2Config:
+    """The published model that a checkpoint without a configuration belongs to, from its names and shapes.
+
+    Raises:
+        CheckpointError: it is none of the eight; ``config=`` has to say what it is.
+    """
+    shapes = {key: weight.mlx_shape for key, weight in checkpoint.weights.items()}
+    found = _signature(shapes)
+    for model in PUBLISHED.values():
+        trunk = model.config.trunk
+        if found == ((trunk.embed_dim,), trunk.total_blocks, trunk.window_pos_embed_bkg_spatial_size) and (
+            _is_2_1(shapes) == model.config.no_obj_embed_spatial
+        ):
+            return model.config
+    width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
+    raise CheckpointError(
+        f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
+        f"position grid {grid}); pass config= (a SAM2Config, a dict, a JSON or YAML file, a name such as 'tiny')"
+    )
+
+
+def _signature(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Width, number of blocks and position grid of the trunk: different in each of the four sizes."""
+    blocks = {key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")}
+    width = shapes.get("image_encoder.trunk.patch_embed.proj.weight", ())[:1]
+    return width, len(blocks), shapes.get("image_encoder.trunk.pos_embed", ())[1:3]
+
+
+def _is_2_1(shapes: dict[str, tuple[int, ...]]) -> bool:
+    """SAM 2.1 added two things to the memory. The image halves of 2.0 and 2.1 are built alike."""
+    if not any(map(key_map.is_video_only, shapes)):
+        return True
+    return "no_obj_embed_spatial" in shapes or any(key.startswith("obj_ptr_tpos_proj.") for key in shapes)
+
+
+def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
+    """A model of this configuration with the checkpoint's weights.
+
+    Raises:
+        CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
+    """
+    model = SAM2(config)
+    expected = {key: tuple(value.shape) for key, value in tree_flatten(model.parameters())}
+    video = {key for key in expected if key_map.is_video_only(key)}
+    if not video & checkpoint.weights.keys():
+        for name in key_map.VIDEO_ONLY:
+            model.pop(name.removesuffix("."), None)
+        expected = {key: shape for key, shape in expected.items() if key not in video}
+    _compare(checkpoint, expected)
+    loaded = []
+    try:
+        for key, weight in checkpoint.weights.items():
+            value = weight.read().astype(dtype)
+            mx.eval(value)  # one by one: the file's copy of a tensor is gone before the next is read
+            loaded.append((key, value))
+    except torch_file.TorchFileError as error:
+        raise CheckpointError(str(error)) from None
+    model.load_weights(loaded, strict=True)
+    return model.eval()
+
+
+def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+    weights = checkpoint.weights
+    missing = [_file_name(checkpoint.layout, key) for key in expected if key not in weights]
+    unexpected = [*checkpoint.unknown, *(w.name for key, w in weights.items() if key not in expected)]
+    misshapen = []
+    for key in expected.keys() & weights.keys():
+        weight = weights[key]
+        if weight.mlx_shape != expected[key]:
+            axes = key_map.torch_axes(key) if weight.axes else None
+            needed = [expected[key][a] for a in axes] if axes else list(expected[key])
+            misshapen.append(f"{weight.name}: {list(weight.shape)} instead of {needed}")
+        elif weight.dtype not in _FLOATING:
+            misshapen.append(f"{weight.name}: {weight.dtype} instead of a floating-point type")
+    found = (("missing", missing), ("unexpected", unexpected), ("wrong", misshapen))
+    problems = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in found if names)
+    if problems:
+        raise CheckpointError(
+            f"{checkpoint.path}: its tensors are not the {len(expected)} of this model: {problems}"
+        )
+
+
+def _file_name(layout: str, key: str) -> str:
+    """The name that an official key would have in a file of this layout."""
+    if layout != "transformers":
+        return key
+    if key in key_map.POINT_ROWS:
+        return key_map.POINT_TABLE
+    try:
+        return key_map.to_transformers(key)
+    except KeyError:  # a part that transformers' SAM 2 does not know
+        return key
+
+
+def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
+    """Write a model in our layout: ``config.json`` and ``model.safetensors``, in the dtype it has.
+
+    The folder appears when it is complete; an existing one is left alone.
+
+    Raises:
+        CheckpointError: the folder exists already, or cannot be written.
+    """
+    from . import __version__
+
+    folder = Path(folder).expanduser()
+    if folder.exists():
+        raise CheckpointError(f"{folder} exists already: name another folder or remove it")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+            unfinished = Path(temporary) / folder.name
+            unfinished.mkdir()
+            (unfinished / hub.CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
+            metadata = {"format": "mlx", "mlx_sam2": __version__}
+            weights = dict(tree_flatten(model.parameters()))
+            mx.save_safetensors(str(unfinished / hub.WEIGHTS), weights, metadata)
+            unfinished.rename(folder)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
+    except RuntimeError as error:  # how MLX reports a full disk
+        raise CheckpointError(f"cannot write {folder}: {error}") from None

@@ -1,0 +1,98 @@
+"""Read safetensors files: the ``safetensors`` package checks the header, MLX reads the data when it is used.
+
+``safetensors`` refuses absurd header lengths and offsets that lie, overlap or leave holes, before anything is
+allocated. MLX then maps names to arrays that are read one by one, when they are first evaluated.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+INDEX_NAME = "model.safetensors.index.json"  # lists which of several files holds which tensor
+MAX_INDEX_BYTES = 4 << 20
+
+# safetensors' names of the element types that weights may have
+_DTYPES = {"F64", "F32", "F16", "BF16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}
+
+
+class SafetensorsFileError(ValueError):
+    """The file is no readable safetensors file, or its index does not fit; one line that says why."""
+
+
+def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, str]]:
+    """The tensors of one file by name, not read yet, and the metadata of its header.
+
+    Raises:
+        SafetensorsFileError: the header is damaged or lies.
+        OSError: the file cannot be opened.
+    """
+    import mlx.core as mx
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    path.open("rb").close()  # a missing or forbidden file is an OSError with its name
+    try:
+        with safe_open(str(path), framework="numpy") as file:
+            metadata = file.metadata() or {}
+            dtypes = {key: file.get_slice(key).get_dtype() for key in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        why = " ".join(str(error).split())[:160]
+        raise SafetensorsFileError(
+            f"{path}: no safetensors file, or truncated or damaged ({why}); download or copy it again"
+        ) from None
+    odd = [key for key, dtype in dtypes.items() if dtype not in _DTYPES]
+    if odd:
+        key = ascii(odd[0])[:120]
+        raise SafetensorsFileError(
+            f"{path}: {key} has the element type {dtypes[odd[0]]}, which weights never have"
+        )
+    try:
+        return mx.load(str(path), format="safetensors"), metadata
+    except (RuntimeError, ValueError, OverflowError) as error:  # shapes beyond MLX's 32-bit axes
+        raise SafetensorsFileError(
+            f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})"
+        ) from None
+
+
+def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
+    """``weight_map`` of a ``model.safetensors.index.json``: which file beside the index holds which tensor.
+
+    Raises:
+        SafetensorsFileError: it is no such index, or a file name leaves the folder.
+    """
+    path = Path(path)
+    weight_map = read_json(path, MAX_INDEX_BYTES).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise SafetensorsFileError(f"{path}: has no weight_map, so it is no index of safetensors files")
+    for name in weight_map.values():
+        if not isinstance(name, str) or not re.fullmatch(r"[\w-][\w.-]*\.safetensors", name):
+            raise SafetensorsFileError(f"{path}: {ascii(name)[:120]} is no safetensors file beside the index")
+    return weight_map
+
+
+def read_json(path: Path, limit: int) -> dict[str, Any]:
+    """A JSON file that holds an object.
+
+    Raises:
+        SafetensorsFileError: it is longer than ``limit`` bytes, no JSON, or no object.
+    """
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise SafetensorsFileError(f"{path}: is longer than {limit} bytes, which such a file never is")
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise SafetensorsFileError(
+            f"{path}: is not valid JSON ({' '.join(str(error).split())[:120]})"
+        ) from None
+    if not isinstance(value, dict):
+        raise SafetensorsFileError(f"{path}: holds a {type(value).__name__}, not an object")
+    return value
