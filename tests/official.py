@@ -22,10 +22,11 @@ omegaconf = pytest.importorskip("omegaconf", reason=REASON)
 
 
 class ToTensor:
-    """(H, W, 3) uint8 -> (3, H, W) float32 in 0..1."""
+    """(H, W, 3) -> (3, H, W); uint8 becomes float32 in 0..1, floats stay as they are."""
 
     def __call__(self, image: Any) -> torch.Tensor:
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous().float() / 255
+        tensor = torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+        return tensor.float() / 255 if tensor.dtype == torch.uint8 else tensor
 
 
 class Resize(torch.nn.Module):
