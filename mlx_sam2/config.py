@@ -295,7 +295,7 @@ class MemoryEncoderConfig(_Config):
     @property
     def num_downsampler_layers(self) -> int:
         layers, stride = 0, 1
-        while 1 < self.mask_downsampler_stride and stride < self.mask_downsampler_total_stride:
+        while self.mask_downsampler_stride > 1 and stride < self.mask_downsampler_total_stride:
             layers, stride = layers + 1, stride * self.mask_downsampler_stride
         return layers
 

@@ -244,7 +244,7 @@ def from_official(values: dict[str, Any]) -> SAM2Config:
     for ours, path in OFFICIAL_PATHS.items():
         value = _lookup(model, path)
         if value is not None:  # PyYAML reads 1e-6 as a string
-            flat[ours] = _parse_value(value) if isinstance(value, str) else value
+            flat[ours] = parse_override_value(value) if isinstance(value, str) else value
     return _assemble(flat)
 
 
@@ -303,7 +303,7 @@ def with_overrides(config: SAM2Config, overrides: Sequence[str]) -> SAM2Config:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a group of keys")
-        node[leaf] = _parse_value(text)
+        node[leaf] = parse_override_value(text)
     merged = from_official(tree).to_dict()
     # what the YAML cannot say (trunk patch sizes, decoder widths) stays as it is
     kept = {name: config.to_dict()[name] for name in ("trunk", "decoder")}
@@ -313,7 +313,7 @@ def with_overrides(config: SAM2Config, overrides: Sequence[str]) -> SAM2Config:
     return SAM2Config.from_dict(merged)
 
 
-def _parse_value(text: str) -> Any:
+def parse_override_value(text: str) -> Any:
     """A hydra value: true, null, 3, 0.5, [1, 2] or a bare word."""
     words = {"true": True, "false": False, "null": None}
     if text.strip().lower() in words:

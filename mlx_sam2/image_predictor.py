@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 import numpy as np
 
-from . import build_sam, images, masks
+from . import images, masks
+from .build import build_model
 from .model.layers import resize_bilinear
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.sam2 import SAM2, ImageFeatures
@@ -57,10 +58,10 @@ class SAM2ImagePredictor:
     ) -> SAM2ImagePredictor:
         """Load a predictor from a Hub id, a short name ("tiny"), a folder or a file.
 
-        ``options`` are those of ``mlx_sam2.build_sam.build_model``: ``apply_postprocessing``, ``device``, ``mode``,
+        ``options`` are those of ``mlx_sam2.build.build_model``: ``apply_postprocessing``, ``device``, ``mode``,
         ``hydra_overrides_extra``, ``config``, ``dtype``, ``revision``, ``token``.
         """
-        model = build_sam.build_model(model_id, **options)
+        model = build_model(model_id, **options)
         return cls(model, mask_threshold, max_hole_area, max_sprinkle_area)
 
     @property
@@ -229,7 +230,7 @@ class SAM2ImagePredictor:
     def _point_prompt(
         self, coords: Prompt | None, labels: Prompt | None, box: Prompt | None, size: tuple[int, int] | None
     ) -> tuple[mx.array, mx.array] | tuple[None, None]:
-        """Points and boxes as (B, N, 2) pixels of the model's input and (B, N) labels; a box comes first, as corners."""
+        """Points and boxes as (B, N, 2) pixels of the model's input and (B, N) labels; a box first, as corners."""
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         if box is not None:
             corners = _finite(box, "box")

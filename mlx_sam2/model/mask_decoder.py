@@ -136,10 +136,7 @@ class MaskDecoder(nn.Module):
         upscaled = self._upscale(pixels, high_res)  # (B, 4h, 4w, C / 8)
         b, height, width, _ = upscaled.shape
         masks = kernels.astype(mx.float32) @ upscaled.astype(mx.float32).reshape(b, height * width, -1).swapaxes(1, 2)
-        if first:
-            score = self.pred_obj_score_head(hidden[:, 0]).astype(mx.float32)
-        else:
-            score = mx.full((b, 1), PRESENT)
+        score = self.pred_obj_score_head(hidden[:, 0]).astype(mx.float32) if first else mx.full((b, 1), PRESENT)
         ious = self.iou_prediction_head(hidden[:, first]).astype(mx.float32)
         return DecoderOutput(masks.reshape(b, -1, height, width), ious, tokens, score)
 

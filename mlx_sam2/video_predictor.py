@@ -1,0 +1,438 @@
+"""Follow objects through a video: a drop-in for the official ``SAM2VideoPredictor``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .build import build_model, split_video_options
+from .memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
+from .model.layers import resize_bilinear
+from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
+from .model.sam2 import SAM2, ImageFeatures
+from .tracker import Tracker, video_masks
+from .video import FrameSource, VideoError, open_source
+
+if TYPE_CHECKING:
+    from .video_stream import VideoStream
+
+    Masks = tuple[int, list[Any], np.ndarray]
+
+
+@dataclass
+class VideoState:
+    """A session on one video. Made by ``init_state``; read it, but change it only through the predictor."""
+
+    source: FrameSource
+    num_frames: int | None  # None for a stream without a known end
+    store: ResultStore
+    tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
+    latest_features: tuple[int, ImageFeatures] | None = None  # of the frame worked on last
+
+    @property
+    def obj_ids(self) -> list[Any]:
+        return list(self.tracks)
+
+    @property
+    def video_size(self) -> tuple[int, int]:
+        """Height and width of the video's frames."""
+        return self.source.height, self.source.width
+
+    def close(self) -> None:
+        """Close the source and give the temporary file back."""
+        self.source.close()
+        self.store.close()
+
+    def __enter__(self) -> VideoState:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+class SAM2VideoPredictor:
+    """Segment and track objects in a video (official ``sam2_video_predictor.py``).
+
+    Args:
+        sam_model: the model.
+        fill_hole_area: holes of at most this many low-resolution pixels are filled in every mask; 0 for none.
+        non_overlap_masks: give every pixel of the returned masks to one object only.
+        clear_non_cond_mem_around_input: forget the tracked frames around a prompted one. The official option of this
+            name raises an AttributeError; this does what it says.
+        add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
+            propagation over a corrected frame computes it anew, as in the official code, and the correction is lost.
+    """
+
+    def __init__(
+        self,
+        sam_model: SAM2,
+        fill_hole_area: int = 0,
+        non_overlap_masks: bool = False,
+        clear_non_cond_mem_around_input: bool = False,
+        add_all_frames_to_correct_as_cond: bool = False,
+    ) -> None:
+        self.model = sam_model
+        self.non_overlap_masks = non_overlap_masks
+        self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
+        self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
+        self.tracker = Tracker(sam_model, fill_hole_area)
+
+    @property
+    def fill_hole_area(self) -> int:
+        return self.tracker.fill_hole_area
+
+    @property
+    def image_size(self) -> int:
+        """Side of the model's square input, in pixels."""
+        return self.model.config.image_size
+
+    @classmethod
+    def from_pretrained(cls, model_id: str, **options: Any) -> SAM2VideoPredictor:
+        """Load a predictor from a Hub id, a short name ("tiny"), a folder or a file.
+
+        ``options`` are the constructor's, those of ``mlx_sam2.build.build_model`` (``apply_postprocessing``,
+        ``device``, ``hydra_overrides_extra``, ``config``, ``dtype``, ``revision``, ``token``) and those of the official
+        ``SAM2Base`` (``max_cond_frames_in_attn``, ``memory_temporal_stride_for_eval``, ...), all by their names.
+        """
+        model_options, predictor_options = split_video_options(options)
+        return cls(build_model(model_id, **model_options), **predictor_options)
+
+    # ---- sessions
+
+    def init_state(
+        self,
+        video_path: Any,
+        offload_video_to_cpu: bool = False,
+        offload_state_to_cpu: bool = False,
+        async_loading_frames: bool = False,
+        memory: str = "disk",
+    ) -> VideoState:
+        """Open a video.
+
+        Args:
+            video_path: a folder of frames, a video file or its bytes, a sequence of frames, or a ``FrameSource``.
+            offload_video_to_cpu, offload_state_to_cpu, async_loading_frames: taken for compatibility; memory is
+                unified here and frames are always read when they are needed, so there is nothing to choose.
+            memory: "disk" moves the results of older frames to a temporary file (in TMPDIR) and reads them back when
+                they are recalled; "ram" keeps all in RAM, as the official code does. Results are the same.
+
+        Raises:
+            VideoError: for a source that cannot be read or has no random access (use ``stream`` for that one).
+            ValueError: for another ``memory``.
+        """
+        if memory not in ("disk", "ram"):
+            raise ValueError(f"memory={memory!r} is not known; use 'disk' or 'ram'")
+        source = open_source(video_path)
+        if not source.random_access or source.num_frames is None:
+            raise VideoError(f"{source.name} can only be read once, in order; use predictor.stream(source) for it")
+        return VideoState(source, source.num_frames, ResultStore(on_disk=memory == "disk"))
+
+    def stream(self, source: Any = None, *, size: tuple[int, int] | None = None) -> VideoStream:
+        """Track frame by frame, without a known end: see ``VideoStream``."""
+        from .video_stream import VideoStream  # builds on this class
+
+        return VideoStream(self, source, size)
+
+    def reset_state(self, inference_state: VideoState) -> None:
+        """Remove all prompts, results and objects."""
+        for track in inference_state.tracks.values():
+            track.clear()
+        inference_state.tracks.clear()
+
+    # ---- prompts
+
+    def add_new_points_or_box(
+        self,
+        inference_state: VideoState,
+        frame_idx: int,
+        obj_id: Any,
+        points: Sequence[Any] | np.ndarray | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: Sequence[float] | np.ndarray | None = None,
+    ) -> Masks:
+        """Prompt an object on a frame; a new id makes a new object.
+
+        Args:
+            points: (N, 2) as (x, y) in pixels of the video.
+            labels: (N,): 1 foreground, 0 background.
+            clear_old_points: forget the points given before on this frame. The mask they led to is still refined.
+            normalize_coords: False when coordinates are already in 0..1.
+            box: (4,) as x0, y0, x1, y1; needs ``clear_old_points``.
+
+        Returns:
+            ``frame_idx``, the ids of all objects, and their masks on this frame, (N, 1, H, W) float32 logits;
+            -1024 for an object without a result there.
+
+        Raises:
+            ValueError: for a frame that does not exist, or prompts that do not fit.
+        """
+        self._require_frame(inference_state, frame_idx)
+        new_points, new_labels = self._point_prompt(
+            inference_state, points, labels, box, clear_old_points, normalize_coords
+        )
+        track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
+        old = Prompt() if clear_old_points else track.prompts.get(frame_idx, Prompt())
+        self._run_prompt(inference_state, track, frame_idx, obj_id, old.extended(new_points, new_labels))
+        return self._interactive_masks(inference_state, frame_idx, frame_idx in track.pending)
+
+    def add_new_points(self, *args: Any, **kwargs: Any) -> Masks:
+        """The older name of ``add_new_points_or_box``."""
+        return self.add_new_points_or_box(*args, **kwargs)
+
+    def add_new_mask(
+        self, inference_state: VideoState, frame_idx: int, obj_id: Any, mask: np.ndarray | Sequence[Any]
+    ) -> Masks:
+        """Give the mask of an object on a frame; a new id makes a new object.
+
+        Args:
+            mask: (H, W), non-zero where the object is; of any size, resized to the model's input.
+
+        Returns and raises as ``add_new_points_or_box``.
+        """
+        self._require_frame(inference_state, frame_idx)
+        array = np.asarray(mask)
+        if array.ndim != 2 or array.size == 0:
+            raise ValueError(f"mask has shape {array.shape}; it must be (height, width)")
+        track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
+        prompt = Prompt(mask=fit_mask(array.astype(bool), self.image_size))
+        self._run_prompt(inference_state, track, frame_idx, obj_id, prompt)
+        return self._interactive_masks(inference_state, frame_idx, frame_idx in track.pending)
+
+    def _run_prompt(self, state: VideoState, track: ObjectTrack, frame_idx: int, obj_id: Any, prompt: Prompt) -> None:
+        # without any conditioning frame left there is nothing to attend to: as on a first look
+        first_look = frame_idx not in track.directions or not track.conditioning
+        pending = track.pending if first_look or self.add_all_frames_to_correct_as_cond else track.pending_tracked
+        previous = None
+        if prompt.points is not None:
+            result = pending.get(frame_idx) or track.result(frame_idx)
+            previous = None if result is None else result.low_res_mask
+        result = self.tracker.prompt(
+            self._features(state, frame_idx),
+            track,
+            prompt,
+            frame_idx,
+            reverse=None if first_look else track.directions[frame_idx],
+            num_frames=state.num_frames,
+            previous=previous,
+        )
+        # nothing of the state has changed up to here
+        pending[frame_idx] = result
+        track.prompts[frame_idx] = prompt
+        state.tracks[obj_id] = track
+
+    def _point_prompt(
+        self,
+        state: VideoState,
+        points: Sequence[Any] | np.ndarray | None,
+        labels: Sequence[int] | np.ndarray | None,
+        box: Sequence[float] | np.ndarray | None,
+        clear_old_points: bool,
+        normalize_coords: bool,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(N, 2) pixels of the model's input and (N,) labels; a box comes first, as its two corners."""
+        if (points is None) != (labels is None):
+            raise ValueError("points and labels must be provided together")
+        if points is None and box is None:
+            raise ValueError("at least one of points or box must be provided as input")
+        coords = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
+        marks = np.zeros(0, np.int32) if labels is None else np.asarray(labels, np.int32)
+        if coords.ndim == 3 and len(coords) == 1 and marks.ndim == 2:  # the official code takes a batch of one
+            coords, marks = coords[0], marks[0]
+        if coords.ndim != 2 or coords.shape[1] != 2 or marks.shape != coords.shape[:1]:
+            raise ValueError(f"points {coords.shape} and labels {marks.shape} do not fit; they must be (N, 2) and (N,)")
+        if box is not None:
+            if not clear_old_points:
+                raise ValueError("a box comes before any points: it cannot be added to them, use clear_old_points=True")
+            corners = np.asarray(box, np.float32)
+            if corners.size != 4:
+                raise ValueError(f"box has shape {corners.shape}; it must be (4,) as x0, y0, x1, y1")
+            coords = np.concatenate([corners.reshape(2, 2), coords])
+            marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), marks])
+        if not np.isfinite(coords).all():
+            raise ValueError("points or box hold a value that is not a finite number")
+        if normalize_coords:
+            coords = coords / np.array(state.video_size[::-1], np.float32)
+        return coords * np.float32(self.image_size), marks
+
+    def clear_all_prompts_in_frame(
+        self, inference_state: VideoState, frame_idx: int, obj_id: Any, need_output: bool = True
+    ) -> Masks | None:
+        """Remove the prompts of an object on a frame; what was committed there stays as a tracked result.
+
+        Returns what ``add_new_points_or_box`` returns, or None without ``need_output``.
+
+        Raises:
+            ValueError: for an unknown object or frame (the official code makes a new object of an unknown id).
+        """
+        self._require_frame(inference_state, frame_idx)
+        track = inference_state.tracks.get(obj_id)
+        if track is None:
+            raise ValueError(f"object {obj_id!r} does not exist; the objects are {inference_state.obj_ids}")
+        track.prompts.pop(frame_idx, None)
+        track.pending.pop(frame_idx, None)
+        track.pending_tracked.pop(frame_idx, None)
+        result = track.conditioning.pop(frame_idx, None)
+        if result is not None:
+            track.tracked[frame_idx] = result
+            track.directions.pop(frame_idx, None)
+        if not need_output:
+            return None
+        return self._interactive_masks(inference_state, frame_idx, self._has_pending(inference_state, frame_idx))
+
+    def remove_object(
+        self, inference_state: VideoState, obj_id: Any, strict: bool = False, need_output: bool = True
+    ) -> tuple[list[Any], list[tuple[int, np.ndarray]]]:
+        """Remove an object.
+
+        Returns:
+            The ids that remain, and ``(frame_idx, masks)`` of the frames on which the object was prompted.
+
+        Raises:
+            RuntimeError: for an unknown id with ``strict``; without it nothing happens.
+        """
+        state = inference_state
+        if obj_id not in state.tracks:
+            if strict:
+                raise RuntimeError(
+                    f"cannot remove object {obj_id!r}: it does not exist; the objects are {state.obj_ids}"
+                )
+            return state.obj_ids, []
+        track = state.tracks.pop(obj_id)
+        frames = sorted(track.prompts)
+        track.clear()
+        if not need_output or not state.tracks:
+            return state.obj_ids, []
+        outputs = [self._interactive_masks(state, t, self._has_pending(state, t)) for t in frames]
+        return state.obj_ids, [(t, masks) for t, _, masks in outputs]
+
+    # ---- propagation
+
+    def propagate_in_video_preflight(self, inference_state: VideoState) -> None:
+        """Commit all edits to memory.
+
+        Raises:
+            RuntimeError: when there is no object, or one without any prompt; nothing has changed then.
+        """
+        state = inference_state
+        if not state.tracks:
+            raise RuntimeError("no input points or masks are provided for any object; please add inputs first")
+        for obj_id, track in state.tracks.items():
+            if not track.conditioning and not track.pending:
+                raise RuntimeError(
+                    f"no input points or masks are provided for object {obj_id!r}; please add inputs first"
+                )
+        for track in state.tracks.values():
+            for pending, committed in ((track.pending_tracked, track.tracked), (track.pending, track.conditioning)):
+                for t in list(pending):
+                    committed[t] = self.tracker.commit(self._features(state, t), pending[t])
+                    del pending[t]
+                    self._clear_around(track, t)
+            for t in track.conditioning:
+                track.tracked.pop(t, None)
+        window = recall_distance(self.model.config) * len(state.tracks)
+        state.store.capacity = window + sum(len(track.conditioning) for track in state.tracks.values())
+
+    def _clear_around(self, track: ObjectTrack, frame_idx: int) -> None:
+        if not self.clear_non_cond_mem_around_input:
+            return
+        config = self.model.config
+        reach = config.memory_temporal_stride_for_eval * config.num_maskmem
+        for t in range(frame_idx - reach, frame_idx + reach + 1):
+            if t != frame_idx:
+                track.tracked.pop(t, None)
+
+    def propagate_in_video(
+        self,
+        inference_state: VideoState,
+        start_frame_idx: int | None = None,
+        max_frame_num_to_track: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Masks]:
+        """Track all objects through the video.
+
+        Args:
+            start_frame_idx: None starts at the earliest frame with a prompt.
+            max_frame_num_to_track: how many frames to go beyond the first; None goes to the end.
+            reverse: go towards the first frame. From frame 0 this yields nothing, as in the official code.
+
+        Yields:
+            ``(frame_idx, obj_ids, masks)``, masks (N, 1, H, W) float32 logits at the size of the video.
+
+        Raises:
+            RuntimeError: as ``propagate_in_video_preflight``.
+            ValueError: for a start that does not exist.
+        """
+        state = inference_state
+        if start_frame_idx is not None:
+            self._require_frame(state, start_frame_idx)
+        self.propagate_in_video_preflight(state)
+        obj_ids = state.obj_ids
+        if start_frame_idx is None:
+            start_frame_idx = min(t for track in state.tracks.values() for t in track.conditioning)
+        count = state.num_frames if max_frame_num_to_track is None else max_frame_num_to_track
+        if reverse:
+            first = max(start_frame_idx - count, 0)
+            frames = range(start_frame_idx, first - 1, -1) if start_frame_idx > 0 else range(0)
+        else:
+            frames = range(start_frame_idx, min(start_frame_idx + count, state.num_frames - 1) + 1)
+        for frame_idx in frames:
+            present = {obj_id: state.tracks[obj_id] for obj_id in obj_ids if obj_id in state.tracks}
+            low_res = self.advance(state, list(present.values()), frame_idx, reverse)
+            yield frame_idx, list(present), video_masks(low_res, state.video_size, self.non_overlap_masks)
+
+    def advance(
+        self, state: VideoState, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool
+    ) -> list[np.ndarray]:
+        """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
+        moving = [track for track in tracks if frame_idx not in track.conditioning]
+        found: list[FrameResult] = []
+        if moving:
+            features = self._features(state, frame_idx)
+            found = self.tracker.track(features, moving, frame_idx, reverse=reverse, num_frames=state.num_frames)
+        for track, result in zip(moving, found, strict=True):
+            track.tracked[frame_idx] = result
+        low_res = []
+        for track in tracks:
+            if frame_idx in track.conditioning:
+                self._clear_around(track, frame_idx)
+            track.directions[frame_idx] = reverse
+            low_res.append(track.result(frame_idx).low_res_mask)
+        return low_res
+
+    # ---- helpers
+
+    def _require_frame(self, state: VideoState, frame_idx: int) -> None:
+        if not isinstance(frame_idx, (int, np.integer)) or not 0 <= frame_idx < state.num_frames:
+            raise ValueError(f"frame {frame_idx!r} does not exist; the video has frames 0 to {state.num_frames - 1}")
+
+    def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
+        if state.latest_features is None or state.latest_features[0] != frame_idx:
+            state.latest_features = (frame_idx, self.tracker.encode(state.source[frame_idx]))
+        return state.latest_features[1]
+
+    def _has_pending(self, state: VideoState, frame_idx: int) -> bool:
+        return any(frame_idx in track.pending for track in state.tracks.values())
+
+    def _interactive_masks(self, state: VideoState, frame_idx: int, conditioning: bool) -> Masks:
+        """Masks of all objects on a frame, an edit in progress of the given kind before what is committed."""
+        low_res = []
+        for track in state.tracks.values():
+            pending = track.pending if conditioning else track.pending_tracked
+            result = pending.get(frame_idx) or track.result(frame_idx)
+            low_res.append(None if result is None else result.low_res_mask)
+        return frame_idx, state.obj_ids, video_masks(low_res, state.video_size, self.non_overlap_masks)
+
+
+def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
+    """A bool mask (H, W) at the model's input size, (S, S) bool: antialiased and thresholded at one half."""
+    if mask.shape == (image_size, image_size):
+        return mask
+    import mlx.core as mx
+
+    resized = resize_bilinear(mx.array(mask.astype(np.float32))[None, :, :, None], (image_size, image_size), True)
+    return np.array(resized[0, :, :, 0]) >= 0.5
