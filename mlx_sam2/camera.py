@@ -24,7 +24,8 @@ def open_camera(device: str, options: Mapping[str, str]) -> StreamSource:
 
     Args:
         device: "0" is the first camera; also a name on macOS ("FaceTime HD Camera"), a path on Linux.
-        options: options of the driver; on macOS `framerate` is 30 unless given (cameras refuse its own default).
+        options: options of the driver; on macOS `framerate` is 30 unless given (cameras refuse its own
+        default).
     """
     if sys.platform == "darwin":
         driver, file, options = "avfoundation", f"{device}:none", {"framerate": "30", **options}
@@ -52,18 +53,14 @@ def _open_live(file: str, name: str, hint: str, driver: str | None, options: dic
     try:
         container = av.open(file, format=driver, options=options, timeout=PATIENCE)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        raise VideoError(
-            f"{name} cannot be opened ({getattr(error, 'strerror', None) or error}): {hint}?"
-        ) from error
+        raise VideoError(f"{name} cannot be opened ({getattr(error, 'strerror', None) or error}): {hint}?") from error
     stream = video_stream(container, name)
     rate = stream.average_rate or stream.guessed_rate
     frames = _live_frames(container, stream, name)
     return StreamSource(frames, name, fps=float(rate) if rate else None, timed=True, on_close=container.close)
 
 
-def _live_frames(
-    container: InputContainer, stream: VideoStream, name: str
-) -> Iterator[tuple[float, np.ndarray]]:
+def _live_frames(container: InputContainer, stream: VideoStream, name: str) -> Iterator[tuple[float, np.ndarray]]:
     """(seconds, frame) pairs as the device delivers them."""
     av = import_av()
     matrix, waiting_since = None, time.monotonic()

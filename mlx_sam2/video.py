@@ -126,9 +126,9 @@ class FolderSource(FrameSource):
     """A folder of numbered JPEG (or else PNG) files, one a frame.
 
     As in the official loader, files named by whole numbers are sorted by them, EXIF orientation is not
-    applied, and pixels are what PIL's `convert("RGB")` gives. Unlike it: names that share one pattern around their
-    numbers (`frame_0001.jpg`) are sorted by those numbers instead of being refused; a folder without any
-    JPEG may hold PNG; hidden files are passed over; frames of different sizes are an error (the official
+    applied, and pixels are what PIL's `convert("RGB")` gives. Unlike it: names that share one pattern around
+    their numbers (`frame_0001.jpg`) are sorted by those numbers instead of being refused; a folder without
+    any JPEG may hold PNG; hidden files are passed over; frames of different sizes are an error (the official
     loader takes the size of the last one for all).
     """
 

@@ -56,9 +56,9 @@ class VideoFileSource(FrameSource):
     `time(i)` tells when each is shown. Frames are turned as the file's rotation says, by quarter turns.
 
     Opening reads the packets of an MP4, MOV, MKV or WebM file without decoding them; random access goes to
-    the keyframe before and decodes from there, to the same pixels as reading in order. Files of other kinds (AVI,
-    MPEG-TS, raw H.264), whose packets do not tell the frames and their times reliably, are decoded
-    once when they are opened, and from the start again for every step back beyond the cache.
+    the keyframe before and decodes from there, to the same pixels as reading in order. Files of other kinds
+    (AVI, MPEG-TS, raw H.264), whose packets do not tell the frames and their times reliably, are decoded once
+    when they are opened, and from the start again for every step back beyond the cache.
 
     Args:
         file: the path of a file, or its content as bytes.
@@ -235,8 +235,8 @@ class VideoFileSource(FrameSource):
         key = next((packet for packet in packets if packet.is_keyframe), None)
         if key is None or key.pts is None or key.pts > latest:
             return
-        # Frames shown before the keyframe may need others that were not decoded (open GOP). And where a picture
-        # is refreshed bit by bit, what is marked as a keyframe is not one: it is no intra picture.
+        # Frames shown before the keyframe may need others that were not decoded (open GOP). And where a
+        # picture is refreshed bit by bit, what is marked as a keyframe is not one: it is no intra picture.
         start = key.pts
         frames = (f for f in self._decode(chain([key], packets)) if f.pts is not None and f.pts >= start)
         first = next(frames, None)
@@ -267,9 +267,7 @@ class VideoFileSource(FrameSource):
                 if packet.size or flush:
                     yield packet
         except self._av.error.FFmpegError as error:
-            raise VideoError(
-                f"{self.name} cannot be read to its end: {error.strerror}; copy it again"
-            ) from error
+            raise VideoError(f"{self.name} cannot be read to its end: {error.strerror}; copy it again") from error
 
 
 def video_stream(container: InputContainer, name: str) -> VideoStream:
