@@ -140,4 +140,4 @@ def test_video_model(pixels: np.ndarray, config_json: dict) -> None:
     for i, prediction in enumerate([first, second]):
         low_res, pointer = np.array(prediction.low_res_mask[..., 0]), np.array(prediction.pointer)
         np.testing.assert_allclose(low_res, expected[i][:, 0], rtol=0, atol=LOGIT_TOL)
-        np.testing.assert_allclose(pointer, stored[i]["object_pointer"], rtol=0, atol=POINTER_TOL)
+        np.testing.assert_allclose(pointer, stored[i]["object_pointer"][:, 0], rtol=0, atol=POINTER_TOL)
