@@ -130,11 +130,11 @@ class SAM2VideoPredictor:
             raise VideoError(f"{source.name} can only be read once, in order; use predictor.stream(source) for it")
         return VideoState(source, source.num_frames, ResultStore(on_disk=memory == "disk"))
 
-    def stream(self, source: Any = None, *, size: tuple[int, int] | None = None) -> VideoStream:
+    def stream(self, source: Any = None) -> VideoStream:
         """Track frame by frame, without a known end: see ``VideoStream``."""
         from .video_stream import VideoStream  # builds on this class
 
-        return VideoStream(self, source, size)
+        return VideoStream(self, source)
 
     def reset_state(self, inference_state: VideoState) -> None:
         """Remove all prompts, results and objects."""
@@ -326,6 +326,10 @@ class SAM2VideoPredictor:
                 raise RuntimeError(
                     f"no input points or masks are provided for object {obj_id!r}; please add inputs first"
                 )
+        self.commit_edits(state)
+
+    def commit_edits(self, state: VideoState) -> None:
+        """Encode the prompted frames of all objects as memories."""
         for track in state.tracks.values():
             for pending, committed in ((track.pending_tracked, track.tracked), (track.pending, track.conditioning)):
                 for t in list(pending):
@@ -407,8 +411,11 @@ class SAM2VideoPredictor:
     # ---- helpers
 
     def _require_frame(self, state: VideoState, frame_idx: int) -> None:
-        if not isinstance(frame_idx, (int, np.integer)) or not 0 <= frame_idx < state.num_frames:
-            raise ValueError(f"frame {frame_idx!r} does not exist; the video has frames 0 to {state.num_frames - 1}")
+        is_number = isinstance(frame_idx, (int, np.integer)) and frame_idx >= 0
+        if is_number and (state.num_frames is None or frame_idx < state.num_frames):
+            return
+        frames = "counts its frames from 0" if state.num_frames is None else f"has frames 0 to {state.num_frames - 1}"
+        raise ValueError(f"frame {frame_idx!r} does not exist; the video {frames}")
 
     def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
         if state.latest_features is None or state.latest_features[0] != frame_idx:
