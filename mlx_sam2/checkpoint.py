@@ -103,7 +103,7 @@ def recognise(checkpoint: Checkpoint) -> SAM2Config:
     width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
     raise CheckpointError(
         f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
-        f"position grid {grid}); pass config= (a SAM2Config, a dict, a JSON or YAML file, a name such as 'tiny')"
+        f"position grid {grid}); pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"
     )
 
 

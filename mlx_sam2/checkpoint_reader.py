@@ -110,7 +110,7 @@ _Raw = dict[str, "mx.array | torch_file.TensorRef"]
 
 
 def _read_tensors(file: Path) -> tuple[_Raw, dict[str, str]]:
-    """The tensors of a weights file by their names in it, and its metadata. Its first bytes tell the format."""
+    """The tensors of a weights file by their names in it, and its metadata."""
     if file.name.endswith(".index.json"):
         weight_map = safetensors_file.read_index(file)
         raw: _Raw = {}
@@ -120,7 +120,7 @@ def _read_tensors(file: Path) -> tuple[_Raw, dict[str, str]]:
         if absent:
             raise CheckpointError(f"{file}: its files lack {some(absent)}")
         return raw, {}
-    with file.open("rb") as opened:
+    with file.open("rb") as opened:  # what the file is shows in its first bytes, not in its name
         head = opened.read(9)
     if file.suffix == ".safetensors" or head[8:] == b"{":
         return safetensors_file.read(file)

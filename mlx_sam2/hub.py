@@ -50,7 +50,7 @@ def resolve(
     """
     text = os.fspath(id_or_path)
     path = Path(text).expanduser()
-    if path.exists():
+    if text and path.exists():
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
         return path
@@ -70,6 +70,13 @@ def _looks_like_a_path(text: str) -> bool:
     return marked or text.endswith(("/", *FILE_SUFFIXES)) or text.count("/") > 1
 
 
+def _network_errors() -> tuple[type[Exception], ...]:
+    """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, HfHubHTTPError.__bases__[0]
+
+
 class _Repo:
     """One repository of the Hub at one revision, seen through the cache."""
 
@@ -83,11 +90,10 @@ class _Repo:
         What is not on the Hub, and what is not in the cache of a machine without network, is treated alike:
         the next candidate is tried. So a machine that went offline finds whichever file it once downloaded.
         """
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+        from huggingface_hub.errors import HFValidationError
 
-        # The HTTP library's own base class: which library it is depends on the version of huggingface_hub.
-        transport_error = HfHubHTTPError.__bases__[0]
         try:
+            self._probe()
             for name in candidates:
                 found = self._weights(name) if name else self._only_torch_file()
                 if found is not None:
@@ -96,12 +102,27 @@ class _Repo:
             raise HubError(str(error)) from None
         except HFValidationError as error:
             raise HubError(f"{self.repo_id!r} is no Hub id ({' '.join(str(error).split())[:120]})") from None
-        except (OSError, transport_error) as error:
+        except _network_errors() as error:
             raise HubError(self._explain(error)) from None
         if self.unreachable is not None:
             raise HubError(self._explain(self.unreachable))
         tried = " or ".join(name for name in candidates if name)
         raise HubError(f"Hub repository {self.repo_id} holds no SAM 2 checkpoint ({tried}, or a .pt file)")
+
+    def _probe(self) -> None:
+        """Ask the Hub for one file's headers, without the client's retries.
+
+        Whatever is wrong shows at once: from then on only the cache is asked, as if the network were off.
+        """
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            get_hf_file_metadata(hf_hub_url(self.repo_id, CONFIG, revision=self.revision), token=self.token)
+        except EntryNotFoundError:
+            pass
+        except _network_errors() as error:
+            self.unreachable = error
 
     def _weights(self, name: str) -> Path | None:
         """Download a weights file and its companions. A folder for safetensors, the file itself for .pt."""

@@ -1,0 +1,212 @@
+"""Names to files: the real huggingface_hub client, in its own process, against a stand-in for the Hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from checkpoint_files import write_torch, write_transformers
+from hub_stand_in import COMMIT, HubStandIn
+from mlx_sam2 import hub
+from mlx_sam2.config import PUBLISHED
+from synthetic import config_dict, nano_state
+
+TINY = "facebook/sam2.1-hiera-tiny"
+DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens there
+TOKEN = "hf_secretsecretsecret"
+
+ASK = """
+import json, sys
+from mlx_sam2 import hub
+try:
+    print(hub.resolve(*json.loads(sys.argv[1])))
+except hub.HubError as error:
+    print("HubError:", error)
+"""
+
+
+class Machine:
+    """A fresh process with its own cache: the client reads its environment when it is imported."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+
+    def resolve(self, endpoint: str, *arguments: object, **environment: str) -> str:
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
+        environment = {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": endpoint, **environment}
+        environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
+        done = subprocess.run(
+            [sys.executable, "-c", ASK, json.dumps(arguments)],
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr == "", "a progress bar although this is no terminal, or the client's retries"
+        assert TOKEN not in done.stdout + done.stderr
+        assert done.stdout.count("\n") == 1, done.stdout
+        return done.stdout.strip()
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path / "home")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_transformers(tmp_path_factory.mktemp("hub") / "repo", nano_state(), config_dict())
+
+
+@pytest.fixture(scope="module")
+def torch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("hub")
+    write_torch(path / "sam2.1_hiera_tiny.pt", nano_state())
+    return path
+
+
+def test_download_then_offline(machine: Machine, folder: Path) -> None:
+    """Downloaded once; found again in offline mode, with the server gone, and under the short name."""
+    stand_in = HubStandIn({TINY: folder})
+    with stand_in as endpoint:
+        first = machine.resolve(endpoint, TINY)
+        assert first.endswith(f"snapshots/{COMMIT}")
+        for name in ("config.json", "model.safetensors"):
+            assert (Path(first) / name).read_bytes() == (folder / name).read_bytes()
+        asked = len(stand_in.requests)
+        assert machine.resolve(endpoint, "tiny", HF_HUB_OFFLINE="1") == first
+        assert len(stand_in.requests) == asked, "offline mode asked the Hub"
+        assert machine.resolve(endpoint, TINY, COMMIT) == first
+    assert machine.resolve(DEAD, TINY) == first
+    assert machine.resolve(DEAD, "sam2.1_hiera_tiny", HF_HUB_OFFLINE="1") == first
+
+
+def test_the_official_file_when_there_is_no_other(machine: Machine, torch_folder: Path) -> None:
+    with HubStandIn({TINY: torch_folder}) as endpoint:
+        first = machine.resolve(endpoint, "tiny")
+        assert Path(first).read_bytes() == (torch_folder / "sam2.1_hiera_tiny.pt").read_bytes()
+    assert machine.resolve(DEAD, "tiny") == first
+    assert machine.resolve(DEAD, "tiny", HF_HUB_OFFLINE="1") == first
+
+
+def test_shards_of_another_repository(machine: Machine, tmp_path: Path) -> None:
+    folder = write_transformers(tmp_path / "repo", nano_state(), config_dict(), shards=3)
+    with HubStandIn({"someone/tuned": folder}) as endpoint:
+        found = Path(machine.resolve(endpoint, "someone/tuned"))
+    assert {p.name for p in found.iterdir()} == {p.name for p in folder.iterdir()}
+    assert machine.resolve(DEAD, "someone/tuned") == str(found)
+
+
+def test_a_single_torch_file_of_another_repository(
+    machine: Machine, torch_folder: Path, tmp_path: Path
+) -> None:
+    two = tmp_path / "two"
+    two.mkdir()
+    for name in ("a.pt", "b.pth", "notes.txt"):
+        (two / name).write_bytes(b"x")
+    with HubStandIn(
+        {"someone/tuned": torch_folder, "someone/two": two, "someone/data": tmp_path}
+    ) as endpoint:
+        found = machine.resolve(endpoint, "someone/tuned")
+        assert found.endswith("sam2.1_hiera_tiny.pt")
+        said = machine.resolve(endpoint, "someone/two")
+        assert said.startswith("HubError: ")
+        assert "a.pt, b.pth" in said
+        assert "holds no SAM 2 checkpoint" in machine.resolve(endpoint, "someone/data")
+    assert machine.resolve(DEAD, "someone/tuned") == found
+    assert machine.resolve(DEAD, "someone/tuned", HF_HUB_OFFLINE="1") == found
+
+
+def test_no_network_and_no_cache(machine: Machine) -> None:
+    for name in ("tiny", "someone/tuned"):
+        said = machine.resolve(DEAD, name)
+        assert "could not be reached" in said
+        assert "connect once" in said
+        assert "--model PATH" in said
+        said = machine.resolve(DEAD, name, HF_HUB_OFFLINE="1")
+        assert "HF_HUB_OFFLINE" in said
+        assert "--model PATH" in said
+
+
+def test_half_a_download_is_not_used(machine: Machine, folder: Path, tmp_path: Path) -> None:
+    """Weights whose config.json never arrived would be taken for something else."""
+    with HubStandIn({"someone/tuned": folder}) as endpoint:
+        found = Path(machine.resolve(endpoint, "someone/tuned"))
+    (found / "config.json").unlink()
+    assert "is not in the local cache" in machine.resolve(DEAD, "someone/tuned")
+
+
+def test_weights_without_a_configuration(machine: Machine, folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "bare").mkdir()
+    (tmp_path / "bare" / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    with HubStandIn({"someone/bare": tmp_path / "bare"}) as endpoint:
+        found = machine.resolve(endpoint, "someone/bare")
+    assert machine.resolve(DEAD, "someone/bare") == found
+
+
+def test_refusals(machine: Machine, folder: Path) -> None:
+    stand_in = HubStandIn(
+        {TINY: folder, "someone/secret": folder}, {"someone/secret": TOKEN}, gated=("someone/gated",)
+    )
+    with stand_in as endpoint:
+        assert "no Hub repository someone/typo" in machine.resolve(endpoint, "someone/typo")
+        assert "someone/gated is gated" in machine.resolve(endpoint, "someone/gated")
+        assert "has no revision 'v9'" in machine.resolve(endpoint, TINY, "v9")
+        refused = machine.resolve(endpoint, "someone/secret", None, "hf_wrongwrongwrong")
+        assert "refused access to someone/secret (HTTP 401)" in refused
+        assert machine.resolve(endpoint, "someone/secret", None, TOKEN).endswith(COMMIT)
+
+
+def test_a_hostile_index(machine: Machine, tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "../../../../escape.safetensors"}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with HubStandIn({"someone/tuned": tmp_path}) as endpoint:
+        assert "escape.safetensors' is no safetensors file" in machine.resolve(endpoint, "someone/tuned")
+
+
+# ---- names, without a network
+
+
+def test_names_of_the_published_models() -> None:
+    for name, model in PUBLISHED.items():
+        for alias in (name, model.repo_id, model.short_name, model.short_name.replace("_", "-")):
+            assert hub.published(alias) is model, alias
+    assert hub.published("huge") is None
+
+
+def test_a_local_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in (TINY, "tiny"):
+        Path(name).mkdir(parents=True)
+        assert hub.resolve(name) == Path(name)
+    with pytest.raises(hub.HubError, match="local path"):
+        hub.resolve("tiny", revision="main")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "./model",
+        "../model",
+        "~/no/such",
+        "/no/such",
+        "a/b/c",
+        "weights.pt",
+        "runs/weights.safetensors",
+        "runs/",
+    ],
+)
+def test_a_missing_path_is_not_asked_of_the_hub(text: str) -> None:
+    with pytest.raises(hub.HubError, match="no such file or folder"):
+        hub.resolve(text)
+
+
+@pytest.mark.parametrize("text", ["huge", "owner name/x", "a/b?c", ""])
+def test_what_is_no_name(text: str) -> None:
+    with pytest.raises(hub.HubError, match="no model is called"):
+        hub.resolve(text)
