@@ -1,0 +1,310 @@
+"""Photos in, pictures out: read and orient, resize and normalise; masks, overlays and cut-outs to files."""
+
+from __future__ import annotations
+
+import os
+import struct
+import warnings
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageOps
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
+STD = (0.229, 0.224, 0.225)
+MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
+
+LOSSLESS = (".png", ".tif", ".tiff")
+PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")
+_REFUSED = ("EPS", "WMF", "EMF")  # programs rather than pictures: Pillow would start another one to draw them
+_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
+_DAMAGE = (*_DAMAGE, struct.error, zlib.error)
+
+
+class ImageError(ValueError):
+    """An image cannot be read, used or written. One line."""
+
+
+# ---- reading
+
+
+def read(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a photo as it is meant to be seen: (H, W, 3) uint8 RGB.
+
+    EXIF orientation is applied. Of animations the first frame is taken. Modes are converted as by Pillow's
+    ``convert("RGB")``, the official notebooks' way, so transparency is dropped, not composited. Pillow would clip
+    deeper images, so those are scaled by their full range: 16 bits (and 32-bit integers that fit 16) divided by 257,
+    floats in 0..1 times 255; other integers and floats from their smallest to their largest value.
+
+    Raises:
+        ImageError: no such file, not an image, damaged, or larger than 65,535 pixels a side or 179 million in all.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise ImageError(f"no such image: {path}")
+    if not path.is_file():
+        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}, not an image")
+    try:
+        with warnings.catch_warnings():  # Pillow's, about sizes below its limit and odd metadata
+            warnings.simplefilter("ignore")
+            with Image.open(path) as image:
+                if image.format in _REFUSED:
+                    raise ImageError(f"{path}: {image.format} images are not read; convert it to PNG or JPEG")
+                _check_size(image.height, image.width, str(path))
+                image.load()
+                return _to_rgb(ImageOps.exif_transpose(image))
+    except ImageError:
+        raise
+    except Image.DecompressionBombError:
+        raise ImageError(f"{path} is too large: more than {MAX_PIXELS:,} pixels") from None
+    except Image.UnidentifiedImageError:
+        raise ImageError(f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
+    except PermissionError:
+        raise ImageError(f"{path} cannot be read: permission denied") from None
+    except _DAMAGE as error:
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ImageError(f"{path} is damaged or cut short ({reason})") from None
+
+
+def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
+    """An image from a caller as (H, W, 3), uint8 in 0..255 or float32 already in 0..1.
+
+    PIL images are converted as in ``read``, without the EXIF orientation: coordinates are those of the image given.
+
+    Raises:
+        ImageError: anything else.
+    """
+    if isinstance(image, Image.Image):
+        _check_size(image.height, image.width, "the image")
+        try:
+            return _to_rgb(image)
+        except _DAMAGE as error:
+            raise ImageError(f"the image is damaged or cut short ({error})") from None
+    if not isinstance(image, np.ndarray):
+        kind = type(image).__name__
+        raise ImageError(f"an image must be a numpy array (H, W, 3) or a PIL image, got {kind}")
+    if image.ndim != 3 or image.shape[2] != 3:
+        hint = "; repeat a greyscale image three times" if image.ndim == 2 else "; drop the alpha channel"
+        hint = hint if image.ndim == 2 or image.shape[-1] == 4 else ""
+        raise ImageError(f"an image must have the shape (H, W, 3), got {image.shape}{hint}")
+    _check_size(*image.shape[:2], "the image")
+    if image.dtype == np.uint8:
+        return image
+    if not np.issubdtype(image.dtype, np.floating):
+        raise ImageError(f"an image must be uint8 in 0..255 or float in 0..1, got {image.dtype}")
+    if not np.isfinite(image).all():
+        raise ImageError("the image holds values that are not finite numbers")
+    return image.astype(np.float32)
+
+
+def _check_size(height: int, width: int, name: str) -> None:
+    if min(height, width) < 1:
+        raise ImageError(f"{name} is empty: {width} x {height} pixels")
+    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
+        limits = f"at most {MAX_SIDE:,} a side and {MAX_PIXELS:,} in all; make it smaller"
+        raise ImageError(f"{name} is too large: {width} x {height} pixels, {limits}")
+
+
+def _to_rgb(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8 of a PIL image of any mode."""
+    if image.mode in ("F", "I") or image.mode.startswith("I;"):
+        grey = _to_8_bit(np.asarray(image))
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode in ("La", "RGBa"):  # premultiplied: one step more
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
+    return np.array(image.convert("RGB"))
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Deep grey values -> uint8, by the rules of ``read``; NaN becomes 0."""
+    is_float = np.issubdtype(values.dtype, np.floating)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) if is_float else values.astype(np.int64)
+    low, high = values.min(), values.max()
+    full = 1.0 if is_float else 65535.0
+    if low < 0 or high > full:
+        full, values = max(float(high) - float(low), 1e-30), values - low.astype(np.float64)
+    return np.rint(values * (255.0 / full)).astype(np.uint8)
+
+
+def preprocess(image: np.ndarray, image_size: int) -> mx.array:
+    """The model's input, (1, S, S, 3) float32 (official ``SAM2Transforms``).
+
+    uint8 is divided by 255, then the image is resized to S x S with antialiased bilinear filtering in float, its
+    aspect ratio not kept, and normalised. Floats are taken as already divided.
+
+    Args:
+        image: (H, W, 3) uint8 or float32, as from ``to_array``.
+        image_size: S.
+    """
+    import mlx.core as mx
+
+    from .model.layers import resize_bilinear
+
+    pixels = mx.array(image)
+    pixels = pixels.astype(mx.float32) / 255 if image.dtype == np.uint8 else pixels
+    pixels = resize_bilinear(pixels[None], (image_size, image_size), antialias=True)
+    return (pixels - mx.array(MEAN)) / mx.array(STD)
+
+
+# ---- pictures of a result
+
+BLUE = (30, 144, 255)
+GREEN = (46, 204, 64)
+RED = (255, 65, 54)
+YELLOW = (255, 220, 0)
+WHITE = (255, 255, 255)
+DARK = (16, 16, 16)
+
+
+def mask_picture(mask: np.ndarray) -> np.ndarray:
+    """(H, W) mask -> (H, W) uint8, 255 inside and 0 outside."""
+    return np.where(mask, np.uint8(255), np.uint8(0))
+
+
+def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """(H, W, 4) RGBA: the image inside the mask, transparent and black outside."""
+    alpha = mask_picture(mask)
+    return np.dstack([np.where(mask.astype(bool)[..., None], image, np.uint8(0)), alpha])
+
+
+def overlay(
+    image: np.ndarray,
+    mask: np.ndarray,
+    points: Sequence[tuple[float, float]] = (),
+    labels: Sequence[int] = (),
+    box: Sequence[float] | None = None,
+    opacity: float = 0.5,
+) -> np.ndarray:
+    """Show a mask and its prompts on a photo: (H, W, 3) uint8.
+
+    The mask is tinted blue and outlined in white with a dark rim, just outside its pixels. Points are green discs
+    with a plus, or red ones with a minus; the box is yellow. Sizes follow the photo's.
+
+    Args:
+        image: (H, W, 3) uint8.
+        mask: (H, W).
+        points: (x, y) in pixels, with `labels` 1 or 0.
+        box: x0, y0, x1, y1 in pixels.
+        opacity: of the tint, 0..1.
+    """
+    picture = image.copy()
+    inside = np.asarray(mask, bool)
+    unit = max(1, round(max(image.shape[:2]) / 500))  # the thickness of a line
+    if inside.any():
+        _tint(picture, inside, unit, opacity)
+    shown = Image.fromarray(picture)
+    if box is not None:
+        _draw_box(shown, box, unit)
+    for (x, y), label in zip(points, labels, strict=True):
+        _draw_point(shown, x, y, label == 1, 7 * max(unit, 1))
+    return np.asarray(shown)
+
+
+def _tint(picture: np.ndarray, inside: np.ndarray, unit: int, opacity: float) -> None:
+    """Tint and outline in place, working on the part around the mask only."""
+    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+    part = (
+        slice(max(rows[0] - 3 * unit, 0), rows[-1] + 3 * unit + 1),
+        slice(max(columns[0] - 3 * unit, 0), columns[-1] + 3 * unit + 1),
+    )
+    inside, region = inside[part], picture[part]
+    blended = (1 - opacity) * region[inside] + opacity * np.array(BLUE)
+    region[inside] = np.rint(blended).astype(np.uint8)
+    line = _dilated(inside, unit)
+    rim = _dilated(line, max(1, unit // 2)) & ~line
+    region[rim] = (0.5 * region[rim]).astype(np.uint8)
+    region[line & ~inside] = WHITE
+
+
+def _dilated(mask: np.ndarray, steps: int) -> np.ndarray:
+    """Grow by `steps` pixels in an octagon: 4 and 8 neighbours in turn."""
+    for step in range(steps):
+        p = np.pad(mask, 1)
+        across = p[:, :-2] | p[:, 1:-1] | p[:, 2:]
+        if step % 2:
+            mask = across[:-2] | across[1:-1] | across[2:]
+        else:
+            mask = across[1:-1] | p[:-2, 1:-1] | p[2:, 1:-1]
+    return mask
+
+
+def _draw_box(shown: Image.Image, box: Sequence[float], unit: int) -> None:
+    """A yellow frame with a dark rim on both sides."""
+    draw = ImageDraw.Draw(shown)
+    x0, y0, x1, y1 = (round(c) for c in box)
+    x1, y1 = min(x1, shown.width - 1), min(y1, shown.height - 1)
+    rim = max(1, unit // 2)
+    for grow, colour, width in ((rim, DARK, unit + 2 * rim), (0, YELLOW, unit)):
+        corners = (x0 - grow, y0 - grow, max(x1, x0) + grow, max(y1, y0) + grow)
+        draw.rectangle(corners, outline=colour, width=width)
+
+
+def _draw_point(shown: Image.Image, x: float, y: float, positive: bool, radius: int) -> None:
+    """A disc with a plus or a minus, drawn four times as large and reduced for smooth edges."""
+    scale, size = 4, 2 * radius + 1
+    sprite = Image.new("RGBA", (scale * size, scale * size))
+    draw = ImageDraw.Draw(sprite)
+    centre = scale * size / 2
+    for share, colour in ((1.0, DARK), (0.9, WHITE), (0.72, GREEN if positive else RED)):
+        r = share * centre
+        draw.ellipse((centre - r, centre - r, centre + r, centre + r), fill=(*colour, 255))
+    long, thick = 0.4 * centre, 0.1 * centre
+    draw.rectangle((centre - long, centre - thick, centre + long, centre + thick), fill=(*WHITE, 255))
+    if positive:
+        draw.rectangle((centre - thick, centre - long, centre + thick, centre + long), fill=(*WHITE, 255))
+    sprite = sprite.resize((size, size), Image.Resampling.BOX)
+    shown.paste(sprite, (round(x) - radius, round(y) - radius), sprite)
+
+
+# ---- writing
+
+
+def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequence[str] = PICTURES) -> None:
+    """Refuse now what ``write`` would refuse later.
+
+    Raises:
+        ImageError: the file name does not end in one of `suffixes`, the file exists and may not be overwritten, or
+            its folder does not exist or cannot be written to.
+    """
+    path = Path(path)
+    if path.suffix.lower() not in suffixes:
+        raise ImageError(f"cannot write {path}: its name must end in {', '.join(suffixes)}")
+    if path.is_dir():
+        raise ImageError(f"cannot write {path}: it is a folder")
+    if not path.parent.is_dir():
+        raise ImageError(f"cannot write {path}: there is no folder {path.parent}")
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise ImageError(f"cannot write {path}: no permission to write in {path.parent}")
+    if path.exists() and not overwrite:
+        raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
+
+
+def write(
+    path: str | os.PathLike[str], picture: np.ndarray, *, overwrite: bool = False, suffixes: Sequence[str] = PICTURES
+) -> None:
+    """Write a (H, W), (H, W, 3) or (H, W, 4) uint8 picture; the suffix chooses the format.
+
+    The file appears under its name only when it is complete. For masks and cut-outs pass ``suffixes=LOSSLESS``.
+
+    Raises:
+        ImageError: as ``check_output``, or the disk is full.
+    """
+    path = Path(path)
+    check_output(path, overwrite, suffixes)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    try:
+        Image.fromarray(picture).save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
+        os.replace(part, path)
+    except (OSError, ValueError) as error:  # ValueError: more pixels than the format allows
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ImageError(f"cannot write {path}: {reason}") from None
+    finally:
+        part.unlink(missing_ok=True)
