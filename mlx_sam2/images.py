@@ -38,13 +38,14 @@ class ImageError(ValueError):
 def read(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a photo as it is meant to be seen: (H, W, 3) uint8 RGB.
 
-    EXIF orientation is applied. Of animations the first frame is taken. Modes are converted as by Pillow's
-    ``convert("RGB")``, the official notebooks' way, so transparency is dropped, not composited. Pillow would clip
-    deeper images, so those are scaled by their full range: 16 bits (and 32-bit integers that fit 16) divided by 257,
-    floats in 0..1 times 255; other integers and floats from their smallest to their largest value.
+    EXIF orientation is applied. Of animations the first frame is taken. Modes are converted by Pillow's
+    ``convert("RGB")``, the official notebooks' way, so transparency is dropped, not composited. Pillow would
+    clip deeper images, so those are scaled by their full range: 16 bits (and 32-bit integers that fit 16)
+    are divided by 257, floats in 0..1 multiplied by 255; anything else is stretched between its extremes.
 
     Raises:
-        ImageError: no such file, not an image, damaged, or larger than 65,535 pixels a side or 179 million in all.
+        ImageError: no such file, not an image, damaged, or larger than 65,535 pixels a side or 179 million
+            in all.
     """
     path = Path(path)
     if not path.exists():
@@ -76,7 +77,7 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
 def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
     """An image from a caller as (H, W, 3), uint8 in 0..255 or float32 already in 0..1.
 
-    PIL images are converted as in ``read``, without the EXIF orientation: coordinates are those of the image given.
+    PIL images are converted as in ``read``, but not turned by EXIF: coordinates are those of the image given.
 
     Raises:
         ImageError: anything else.
@@ -136,8 +137,8 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
 def preprocess(image: np.ndarray, image_size: int) -> mx.array:
     """The model's input, (1, S, S, 3) float32 (official ``SAM2Transforms``).
 
-    uint8 is divided by 255, then the image is resized to S x S with antialiased bilinear filtering in float, its
-    aspect ratio not kept, and normalised. Floats are taken as already divided.
+    uint8 is divided by 255, then the image is resized to S x S with antialiased bilinear filtering in float,
+    its aspect ratio not kept, and normalised. Floats are taken as already divided.
 
     Args:
         image: (H, W, 3) uint8 or float32, as from ``to_array``.
@@ -184,8 +185,8 @@ def overlay(
 ) -> np.ndarray:
     """Show a mask and its prompts on a photo: (H, W, 3) uint8.
 
-    The mask is tinted blue and outlined in white with a dark rim, just outside its pixels. Points are green discs
-    with a plus, or red ones with a minus; the box is yellow. Sizes follow the photo's.
+    The mask is tinted blue and outlined in white with a dark rim, just outside its pixels. Points are green
+    discs with a plus, or red ones with a minus; the box is yellow. Sizes follow the photo's.
 
     Args:
         image: (H, W, 3) uint8.
@@ -196,14 +197,15 @@ def overlay(
     """
     picture = image.copy()
     inside = np.asarray(mask, bool)
-    unit = max(1, round(max(image.shape[:2]) / 500))  # the thickness of a line
+    side = max(image.shape[:2])
+    unit = max(1, round(side / 400))  # the thickness of a line
     if inside.any():
         _tint(picture, inside, unit, opacity)
     shown = Image.fromarray(picture)
     if box is not None:
         _draw_box(shown, box, unit)
     for (x, y), label in zip(points, labels, strict=True):
-        _draw_point(shown, x, y, label == 1, 7 * max(unit, 1))
+        _draw_point(shown, x, y, label == 1, max(4, round(side / 75)))
     return np.asarray(shown)
 
 
@@ -215,8 +217,9 @@ def _tint(picture: np.ndarray, inside: np.ndarray, unit: int, opacity: float) ->
         slice(max(columns[0] - 3 * unit, 0), columns[-1] + 3 * unit + 1),
     )
     inside, region = inside[part], picture[part]
-    blended = (1 - opacity) * region[inside] + opacity * np.array(BLUE)
-    region[inside] = np.rint(blended).astype(np.uint8)
+    for channel, colour in enumerate(BLUE):
+        blend = np.rint((1 - opacity) * np.arange(256) + opacity * colour).astype(np.uint8)
+        region[..., channel] = np.where(inside, blend[region[..., channel]], region[..., channel])
     line = _dilated(inside, unit)
     rim = _dilated(line, max(1, unit // 2)) & ~line
     region[rim] = (0.5 * region[rim]).astype(np.uint8)
@@ -225,13 +228,16 @@ def _tint(picture: np.ndarray, inside: np.ndarray, unit: int, opacity: float) ->
 
 def _dilated(mask: np.ndarray, steps: int) -> np.ndarray:
     """Grow by `steps` pixels in an octagon: 4 and 8 neighbours in turn."""
+    mask, grown, across = mask.copy(), np.empty_like(mask), np.empty_like(mask)
     for step in range(steps):
-        p = np.pad(mask, 1)
-        across = p[:, :-2] | p[:, 1:-1] | p[:, 2:]
-        if step % 2:
-            mask = across[:-2] | across[1:-1] | across[2:]
-        else:
-            mask = across[1:-1] | p[:-2, 1:-1] | p[2:, 1:-1]
+        np.copyto(across, mask)
+        across[:, 1:] |= mask[:, :-1]
+        across[:, :-1] |= mask[:, 1:]
+        np.copyto(grown, across)
+        above_and_below = across if step % 2 else mask
+        grown[1:] |= above_and_below[:-1]
+        grown[:-1] |= above_and_below[1:]
+        mask, grown = grown, mask
     return mask
 
 
@@ -270,8 +276,8 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
     """Refuse now what ``write`` would refuse later.
 
     Raises:
-        ImageError: the file name does not end in one of `suffixes`, the file exists and may not be overwritten, or
-            its folder does not exist or cannot be written to.
+        ImageError: the file name does not end in one of `suffixes`, the file exists and may not be
+            overwritten, or its folder does not exist or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
@@ -287,11 +293,15 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
 
 
 def write(
-    path: str | os.PathLike[str], picture: np.ndarray, *, overwrite: bool = False, suffixes: Sequence[str] = PICTURES
+    path: str | os.PathLike[str],
+    picture: np.ndarray,
+    *,
+    overwrite: bool = False,
+    suffixes: Sequence[str] = PICTURES,
 ) -> None:
     """Write a (H, W), (H, W, 3) or (H, W, 4) uint8 picture; the suffix chooses the format.
 
-    The file appears under its name only when it is complete. For masks and cut-outs pass ``suffixes=LOSSLESS``.
+    The file appears under its name only when it is complete. Masks and cut-outs take ``suffixes=LOSSLESS``.
 
     Raises:
         ImageError: as ``check_output``, or the disk is full.
@@ -300,8 +310,9 @@ def write(
     check_output(path, overwrite, suffixes)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
+    kind = Image.registered_extensions()[path.suffix.lower()]
     try:
-        Image.fromarray(picture).save(part, format=Image.registered_extensions()[path.suffix.lower()], **options)
+        Image.fromarray(picture).save(part, format=kind, **options)
         os.replace(part, path)
     except (OSError, ValueError) as error:  # ValueError: more pixels than the format allows
         reason = getattr(error, "strerror", None) or str(error)

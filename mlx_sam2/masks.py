@@ -52,7 +52,7 @@ def _join(count: int, a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _components(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Runs of (..., H, W), the component 0, 1, ... of each run in raster order, and the area of each component."""
+    """Runs of (..., H, W), the component 0, 1, ... of each in raster order, and each component's area."""
     starts, ends, row = _runs(mask)
     # Runs of the row above that touch, corners included: end >= start - P, start <= end - P.
     first = np.searchsorted(ends, starts - row, side="left")
@@ -100,9 +100,9 @@ def fill_holes(logits: np.ndarray, max_area: float, value: float) -> np.ndarray:
 def clean_logits(
     logits: np.ndarray, threshold: float, max_hole_area: float, max_sprinkle_area: float, margin: float
 ) -> np.ndarray:
-    """Fill small holes and remove small specks of mask logits (official ``SAM2Transforms.postprocess_masks``).
+    """Fill small holes and remove small specks of mask logits, both looked for in the logits as given.
 
-    Both are looked for in the logits as given.
+    Official ``SAM2Transforms.postprocess_masks``.
 
     Args:
         logits: (..., H, W).
@@ -126,7 +126,10 @@ def clean_logits(
 
 
 def mask_to_box(mask: np.ndarray) -> list[int]:
-    """[x0, y0, x1, y1] of the first and last pixels inside, both included (official AMG); zeros when empty."""
+    """[x0, y0, x1, y1], the first and last pixels inside, both included; zeros when empty.
+
+    Official ``amg.py``, ``batched_mask_to_box``.
+    """
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if len(columns) == 0:
         return [0, 0, 0, 0]
@@ -134,7 +137,7 @@ def mask_to_box(mask: np.ndarray) -> list[int]:
 
 
 def mask_to_bbox(mask: np.ndarray) -> list[int]:
-    """COCO's [x, y, width, height], which counts both end pixels (``pycocotools.mask.toBbox``); zeros when empty."""
+    """COCO's [x, y, width, height], which counts both end pixels; zeros when empty."""
     if not mask.any():
         return [0, 0, 0, 0]
     x0, y0, x1, y1 = mask_to_box(mask)
@@ -178,7 +181,10 @@ def rle_to_mask(rle: dict[str, Any]) -> np.ndarray:
 
 
 def _compress(counts: np.ndarray) -> str:
-    """Five bits a character, lowest first, bit 5 set on all but the last; from the third on, differences to two before."""
+    """Five bits a character, lowest first, bit 5 set on all but a count's last.
+
+    From the fourth on, counts are differences to the one two before.
+    """
     rest = counts.astype(np.int64)
     rest[3:] -= counts[1:-2]
     characters, used = [], []
@@ -218,10 +224,10 @@ def _decompress(text: str | bytes) -> np.ndarray:
 def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
     """One polygon [x0, y0, x1, y1, ...] for each 8-connected component, in COCO's form, exact.
 
-    The corners are corners of pixels: pixel (row, column) covers x in column..column+1 and y in row..row+1, so a
-    filled polygon is the component, pixel for pixel. COCO's polygons cannot have holes, so each hole is joined to
-    the outline above it by a vertical cut of no width, walked down and up again: filled by the even-odd or the
-    non-zero rule, and by ``pycocotools.mask.frPyObjects``, the hole stays open.
+    The corners are corners of pixels: pixel (row, column) covers x in column..column+1 and y in row..row+1,
+    so a filled polygon is the component, pixel for pixel. COCO's polygons cannot have holes, so each hole is
+    joined to the outline above it by a vertical cut of no width, walked down and up again: filled by the
+    even-odd or the non-zero rule, and by ``pycocotools.mask.frPyObjects``, the hole stays open.
     """
     if not mask.any():
         return []
@@ -255,11 +261,11 @@ def _rings(begin: Any, succ: list[int]) -> list[list[int]]:
 
 
 def _corners(inside: np.ndarray) -> tuple[list[int], list[int], list[int], list[bool]]:
-    """The corners of all outlines in raster order: x, y, the next corner, and whether the pixel right below is inside.
+    """The corners of all outlines in raster order: x, y, next corner, whether the pixel below right is inside.
 
-    Outlines are walked with the inside on the right hand: top sides eastwards, right sides south. On a line, corners
-    pair up into sides. Where two pixels touch by a corner two outlines meet, and they are kept apart so that the
-    pixels stay joined: the outline's corner is doubled, once for the side on its left, once for that on its right.
+    Outlines are walked with the inside on the right hand: top sides eastwards, right sides south. The
+    corners on a grid line pair up into sides. Where two pixels touch by a corner only, the corner is doubled,
+    once for the side on its left, once for that on its right, and linked so that the two pixels stay joined.
     """
     p = np.pad(inside, 1)
     a, b, c, d = p[:-1, :-1], p[:-1, 1:], p[1:, :-1], p[1:, 1:]
@@ -294,9 +300,7 @@ def _cut_to_holes(
     if not holes:
         return
     width = inside.shape[1] + 1
-    east = np.array(
-        [i for i in range(len(succ)) if is_inside[i] and y[succ[i]] == y[i] and x[succ[i]] > x[i]]
-    )
+    east = np.array([i for i, j in enumerate(succ) if is_inside[i] and y[i] == y[j] and x[i] < x[j]])
     begins = np.array(y)[east] * width + np.array(x)[east]
     before = np.empty(len(succ), np.int64)
     before[succ] = np.arange(len(succ))

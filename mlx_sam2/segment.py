@@ -1,0 +1,396 @@
+"""``python -m mlx_sam2.segment PHOTO --point x,y``: the mask of what you point at, in pictures or JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from .image_predictor import SAM2ImagePredictor
+
+PROG = "mlx_sam2.segment"
+BAD_INPUT, FAILURE = 2, 1
+MASK_LOGIT = 10.0  # a mask prompt enters as +-10, as a mask prompt does in the official video predictor
+
+DESCRIPTION = "Segment what a point, a box or a mask picks out in a photo, with SAM 2."
+EPILOG = """\
+Coordinates are pixels of the photo as it is shown (EXIF orientation applied); (0,0) is its top left corner.
+One point alone asks the model for three masks and keeps the best, the one with the highest predicted IoU;
+a box, a mask or several points ask for one.
+
+Without --output, --overlay, --cutout and --json, PHOTO_mask.png and PHOTO_overlay.png are written beside the
+photo; with any of them, only what they ask for. For several images they name folders.
+Exit codes: 0 done, 2 bad input, 1 any other failure.
+"""
+
+
+class UsageError(ValueError):
+    """The arguments cannot be met. One line."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:  # one line, without the usage
+        self.exit(BAD_INPUT, f"{PROG}: error: {message}\n")
+
+
+def _numbers(count: int, form: str) -> Callable[[str], tuple[float, ...]]:
+    def parse(text: str) -> tuple[float, ...]:
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            values = ()
+        if len(values) != count or not all(map(math.isfinite, values)):
+            raise argparse.ArgumentTypeError(f"{text!r} is not {form} in pixels")
+        return values
+
+    return parse
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=f"python -m {PROG}",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    point, box = _numbers(2, "x,y"), _numbers(4, "x0,y0,x1,y1")
+    parser.add_argument(
+        "images", metavar="IMAGE", nargs="+", type=Path, help="photos; all get the same prompts"
+    )
+    prompts = parser.add_argument_group("prompts")
+    prompts.add_argument(
+        "--point",
+        type=point,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="a point on the object (repeatable)",
+    )
+    prompts.add_argument(
+        "--negative",
+        type=point,
+        action="append",
+        default=[],
+        metavar="X,Y",
+        help="a point that is not on the object (repeatable)",
+    )
+    prompts.add_argument("--box", type=box, metavar="X0,Y0,X1,Y1", help="a box around the object")
+    prompts.add_argument(
+        "--mask",
+        type=Path,
+        metavar="PNG",
+        help="a rough mask, white on black, of the photo's size (or 256 x 256, the model's)",
+    )
+    prompts.add_argument(
+        "--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ..."
+    )
+    model = parser.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        default="base_plus",
+        help="tiny, small, base_plus, large (SAM 2.1), sam2-tiny, ... (SAM 2.0), a Hub id, "
+        "a folder or a file; default: %(default)s",
+    )
+    model.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    model.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="default: float16 on an Apple GPU, float32 elsewhere",
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)"
+    )
+    output.add_argument(
+        "--overlay", type=Path, metavar="PATH", help="the photo with mask, outline and prompts"
+    )
+    output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
+    output.add_argument(
+        "--json",
+        action="store_true",
+        help="print one JSON object a line and image: scores, boxes, areas, COCO RLE, polygons",
+    )
+    output.add_argument("--overwrite", action="store_true", help="replace files that exist")
+    return parser
+
+
+# ---- what is to be done, checked before anything is loaded
+
+
+@dataclass
+class Job:
+    """One photo, its size, and the files to write: {"mask", "overlay" or "cutout": one path a mask}."""
+
+    path: Path
+    height: int
+    width: int
+    outputs: dict[str, list[Path]] = field(default_factory=dict)
+    pixels: np.ndarray | None = None  # kept from the check when there is one photo only
+
+
+def _plan(args: argparse.Namespace) -> list[Job]:
+    """Check prompts, photos and outputs.
+
+    Raises:
+        UsageError, ImageError: one line.
+    """
+    from . import images
+
+    if not (args.point or args.negative or args.box or args.mask):
+        raise UsageError("nothing to look for: give --point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask)")
+    if args.box:
+        _check_box(args.box)
+    jobs = []
+    for path in args.images:
+        pixels = images.read(path)
+        job = Job(path, *pixels.shape[:2], pixels=pixels if len(args.images) == 1 else None)
+        _check_prompts(args, job)
+        job.outputs = _outputs(args, job)
+        jobs.append(job)
+    _check_outputs(jobs, args.overwrite)
+    if args.mask:
+        prompt = images.read(args.mask)
+        for job in jobs:
+            _check_mask(args.mask, prompt, job)
+    return jobs
+
+
+def _check_box(box: tuple[float, ...]) -> None:
+    x0, y0, x1, y1 = box
+    if x1 < x0 or y1 < y0:
+        x0, y0, x1, y1 = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+        ordered = f"{x0:g},{y0:g},{x1:g},{y1:g}"
+        raise UsageError(f"--box has its corners reversed: give top left, then bottom right, {ordered}")
+    if x0 == x1 or y0 == y1:
+        raise UsageError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} has no area")
+
+
+def _check_prompts(args: argparse.Namespace, job: Job) -> None:
+    size = f"{job.path} ({job.width} x {job.height} pixels)"
+    for option, points in (("--point", args.point), ("--negative", args.negative)):
+        for x, y in points:
+            if not (0 <= x < job.width and 0 <= y < job.height):
+                raise UsageError(f"{option} {x:g},{y:g} lies outside {size}")
+    if args.box:
+        x0, y0, x1, y1 = args.box
+        if min(x0, y0) < 0 or x1 > job.width or y1 > job.height:
+            raise UsageError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} reaches outside {size}")
+
+
+def _check_mask(path: Path, prompt: np.ndarray, job: Job) -> None:
+    height, width = prompt.shape[:2]
+    if (height, width) != (job.height, job.width) and height != width:
+        raise UsageError(
+            f"--mask {path} has {width} x {height} pixels: it must have those of {job.path}, "
+            f"{job.width} x {job.height}, or be a square of the model's mask size"
+        )
+    if not (prompt.max(axis=2) >= 128).any():
+        raise UsageError(f"--mask {path} is empty: it must be white (128 or more of 255) on the object")
+
+
+def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
+    """The files to write for one photo."""
+    chosen = {"mask": args.output, "overlay": args.overlay, "cutout": args.cutout}
+    if not (any(chosen.values()) or args.json):
+        chosen = {"mask": job.path.parent, "overlay": job.path.parent, "cutout": None}
+    outputs = {}
+    for kind, place in chosen.items():
+        if place is None:
+            continue
+        if place.is_dir():
+            path = place / f"{job.path.stem}_{kind}.png"
+        elif len(args.images) > 1:
+            option = "output" if kind == "mask" else kind
+            raise UsageError(
+                f"--{option} {place} is not a folder: for several images it must be one that exists"
+            )
+        else:
+            path = place
+        numbers = ["_1", "_2", "_3"] if args.multimask else [""]
+        outputs[kind] = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+    return outputs
+
+
+def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
+    from . import images
+
+    taken = {job.path.resolve(): f"the photo {job.path}" for job in jobs}
+    for job in jobs:
+        for kind, paths in job.outputs.items():
+            for path in paths:
+                user = taken.setdefault(path.resolve(), f"the {kind} of {job.path}")
+                if user != f"the {kind} of {job.path}" or paths.count(path) > 1:
+                    raise UsageError(f"{path} would be both {user} and the {kind} of {job.path}")
+                images.check_output(
+                    path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS
+                )
+
+
+def _check_model(name: str) -> None:
+    """Refuse a model that no download can bring, before the photos are looked at."""
+    from . import hub
+
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
+    if not (is_hub_id or hub.published(name)):
+        try:
+            hub.resolve(name)
+        except hub.HubError as error:
+            raise UsageError(str(error)) from None
+
+
+# ---- doing it
+
+
+def mask_logits(prompt: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask picture as a mask prompt, (1, *size) float32 logits.
+
+    White (128 or more) becomes 1, the rest 0; resized with antialiasing, then 20 m - 10, as the official video
+    predictor does with masks.
+
+    Args:
+        prompt: (H, W, 3) uint8.
+        size: the prompt encoder's, (S/4, S/4).
+    """
+    import mlx.core as mx
+
+    from .model.layers import resize_bilinear
+
+    inside = (prompt.max(axis=2) >= 128).astype(np.float32)
+    resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
+    return np.array(resized[..., 0] * (2 * MASK_LOGIT) - MASK_LOGIT)
+
+
+def _mask_prompt(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> np.ndarray | None:
+    if args.mask is None:
+        return None
+    from . import images
+
+    prompt, size = images.read(args.mask), predictor.model.sam_prompt_encoder.mask_input_size
+    if prompt.shape[:2] not in ((job.height, job.width), tuple(size)):
+        height, width = prompt.shape[:2]
+        raise UsageError(
+            f"--mask {args.mask} has {width} x {height} pixels: it must have those of {job.path}, "
+            f"{job.width} x {job.height}, or {size[1]} x {size[0]}"
+        )
+    return mask_logits(prompt, size)
+
+
+def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> dict[str, Any]:
+    """Predict, write the files, and return what --json prints."""
+    from . import images
+
+    pixels = images.read(job.path) if job.pixels is None else job.pixels
+    if pixels.shape[:2] != (job.height, job.width):
+        raise UsageError(f"{job.path} has changed while it was waiting")
+    predictor.set_image(pixels)
+    points = args.point + args.negative
+    labels = [1] * len(args.point) + [0] * len(args.negative)
+    is_click = len(points) == 1 and args.box is None and args.mask is None
+    masks, scores, _ = predictor.predict(
+        point_coords=points or None,
+        point_labels=labels or None,
+        box=args.box,
+        mask_input=_mask_prompt(args, predictor, job),
+        multimask_output=args.multimask or is_click,
+    )
+    if not np.isfinite(scores).all():
+        raise ArithmeticError(f"{job.path}: the model gave no finite score; try --dtype float32")
+    best_first = np.argsort(-scores, kind="stable")[: len(masks) if args.multimask else 1]
+    entries = []
+    for rank, i in enumerate(best_first):
+        mask = masks[i] > 0
+        files = {kind: paths[rank] for kind, paths in job.outputs.items()}
+        for kind, path in files.items():
+            if kind == "mask":
+                picture = images.mask_picture(mask)
+            elif kind == "overlay":
+                picture = images.overlay(pixels, mask, points, labels, args.box)
+            else:
+                picture = images.cutout(pixels, mask)
+            allowed = images.PICTURES if kind == "overlay" else images.LOSSLESS
+            images.write(path, picture, overwrite=args.overwrite, suffixes=allowed)
+        entries.append(_entry(mask, float(scores[i]), files, with_shapes=args.json))
+    return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
+
+
+def _entry(mask: np.ndarray, score: float, files: dict[str, Path], with_shapes: bool) -> dict[str, Any]:
+    from .masks import mask_to_bbox, mask_to_polygons, mask_to_rle
+
+    entry = {"score": score, "area": int(np.count_nonzero(mask)), "bbox": mask_to_bbox(mask)}
+    if with_shapes:
+        entry |= {"rle": mask_to_rle(mask), "polygons": mask_to_polygons(mask)}
+    return entry | {"files": {kind: str(path) for kind, path in files.items()}}
+
+
+def _line(result: dict[str, Any]) -> str:
+    best = result["masks"][0]
+    share = best["area"] / (result["width"] * result["height"])
+    files = [file for entry in result["masks"] for file in entry["files"].values()]
+    box = ",".join(map(str, best["bbox"]))
+    return (
+        f"{result['image']}: score {best['score']:.3f}, {best['area']} pixels ({share:.1%}), "
+        f"x,y,width,height {box} -> {', '.join(files)}"
+    )
+
+
+def _complain(error: BaseException | str) -> None:
+    print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def _run(args: argparse.Namespace) -> int:
+    from .images import ImageError
+
+    try:
+        _check_model(args.model)
+        jobs = _plan(args)
+    except (UsageError, ImageError) as error:
+        _complain(error)
+        return BAD_INPUT
+    from tqdm import tqdm
+
+    from .hub import HubError
+    from .image_predictor import SAM2ImagePredictor
+
+    try:
+        predictor = SAM2ImagePredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision)
+    except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
+        _complain(error)
+        return BAD_INPUT if isinstance(error, ValueError) else FAILURE
+    code = 0
+    for job in tqdm(jobs, unit="image", leave=False, disable=None if len(jobs) > 1 else True):
+        try:
+            result = _segment(args, predictor, job)
+        except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
+            _complain(error)  # the other photos are still done
+            code = max(code, BAD_INPUT if isinstance(error, ValueError) else FAILURE)
+            continue
+        text = json.dumps(result) if args.json else _line(result)
+        tqdm.write(text, file=sys.stdout)
+    return code
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    args = build_parser().parse_args(argv)
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read our stdout has gone: let the interpreter's last flush go nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILURE
+
+
+if __name__ == "__main__":
+    sys.exit(main())
