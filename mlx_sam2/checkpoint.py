@@ -67,8 +67,8 @@ def load(
     """
     target = parse_dtype(dtype)
     chosen = None if config is None else read_config(config)
-    checkpoint = read(hub.resolve(id_or_path, revision, token))
-    return build(checkpoint, chosen or checkpoint.config or recognise(checkpoint), target)
+    checkpoint = read(hub.resolve(id_or_path, revision, token), chosen)
+    return build(checkpoint, checkpoint.config or recognise(checkpoint), target)
 
 
 def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
@@ -190,7 +190,7 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     """
     from . import __version__
 
-    folder = Path(folder).expanduser()
+    folder = Path(os.path.expanduser(folder))
     if folder.exists():
         raise CheckpointError(f"{folder} exists already: name another folder or remove it")
     try:

@@ -62,21 +62,25 @@ class Checkpoint:
     layout: str  # "official", "transformers" or "mlx"
     weights: dict[str, Weight]  # by official name
     unknown: tuple[str, ...]  # names in the file that no SAM 2 has
-    config: SAM2Config | None  # from config.json
+    config: SAM2Config | None  # as given, or from config.json
     metadata: dict[str, str]
 
 
-def read(path: str | os.PathLike[str]) -> Checkpoint:
+def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Checkpoint:
     """What a local checkpoint (file or folder) holds; none of its tensors is read before it is asked for.
+
+    Without ``config``, that of a folder, or of a ``model.safetensors``, is in the ``config.json`` beside it.
 
     Raises:
         CheckpointError: it is damaged, or no SAM 2 checkpoint.
     """
-    path = Path(path).expanduser()
+    path = Path(os.path.expanduser(path))
     try:
         file = _weights_file(path) if path.is_dir() else path
         config_file = file.parent / hub.CONFIG
-        config = read_config(config_file) if _has_config(file) and config_file.is_file() else None
+        has_config = path.is_dir() or file.name in (hub.WEIGHTS, safetensors_file.INDEX_NAME)
+        if config is None and has_config and config_file.is_file():
+            config = read_config(config_file)
         raw, metadata = _read_tensors(file)
         return _interpret(path, raw, metadata, config)
     except OSError as error:
@@ -100,10 +104,6 @@ def _weights_file(folder: Path) -> Path:
                 f"{folder} holds {len(found)} weights files ({names}): pass the one to load"
             )
     raise CheckpointError(f"{folder} holds no weights: no {hub.WEIGHTS} and no .pt file")
-
-
-def _has_config(file: Path) -> bool:
-    return file.suffix == ".safetensors" or file.name == safetensors_file.INDEX_NAME
 
 
 _Raw = dict[str, "mx.array | torch_file.TensorRef"]
@@ -211,8 +211,9 @@ def read_config(source: SAM2Config | dict[str, Any] | str | os.PathLike[str]) ->
         return source
     if isinstance(source, dict):
         return SAM2Config.from_dict(source)
-    text, path = os.fspath(source), Path(source).expanduser()
-    if not path.is_file():
+    text = os.fspath(source)
+    path = Path(os.path.expanduser(text))
+    if not os.path.isfile(path):
         model = hub.published(text)
         if model is None:
             names = ", ".join(m.short_name for m in PUBLISHED.values())
@@ -243,6 +244,7 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
+    """The first of the names, for a message, and how many more there are."""
     names = sorted(set(names))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(shown, names[:limit])) + more

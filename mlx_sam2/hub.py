@@ -49,8 +49,10 @@ def resolve(
         HubError: one line that says what was asked for and what to do.
     """
     text = os.fspath(id_or_path)
-    path = Path(text).expanduser()
-    if text and path.exists():
+    path = Path(
+        os.path.expanduser(text)
+    )  # unlike Path.expanduser and Path.exists, os.path raises for no text
+    if text and os.path.exists(path):
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
         return path

@@ -135,7 +135,7 @@ class _Machine:
         raise TorchFileError("the pickle takes more from its stack than it put there")
 
     def push_global(self, arg: str) -> None:
-        """``arg`` is "module name", as pickletools gives it; names in neither list end the reading."""
+        """``arg`` is "module name", as pickletools gives it; one that is not allowed ends the reading."""
         name = ".".join(arg.split(" ", 1))
         if name not in _ALLOWED:
             raise TorchFileError(
@@ -162,9 +162,7 @@ class _Machine:
         if len(flat) % 2:
             raise TorchFileError("a dict with a key and no value")
         for key, value in zip(flat[::2], flat[1::2], strict=True):
-            if not isinstance(
-                key, (str, bytes, int, float, type(None))
-            ):  # a nested tuple could hash without end
+            if not isinstance(key, (str, bytes, int, float, type(None))):  # hashing nested tuples overflows C
                 raise TorchFileError(f"a dict key of type {type(key).__name__}")
             target[key] = value
 

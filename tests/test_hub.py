@@ -199,6 +199,7 @@ def test_a_local_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         "weights.pt",
         "runs/weights.safetensors",
         "runs/",
+        "~nobody/x",
     ],
 )
 def test_a_missing_path_is_not_asked_of_the_hub(text: str) -> None:
@@ -206,7 +207,7 @@ def test_a_missing_path_is_not_asked_of_the_hub(text: str) -> None:
         hub.resolve(text)
 
 
-@pytest.mark.parametrize("text", ["huge", "owner name/x", "a/b?c", ""])
+@pytest.mark.parametrize("text", ["huge", "owner name/x", "a/b?c", "", "x" * 5000, "a\0b"])
 def test_what_is_no_name(text: str) -> None:
     with pytest.raises(hub.HubError, match="no model is called"):
         hub.resolve(text)

@@ -32,7 +32,7 @@ def refusal(path: Path) -> str:
     message = str(caught.value)
     assert "\n" not in message
     assert message.startswith(str(path))
-    return message
+    return message.removeprefix(str(path))  # pytest puts the test's name into it
 
 
 def test_a_file_of_torch_itself() -> None:
@@ -204,9 +204,7 @@ MALFORMED = {
     "memo of nothing": b"q\x07.",
     "no end": b"}",
     "unhashable key": b"}]K\x01s.",
-    "nested tuple as key": b"}" + b")" + b"\x85" * 100_000 + b"K\x01s.",
     "odd dict": b"(K\x01d.",
-    "huge integer": b"}\x8b" + struct.pack("<i", 1 << 16) + b"\x01" * (1 << 16) + b"K\x01s.",
     "string that ends early": b"X\xff\xff\xff\x7fab",
     "a list": b"].",
     "a number": b"K\x01.",
@@ -225,6 +223,15 @@ def test_malformed_pickles(tmp_path: Path, case: str) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("archive/data.pkl", b"\x80\x02" + MALFORMED[case])
     refusal(path)
+
+
+def test_what_could_take_for_ever() -> None:
+    """Hashing a long integer costs its length each time; hashing nested tuples recurses in C."""
+    long_integer = b"\x8b" + struct.pack("<i", 1 << 16) + b"\x01" * (1 << 16)
+    with pytest.raises(TorchFileError, match="64 bits"):
+        torch_pickle.loads(b"}" + long_integer + b"K\x01s.")
+    with pytest.raises(TorchFileError, match="dict key of type tuple"):
+        torch_pickle.loads(b"})" + b"\x85" * 100_000 + b"K\x01s.")
 
 
 def test_a_pickle_without_bound(tmp_path: Path) -> None:
