@@ -319,7 +319,7 @@ BROKEN_SAFETENSORS = {
     ),
     "a negative shape": header({"a": {**ENTRY, "shape": [-1]}}, b"\0" * 4),
     "an unknown type": header({"a": {**ENTRY, "dtype": "F99"}}, b"\0" * 4),
-    "eight-bit floats": header({"a": {"dtype": "F8_E4M3", "shape": [4], "data_offsets": [0, 4]}}, b"\0" * 4),
+    "eight-bit floats": header({"a": {"dtype": "F8_E5M2", "shape": [4], "data_offsets": [0, 4]}}, b"\0" * 4),
     "not a safetensors file": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
     "other names": header({"\n\x1b[2J": ENTRY}, b"\0" * 4),
     "no tensors": header({}),
