@@ -212,7 +212,8 @@ class ObjectTrack:
                 del frames[t]
         limit = config.max_cond_frames_in_attn
         if limit > 0:
-            for t in [t for t in sorted(self.conditioning)[:-limit] if t < first]:
+            # one more than is chosen: a choice comes in another order than taking all there are
+            for t in [t for t in sorted(self.conditioning)[: -(limit + 1)] if t < first]:
                 del self.conditioning[t]
 
     def recall(self, frame_idx: int, reverse: bool, num_frames: int | None, config: SAM2Config) -> Recall:

@@ -19,7 +19,7 @@ from .video import FrameSource, VideoError, open_source
 if TYPE_CHECKING:
     from .video_stream import VideoStream
 
-    Masks = tuple[int, list[Any], np.ndarray]
+Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
 
 
 @dataclass
@@ -331,7 +331,10 @@ class SAM2VideoPredictor:
     def commit_edits(self, state: VideoState) -> None:
         """Encode the prompted frames of all objects as memories."""
         for track in state.tracks.values():
-            for pending, committed in ((track.pending_tracked, track.tracked), (track.pending, track.conditioning)):
+            for pending, committed in (
+                (track.pending_tracked, track.tracked),
+                (track.pending, track.conditioning),
+            ):
                 for t in list(pending):
                     committed[t] = self.tracker.commit(self._features(state, t), pending[t])
                     del pending[t]

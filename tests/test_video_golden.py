@@ -25,7 +25,12 @@ MEMORY_TOL = (4e-2, 1e-2)
 
 NANO = ["two_objects", "empty_clear_reverse_reset", "options", "pointers", "long", "masks_two_cond", "nopost"]
 FILES = [f"video_nano_{name}" for name in NANO] + ["video_nano20"]
-RUNS = [(name, memory) for name in FILES for memory in ("disk", "ram")]
+RUNS = [
+    *((name, "disk") for name in FILES),
+    *(pytest.param(name, "ram", marks=pytest.mark.slow) for name in FILES),
+    pytest.param("video_tiny", "disk", marks=pytest.mark.slow),
+    pytest.param("video_tiny", "ram", marks=pytest.mark.slow),
+]
 STORES = {
     "temp/cond": "pending",
     "temp/non_cond": "pending_tracked",
@@ -34,9 +39,7 @@ STORES = {
 }
 
 
-@pytest.mark.parametrize(
-    ("name", "memory"), [*RUNS, pytest.param("video_tiny", "disk", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize(("name", "memory"), [*RUNS, pytest.param("video_tiny", "disk", marks=pytest.mark.slow)])
 def test_script(name: str, memory: str) -> None:
     golden = goldens.read(name)
     predictor = build(golden)
@@ -74,11 +77,7 @@ def run_script(
     for step, op in enumerate(script):
         frame, obj = op.get("frame"), op.get("obj")
         if op["op"] == "points":
-            given = {
-                k: op[k]
-                for k in ("points", "labels", "box", "clear_old_points", "normalize_coords")
-                if k in op
-            }
+            given = {k: op[k] for k in ("points", "labels", "box", "clear_old_points", "normalize_coords") if k in op}
             check(step, *predictor.add_new_points_or_box(state, frame, obj, **given))
         elif op["op"] == "mask":
             check(step, *predictor.add_new_mask(state, frame, obj, draw(op["mask"], *state.video_size)))
@@ -120,14 +119,12 @@ def compare(
         if result is None:
             assert (masks[i] == -1024).all(), where
             continue
-        ours = (
-            result.low_res_mask[::2, ::2] if low.shape != result.low_res_mask.shape else result.low_res_mask
-        )
+        ours = result.low_res_mask[::2, ::2] if low.shape != result.low_res_mask.shape else result.low_res_mask
         assert_close(ours, low, LOGIT_TOL, where, OUTLIERS)
         assert overlap(ours > 0, low > 0) >= 0.99, where
-        assert abs(int((masks[i] > 0).sum()) - record["area_video"][i]) <= 0.01 * max(
-            record["area_video"][i], 2000
-        ), where
+        assert abs(int((masks[i] > 0).sum()) - record["area_video"][i]) <= 0.01 * max(record["area_video"][i], 2000), (
+            where
+        )
         score = expected[f"{name}.score"][i]
         assert_close(np.array(result.object_score), score, SCORE_TOL, where)
         assert (result.object_score > 0) == (score > 0), where
@@ -136,9 +133,7 @@ def compare(
             memory = np.array(result.features.astype(mx.float32))
             said = record["mem"][i]
             assert abs(memory.mean() - said["mean"]) < 5e-3 and abs(memory.std() - said["std"]) < 5e-3, where
-            if memory.shape[0] == 16 and len(expected.get(f"{name}.mem", ())) == len(
-                record["obj_ids"]
-            ):  # nano
+            if memory.shape[0] == 16 and len(expected.get(f"{name}.mem", ())) == len(record["obj_ids"]):  # nano
                 stored = expected[f"{name}.mem"][i].transpose(1, 2, 0)
                 assert_close(memory[::2, ::2], stored, MEMORY_TOL, where, OUTLIERS)
 
