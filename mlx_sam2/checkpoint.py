@@ -121,6 +121,10 @@ def _is_2_1(shapes: dict[str, tuple[int, ...]]) -> bool:
     return "no_obj_embed_spatial" in shapes or any(key.startswith("obj_ptr_tpos_proj.") for key in shapes)
 
 
+# Half precision would move clicks: this matrix turns positions into angles of hundreds of radians.
+KEPT_FLOAT32 = ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",)
+
+
 def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     """A model of this configuration with the checkpoint's weights.
 
@@ -138,7 +142,7 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     loaded = []
     try:
         for key, weight in checkpoint.weights.items():
-            value = weight.read().astype(dtype)
+            value = weight.read().astype(mx.float32 if key in KEPT_FLOAT32 else dtype)
             mx.eval(value)  # one by one: the file's copy of a tensor is gone before the next is read
             loaded.append((key, value))
     except torch_file.TorchFileError as error:

@@ -88,6 +88,8 @@ class SAM2(nn.Module):
             ValueError: when the configuration needs weights that this model has not, or of another shape.
         """
         model = SAM2(config)
+        for part in set(model) - set(self):  # an image-only checkpoint has no video modules
+            model.pop(part)
         model.load_weights(tree_flatten(self.parameters()), strict=True)
         return model.eval()
 
