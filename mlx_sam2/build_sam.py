@@ -6,7 +6,7 @@ A script changes ``from sam2.build_sam import ...`` to ``from mlx_sam2.build_sam
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from .build import build_model
@@ -37,8 +37,8 @@ def build_sam2(
     """A model for ``SAM2ImagePredictor`` from a configuration and a checkpoint.
 
     Args:
-        config_file: the official name of a published configuration (``configs/sam2.1/sam2.1_hiera_l.yaml``; the file
-            need not exist), a YAML or JSON file, or None to recognise it from the checkpoint.
+        config_file: the official name of a published configuration (``configs/sam2.1/sam2.1_hiera_l.yaml``; no file
+            need exist, but one that does is read), a YAML or JSON file, or None to recognise it from the checkpoint.
         ckpt_path: file, folder or Hub id.
         options: further ones of ``mlx_sam2.build.build_model``, as the other arguments.
     """
@@ -73,8 +73,8 @@ def build_sam2_video_predictor_hf(model_id: str, **options: Any) -> SAM2VideoPre
 
 
 def _published_config(config_file: str | None) -> SAM2Config | str | None:
-    """The published configuration that an official YAML name stands for; any other value as it is given."""
-    if config_file is None:
-        return None
+    """The published configuration that an official YAML name stands for; a file that exists, as it is given."""
+    if config_file is None or Path(config_file).is_file():
+        return config_file
     name = PurePath(config_file).name.removesuffix(".yaml")
     return PUBLISHED[_YAML_NAMES[name]].config if name in _YAML_NAMES else config_file

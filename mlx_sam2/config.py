@@ -8,6 +8,8 @@ dict, and the ``config.json`` that transformers writes (``Sam2VideoConfig``, ``S
 from __future__ import annotations
 
 import dataclasses
+import math
+import reprlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -20,9 +22,19 @@ class ConfigError(ValueError):
     """A configuration breaks a rule; the message names the field, its value and the rule."""
 
 
+class _Brief(reprlib.Repr):
+    """repr that stays short whatever a stranger's file holds."""
+
+    def repr_int(self, x: int, level: int) -> str:
+        return repr(x) if x.bit_length() <= 64 else f"an integer of {x.bit_length()} bits"
+
+
+brief = _Brief().repr
+
+
 def _require(ok: bool, owner: object, name: str, rule: str) -> None:
     if not ok:
-        raise ConfigError(f"{type(owner).__name__}.{name} = {getattr(owner, name)!r}: {rule}")
+        raise ConfigError(f"{type(owner).__name__}.{name} = {brief(getattr(owner, name))}: {rule}")
 
 
 def _is_int(value: object, low: int) -> bool:
@@ -82,7 +94,7 @@ class _Config:
         parts = {f.name: f for f in dataclasses.fields(cls)}
         unknown = sorted(set(map(str, values)) - set(parts))
         if unknown:
-            raise ConfigError(f"{cls.__name__}: unknown field {unknown[0]!r}; known fields: {', '.join(parts)}")
+            raise ConfigError(f"{cls.__name__}: unknown field {brief(unknown[0])}; known fields: {', '.join(parts)}")
         nested = {k: _PARTS[k].from_dict(v) for k, v in values.items() if k in _PARTS and isinstance(v, dict)}
         return cls(**{**values, **nested})
 
@@ -120,7 +132,7 @@ class HieraConfig(_Config):
 
     def _rules(self) -> Iterator[_Rule]:
         yield len(self.stages) > 0 and min(self.stages) > 0, self, "stages", "needs at least one block in every stage"
-        yield self.total_blocks <= 512, self, "stages", "has more than 512 blocks in total"
+        yield len(self.stages) <= 8 and self.total_blocks <= 512, self, "stages", "has over 8 stages or 512 blocks"
         same = len(self.window_spec) == len(self.stages) and min(self.window_spec) > 0
         yield same, self, "window_spec", f"needs one positive window size for each of {len(self.stages)} stages"
         yield self.q_pool < len(self.stages), self, "q_pool", f"must be below the number of stages, {len(self.stages)}"
@@ -134,12 +146,19 @@ class HieraConfig(_Config):
             yield 0 < getattr(self, name) <= 64, self, name, "must be above 0 and at most 64"
         for stage in range(len(self.stages)):
             dim, heads = self.embed_dim_at_stage(stage), self.num_heads_at_stage(stage)
-            ok = heads > 0 and dim % heads == 0 and dim <= 1 << 16
+            yield 0 < dim <= 1 << 16, self, "dim_mul", f"gives stage {stage} {dim} channels; from 1 to 65536 can be"
+            ok = heads > 0 and dim % heads == 0
             yield ok, self, "num_heads", f"the {heads} heads of stage {stage} do not divide its {dim} channels"
+        slack = 2 * self.patch_padding - self.patch_kernel_size + self.patch_stride
+        ok = 0 <= slack < self.patch_stride
+        yield ok, self, "patch_padding", "with patch_kernel_size it must give one token for each patch_stride pixels"
         for block in self.q_pool_block_indices:
             window = self.window_size_of_block(block)
             ok = window % self.q_stride[0] == 0
             yield ok, self, "window_spec", f"window {window} of pooling block {block} is not a multiple of q_stride"
+            stage = self.stage_of_block(block)
+            ok = self.embed_dim_at_stage(stage) != self.embed_dim_at_stage(stage - 1)
+            yield ok, self, "dim_mul", "must change the channels wherever queries are pooled"
 
     @property
     def total_blocks(self) -> int:
@@ -234,6 +253,7 @@ class DecoderConfig(_Config):
     dynamic_multimask_stability_thresh: float = 0.98
 
     def _rules(self) -> Iterator[_Rule]:
+        yield self.num_multimask_outputs <= 64, self, "num_multimask_outputs", "must be at most 64"
         yield self.mask_in_chans % 4 == 0, self, "mask_in_chans", "must be a multiple of 4"
         yield self.depth <= 64, self, "depth", "must be at most 64"
         yield self.iou_head_depth <= 64, self, "iou_head_depth", "must be at most 64"
@@ -344,8 +364,9 @@ class SAM2Config(_Config):
     def _rules(self) -> Iterator[_Rule]:
         trunk, neck, memory, encoder = self.trunk, self.neck, self.memory_attention, self.memory_encoder
         coarsest = trunk.stride_at_stage(len(trunk.stages) - 1)
-        unit = max(coarsest, trunk.patch_stride * trunk.window_spec[0])
-        ok = self.image_size % coarsest == 0 and self.image_size % (trunk.patch_stride * trunk.window_spec[0]) == 0
+        unit = math.lcm(coarsest, trunk.patch_stride * trunk.window_spec[0])
+        yield self.image_size <= 8192, self, "image_size", "must be at most 8192"
+        ok = self.image_size % unit == 0
         yield ok, self, "image_size", f"must be a multiple of {unit}: the strides and the first window must divide it"
         widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(len(trunk.stages))))
         if neck.backbone_channel_list != widths:
@@ -355,7 +376,11 @@ class SAM2Config(_Config):
         ok = self.backbone_stride == trunk.stride_at_stage(level)
         yield ok, self, "backbone_stride", f"must be the stride of the last kept level, {trunk.stride_at_stage(level)}"
         if self.use_high_res_features_in_sam:
-            yield level == 2, self, "use_high_res_features_in_sam", "needs three feature levels (strides 4, 8 and 16)"
+            ok = level == 2 and all(trunk.stride_at_stage(i) << (2 - i) == self.backbone_stride for i in range(2))
+            yield ok, self, "use_high_res_features_in_sam", "needs three feature levels, each of half the stride below"
+        for i in neck.fpn_top_down_levels:
+            ok = i == len(widths) - 1 or trunk.stride_at_stage(i + 1) == 2 * trunk.stride_at_stage(i)
+            yield ok, neck, "fpn_top_down_levels", f"level {i} must have half the stride of level {i + 1}"
         heads = self.decoder.attention_downsample_rate * self.decoder.num_heads
         yield neck.d_model % heads == 0, neck, "d_model", f"must be a multiple of the decoder's {heads}"
         for owner, name in ((memory, "d_model"), (encoder, "in_dim")):
@@ -399,7 +424,7 @@ class SAM2Config(_Config):
         ours = {k: v for k, v in values.items() if k != "model_type"}
         if values.get("model_type", "mlx_sam2") != "mlx_sam2":
             raise ConfigError(
-                f"model_type {values['model_type']!r} is not a SAM 2 model (mlx_sam2, sam2 or sam2_video)"
+                f"model_type {brief(values['model_type'])} is not a SAM 2 model (mlx_sam2, sam2 or sam2_video)"
             )
         if "trunk" not in ours:
             raise ConfigError(

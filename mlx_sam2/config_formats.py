@@ -19,6 +19,7 @@ from .config import (
     MemoryEncoderConfig,
     SAM2Config,
     _Config,
+    brief,
 )
 
 # Ours -> path in the official YAML, below "model". Defaults are those of the official constructors.
@@ -92,13 +93,13 @@ OFFICIAL_DEFAULTS: dict[str, Any] = {
     "sigmoid_scale_for_mem_enc": 1.0,
     "sigmoid_bias_for_mem_enc": 0.0,
     "multimask_min_pt_num": 1,
-    **{n: False for n in (
+    **dict.fromkeys((
         "use_mask_input_as_output_without_sam", "directly_add_no_mem_embed", "use_high_res_features_in_sam",
         "multimask_output_in_sam", "multimask_output_for_tracking", "use_multimask_token_for_obj_ptr",
         "iou_prediction_use_sigmoid", "use_obj_ptrs_in_encoder", "proj_tpos_enc_in_obj_ptrs",
         "use_signed_tpos_enc_to_obj_ptrs", "only_obj_ptrs_in_the_past_for_eval", "pred_obj_scores",
         "pred_obj_scores_mlp", "fixed_no_obj_ptr", "use_mlp_for_obj_ptr_proj", "no_obj_embed_spatial",
-    )},
+    ), False),
 }  # fmt: skip
 
 # Keys of the official YAML that say nothing about the model, or repeat what another key says.
@@ -174,6 +175,31 @@ TRANSFORMERS_PATHS: dict[str, str] = {
 }  # fmt: skip
 
 
+# Keys that the model does not vary: any other value than this describes a different model.
+OFFICIAL_FIXED: dict[str, Any] = {
+    f"{_NECK}.position_encoding.normalize": True,
+    f"{_NECK}.position_encoding.scale": None,
+    "memory_encoder.position_encoding.normalize": True,
+    "memory_encoder.position_encoding.scale": None,
+    "memory_encoder.fuser.input_projection": False,
+    f"{_LAYER}.cross_attention.rope_k_repeat": True,
+}
+TRANSFORMERS_FIXED: dict[str, Any] = {
+    f"{_HIERA}.model_type": "sam2_hiera_det_model",
+    f"{_HIERA}.num_channels": 3,
+    f"{_HIERA}.hidden_act": "gelu",
+    f"{_HIERA}.layer_norm_eps": 1e-6,
+    "vision_config.num_feature_levels": 3,
+    "prompt_encoder_config.hidden_act": "gelu",
+    "prompt_encoder_config.layer_norm_eps": 1e-6,
+    "prompt_encoder_config.num_point_embeddings": 4,
+    "prompt_encoder_config.patch_size": 16,
+    "mask_decoder_config.hidden_act": "gelu",
+    "mask_downsampler_hidden_act": "gelu",
+    "memory_fuser_hidden_act": "gelu",
+}
+
+
 def is_official(values: dict[str, Any]) -> bool:
     """Whether this is the official YAML, with or without its outer ``model`` key."""
     model = values.get("model", values)
@@ -184,12 +210,21 @@ def is_transformers(values: dict[str, Any]) -> bool:
     return "vision_config" in values or values.get("model_type") in ("sam2", "sam2_video")
 
 
-def _leaf_paths(tree: dict[str, Any], prefix: str = "") -> list[str]:
+def _leaf_paths(tree: dict[str, Any], prefix: str = "", levels: int = 8) -> list[str]:
+    if levels == 0:
+        raise ConfigError("official configuration: nested deeper than any SAM 2 configuration")
     paths: list[str] = []
     for name, value in tree.items():
         path = f"{prefix}{name}"
-        paths += _leaf_paths(value, path + ".") if isinstance(value, dict) else [path]
+        paths += _leaf_paths(value, path + ".", levels - 1) if isinstance(value, dict) else [path]
     return paths
+
+
+def _check_fixed(tree: dict[str, Any], fixed: dict[str, Any], form: str) -> None:
+    for path, only in fixed.items():
+        value = _lookup(tree, path)
+        if value is not None and value != only:
+            raise ConfigError(f"{form}: {path} = {brief(value)} is not supported, only {only!r}")
 
 
 def _lookup(tree: dict[str, Any], path: str) -> Any:
@@ -226,8 +261,10 @@ def _assemble(flat: dict[str, Any]) -> SAM2Config:
     return SAM2Config(**{**tree, **{name: kind.from_dict(tree[name]) for name, kind in parts.items()}})
 
 
-def from_official(values: dict[str, Any]) -> SAM2Config:
+def from_official(values: dict[str, Any], unsaid: SAM2Config | None = None) -> SAM2Config:
     """Read the official YAML (``configs/sam2*/*.yaml``) given as a dict.
+
+    ``unsaid`` holds what the YAML has no words for (patch sizes, widths of the decoder); None: the published values.
 
     Raises:
         ConfigError: for a key that neither describes a model of ours nor is known to have no effect on it.
@@ -237,14 +274,25 @@ def from_official(values: dict[str, Any]) -> SAM2Config:
     for path in _leaf_paths(model):
         dotted = f".{path}."
         if path not in known and not any(f".{name}." in dotted for name in OFFICIAL_IGNORED):
-            raise ConfigError(f"official configuration: unknown key model.{path}")
+            raise ConfigError(f"official configuration: unknown key {brief('model.' + path)}")
+    _check_fixed(model, OFFICIAL_FIXED, "official configuration")
+    for name in ("num_heads", "downsample_rate", "rope_theta"):  # one set of ours serves both attentions
+        mine, other = (_lookup(model, f"{_LAYER}.{kind}_attention.{name}") for kind in ("self", "cross"))
+        if mine is not None and mine != other:
+            raise ConfigError(f"official configuration: {_LAYER}.self_attention.{name} differs from cross_attention's")
     flat = dict(OFFICIAL_DEFAULTS)
     channels = _lookup(model, f"{_NECK}.backbone_channel_list")
-    flat["neck.fpn_top_down_levels"] = list(range(len(channels or ())))  # official default: all levels
+    levels = len(channels) if isinstance(channels, list) else 0
+    flat["neck.fpn_top_down_levels"] = list(range(levels))  # official default: all levels
+    width = _lookup(model, "memory_attention.d_model")
+    flat |= {} if width is None else {"memory_attention.kv_in_dim": width}  # official default: that of the queries
     for ours, path in OFFICIAL_PATHS.items():
         value = _lookup(model, path)
         if value is not None:  # PyYAML reads 1e-6 as a string
             flat[ours] = parse_override_value(value) if isinstance(value, str) else value
+    for part, fields in unsaid.to_dict().items() if unsaid else ():
+        if part in ("trunk", "decoder"):
+            flat |= {p: v for k, v in fields.items() if (p := f"{part}.{k}") not in OFFICIAL_PATHS}
     return _assemble(flat)
 
 
@@ -254,24 +302,50 @@ def from_transformers(values: dict[str, Any]) -> SAM2Config:
     Raises:
         ConfigError: for a sub-configuration that is missing, or a value that breaks a rule.
     """
-    backbone = _first(_lookup(values, f"{_HIERA}.model_type"), "sam2_hiera_det_model")
-    if backbone != "sam2_hiera_det_model":
-        raise ConfigError(
-            f"transformers config.json: backbone {backbone!r} is not supported, only sam2_hiera_det_model"
-        )
+    for path in ("vision_config", _HIERA, "prompt_encoder_config", "mask_decoder_config", "rope_parameters"):
+        part = _lookup(values, path)
+        if part is not None and not isinstance(part, dict):
+            raise ConfigError(f"transformers config.json: {path} = {brief(part)}: must be an object with named fields")
+    _check_fixed(values, TRANSFORMERS_FIXED, "transformers config.json")
     flat = {ours: value for ours, path in TRANSFORMERS_PATHS.items() if (value := _lookup(values, path)) is not None}
     d_model = flat.get("neck.d_model")
     if values.get("model_type") == "sam2":  # the image model: its config says nothing about memory or image size
         flat.update({"memory_attention.d_model": d_model, "memory_encoder.in_dim": d_model})
         flat.setdefault("image_size", _lookup(values, "prompt_encoder_config.image_size"))
-    flat["trunk.patch_kernel_size"] = _first(_lookup(values, f"{_HIERA}.patch_kernel_size"), 7)
-    flat["trunk.patch_stride"] = _first(_lookup(values, f"{_HIERA}.patch_stride"), 4)
-    flat["trunk.patch_padding"] = _first(_lookup(values, f"{_HIERA}.patch_padding"), 3)
-    return _assemble({k: v for k, v in flat.items() if v is not None})
+    flat.setdefault("memory_attention.rope_theta", values.get("memory_attention_rope_theta"))  # before transformers 5
+    flat["image_size"] = _side(flat.get("image_size"))
+    for name in ("patch_kernel_size", "patch_stride", "patch_padding"):
+        flat[f"trunk.{name}"] = _side(_lookup(values, f"{_HIERA}.{name}"))
+    if isinstance(stride := flat.get("trunk.q_stride"), int):
+        flat["trunk.q_stride"] = [stride, stride]
+    config = _assemble({k: v for k, v in flat.items() if v is not None})
+    _check_repeated(values, config)
+    return config
 
 
-def _first(value: Any, default: int) -> Any:
-    return default if value is None else value[0] if isinstance(value, list) and value else value
+def _side(value: Any) -> Any:
+    """transformers writes some sizes as [n, n]; anything else is left for the rules of the field."""
+    square = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
+    return value[0] if square else value
+
+
+def _check_repeated(values: dict[str, Any], config: SAM2Config) -> None:
+    """What config.json says twice must agree: only one of the two is read."""
+    trunk, stages = config.trunk, range(len(config.trunk.stages))
+    expected = {
+        f"{_HIERA}.embed_dim_per_stage": [trunk.embed_dim_at_stage(s) for s in stages],
+        f"{_HIERA}.num_attention_heads_per_stage": [trunk.num_heads_at_stage(s) for s in stages],
+        "prompt_encoder_config.image_size": config.image_size,
+        "prompt_encoder_config.hidden_size": config.neck.d_model,
+        "mask_decoder_config.hidden_size": config.neck.d_model,
+        "mask_downsampler_embed_dim": config.memory_encoder.in_dim,
+        "memory_fuser_embed_dim": config.memory_encoder.in_dim,
+        "memory_fuser_intermediate_dim": 4 * config.memory_encoder.in_dim,
+    }
+    for path, only in expected.items():
+        value = _lookup(values, path)
+        if value is not None and value != only and _side(value) != only:
+            raise ConfigError(f"transformers config.json: {path} = {brief(value)}: must be {only}, as other keys say")
 
 
 def to_official(config: SAM2Config) -> dict[str, Any]:
@@ -295,7 +369,7 @@ def with_overrides(config: SAM2Config, overrides: Sequence[str]) -> SAM2Config:
     """
     tree = to_official(config)
     for override in overrides:
-        path, equals, text = override.lstrip("+").partition("=")
+        path, equals, text = str(override).lstrip("+").partition("=")
         if not equals or not path.startswith("model."):
             raise ConfigError(f"override {override!r} is not understood; write it as ++model.<path>=<value>")
         node, (*parents, leaf) = tree, path.split(".")[1:]
@@ -304,13 +378,7 @@ def with_overrides(config: SAM2Config, overrides: Sequence[str]) -> SAM2Config:
             if not isinstance(node, dict):
                 raise ConfigError(f"override {override!r}: {parent!r} holds a value, not a group of keys")
         node[leaf] = parse_override_value(text)
-    merged = from_official(tree).to_dict()
-    # what the YAML cannot say (trunk patch sizes, decoder widths) stays as it is
-    kept = {name: config.to_dict()[name] for name in ("trunk", "decoder")}
-    for name in kept:
-        said = {k: v for k, v in merged[name].items() if f"{name}.{k}" in OFFICIAL_PATHS}
-        merged[name] = {**kept[name], **said}
-    return SAM2Config.from_dict(merged)
+    return from_official(tree, unsaid=config)
 
 
 def parse_override_value(text: str) -> Any:
@@ -318,7 +386,9 @@ def parse_override_value(text: str) -> Any:
     words = {"true": True, "false": False, "null": None}
     if text.strip().lower() in words:
         return words[text.strip().lower()]
+    if len(text) > 200:  # no value of ours is that long, and the parser's stack is not for strangers
+        return text
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError):
+        return ast.literal_eval(text.strip())
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
