@@ -1,0 +1,91 @@
+"""What the commands share: one-line errors and their exit codes, coordinates, names of models."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import re
+import sys
+from typing import NoReturn
+
+BAD_INPUT, FAILURE = 2, 1  # exit codes
+
+
+class UsageError(ValueError):
+    """Something that the user gave cannot be used. One line."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, without the usage."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_INPUT, f"{command_name(self.prog)}: error: {message}\n")
+
+
+def command_name(prog: str) -> str:
+    return prog.removeprefix("python -m ")
+
+
+def complain(prog: str, error: BaseException | str) -> None:
+    """Print an error as one line on stderr."""
+    print(f"{command_name(prog)}: error: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
+    """`count` finite numbers with commas between them; `form` is how the error shows them ("x,y")."""
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        values = ()
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not {form} in pixels")
+    return values
+
+
+def check_point(name: str, point: tuple[float, ...], size: tuple[int, int], where: str) -> None:
+    """Refuse a point that is not on a picture of `size` (height, width); `name` and `where` are for the error."""
+    (x, y), (height, width) = point, size
+    if not (0 <= x < width and 0 <= y < height):
+        raise UsageError(f"{name} lies outside {where} ({width} x {height} pixels)")
+
+
+def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: str) -> None:
+    """Refuse a box x0,y0,x1,y1 that is turned round, has no area, or reaches outside the picture."""
+    (x0, y0, x1, y1), (height, width) = box, size
+    if x1 < x0 or y1 < y0:
+        x0, y0, x1, y1 = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
+        raise UsageError(
+            f"{name} has its corners reversed: give top left, then bottom right: {x0:g},{y0:g},{x1:g},{y1:g}"
+        )
+    if x0 == x1 or y0 == y1:
+        raise UsageError(f"{name} has no area")
+    if min(x0, y0) < 0 or x1 > width or y1 > height:
+        raise UsageError(f"{name} reaches outside {where} ({width} x {height} pixels)")
+
+
+def check_model(name: str) -> None:
+    """Refuse a model that no download can bring: neither a path that exists, nor a short name, nor a Hub id."""
+    from . import hub
+
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
+    if not (is_hub_id or hub.published(name)):
+        try:
+            hub.resolve(name)
+        except hub.HubError as error:
+            raise UsageError(str(error)) from None
+
+
+def add_model_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("model")
+    group.add_argument(
+        "--model",
+        default="base_plus",
+        help="tiny, small, base_plus, large (SAM 2.1), sam2-tiny, ... (SAM 2.0), a Hub id, a folder or a file; "
+        "default: %(default)s",
+    )
+    group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
+    group.add_argument(
+        "--dtype",
+        choices=["float32", "float16", "bfloat16"],
+        help="default: float16 on an Apple GPU, float32 elsewhere",
+    )

@@ -1,0 +1,174 @@
+"""Running a tracker over frames and writing what it finds: sessions and live streams, stopping, going on."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .cli import UsageError
+
+if TYPE_CHECKING:
+    from .track_prompts import ObjectPrompt
+    from .video import FrameSource
+    from .video_predictor import SAM2VideoPredictor
+    from .video_sinks import FrameSink
+
+
+@dataclass
+class Plan:
+    """What to track: prompts, the first frame, and how many (None: until a live stream ends)."""
+
+    prompts: list[ObjectPrompt]
+    start: int
+    count: int | None
+    reverse: bool
+
+
+def is_live(source: FrameSource) -> bool:
+    return not source.random_access or source.num_frames is None
+
+
+def load_predictor(args: argparse.Namespace, **options: Any) -> SAM2VideoPredictor:
+    from .video_predictor import SAM2VideoPredictor
+
+    try:
+        return SAM2VideoPredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision, **options)
+    except ValueError as error:  # CheckpointError, ConfigError
+        raise UsageError(str(error)) from None
+
+
+@dataclass(frozen=True)
+class TrackedFrame:
+    """The objects on one frame: pixels (H, W, 3) uint8, masks (H, W) bool and scores by object."""
+
+    index: int
+    pixels: np.ndarray
+    masks: dict[int, np.ndarray]
+    scores: dict[int, float]
+    time: float | None
+
+
+def track_session(
+    predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, memory: str
+) -> Iterator[TrackedFrame]:
+    """Track a video that can be read at random."""
+    with predictor.init_state(source, memory=memory) as state:
+        for prompt in plan.prompts:
+            prompt.give(
+                partial(predictor.add_new_mask, state, prompt.frame),
+                partial(predictor.add_new_points_or_box, state, prompt.frame),
+            )
+        for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
+            scores = {obj: float(state.tracks[obj].result(t).object_score) for obj in ids}
+            yield TrackedFrame(t, source[t], dict(zip(ids, logits[:, 0] > 0, strict=True)), scores, source.time(t))
+
+
+def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
+    """Track frames as they come, from the first prompt on; a prompt is given when its frame has come."""
+    with predictor.stream(source) as stream:
+        for t, ids, logits in stream:
+            for prompt in plan.prompts:
+                if prompt.frame == t:
+                    _, ids, logits = prompt.give(stream.add_new_mask, stream.add_new_points_or_box)
+            if ids:
+                yield TrackedFrame(t, stream.frame, dict(zip(ids, logits[:, 0] > 0, strict=True)), {}, source.time(t))
+
+
+class Stop:
+    """Within its block SIGINT and SIGTERM only set ``signal``, so that a frame in work is finished; a second one
+    ends the program at once.
+    """
+
+    signal = 0
+
+    def __enter__(self) -> Stop:
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        if self.signal:
+            raise KeyboardInterrupt
+        self.signal = number
+
+
+@dataclass
+class Progress:
+    """How far a run has come."""
+
+    count: int = 0
+    first: int = 0
+    last: TrackedFrame | None = None
+    seconds: float = 0.0
+
+    @property
+    def span(self) -> str:
+        return f"frame {self.first}" if self.count == 1 else f"frames {self.first} to {self.last.index}"
+
+
+def write_frames(
+    frames: Iterator[TrackedFrame], sinks: Sequence[FrameSink], total: int | None, progress: Progress, name: str = ""
+) -> int:
+    """Write frames as they come, with a progress bar on a terminal; returns the signal that stopped it, or 0."""
+    from tqdm import tqdm
+
+    began = time.perf_counter()
+    with Stop() as stop, tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar:
+        for frame in frames:
+            for sink in sinks:
+                sink.write(frame.index, frame.pixels, frame.masks, scores=frame.scores or None, time=frame.time)
+            progress.first = progress.first if progress.count else frame.index
+            progress.count, progress.last = progress.count + 1, frame
+            progress.seconds = time.perf_counter() - began
+            bar.update()
+            if stop.signal:
+                break
+    return stop.signal
+
+
+def resume_arguments(
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
+) -> list[str]:
+    """Arguments that go on after the last frame: its masks as a prompt beside those there were, in new outputs.
+
+    Only a folder of PNG is continued. Without one the last masks are written to a folder of their own.
+    """
+    from .video_sinks import PngSink
+
+    last = progress.last
+    visible = [obj for obj, mask in last.masks.items() if mask.any()]
+    start = max(last.index - 1, 1) if plan.reverse else last.index + 1  # in reverse nothing starts at frame 0
+    folder = next((output for output in outputs if Path(output).is_dir()), None)
+    if folder is None and visible:
+        folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
+        with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:
+            sink.write(last.index, last.pixels, last.masks)
+    words = [args.video]
+    for prompt in plan.prompts:
+        if prompt.frame != last.index or prompt.object not in visible:
+            words += prompt.as_flags()
+    if visible:
+        words += ["--mask", f"{Path(folder) / source.frame_name(last.index)}.png@{last.index}"]
+    words += ["--start", str(start)]
+    words += ["--frames", str(plan.count - progress.count)] if args.frames else []
+    words += ["--reverse"] if plan.reverse else []
+    for name in ("model", "revision", "dtype", "memory"):
+        value = getattr(args, name)
+        words += [f"--{name}", str(value)] if value is not None else []
+    for output in outputs:
+        path = Path(output)
+        name = output if path.is_dir() else path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")
+        words += ["--output", str(name)]
+    return [*words, "--overwrite"] if any(Path(output).is_dir() for output in outputs) else words
