@@ -212,10 +212,10 @@ class SequenceSource(FrameSource):
         self.num_frames = len(frames)
         if self.num_frames == 0:
             raise VideoError("the sequence of frames is empty: at least one frame is needed")
-        self.height, self.width = _as_frame(frames[0], 0).shape[:2]
+        self.height, self.width = as_frame(frames[0], 0).shape[:2]
 
     def _read(self, i: int) -> np.ndarray:
-        return self._checked(_as_frame(self._frames[i], i), f"frame {i}")
+        return self._checked(as_frame(self._frames[i], i), f"frame {i}")
 
 
 class StreamSource(FrameSource):
@@ -249,7 +249,7 @@ class StreamSource(FrameSource):
             self.close()
             raise VideoError(f"{name} ended before its first frame: at least one frame is needed") from None
         first = self._first[1] if timed else self._first
-        self.height, self.width = _as_frame(first, 0).shape[:2]
+        self.height, self.width = as_frame(first, 0).shape[:2]
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return self
@@ -264,7 +264,7 @@ class StreamSource(FrameSource):
             self._start = self._now if self._start is None else self._start
         i = self._count
         self._count += 1
-        return self._checked(_as_frame(item, i), f"frame {i} of {self.name}")
+        return self._checked(as_frame(item, i), f"frame {i} of {self.name}")
 
     def time(self, i: int) -> float | None:
         if not self._timed:
@@ -281,7 +281,7 @@ class StreamSource(FrameSource):
             self._on_close = None
 
 
-def _as_frame(frame: Any, i: int) -> np.ndarray:
+def as_frame(frame: Any, i: int) -> np.ndarray:
     """Frame `i` of an iterable as a uint8 array (H, W, 3)."""
     if isinstance(frame, Image.Image):
         return np.array(frame.convert("RGB"))

@@ -75,6 +75,7 @@ class VideoFileSource(FrameSource):
         self._container: InputContainer | None = None
         self._frames: Iterator[tuple[int, VideoFrame]] | None = None
         self._broken = 0  # packets and frames passed over
+        self._threaded = False  # several frames decoded at a time: not while the index is made
         self._next = 0  # the frame that self._frames gives next
         self._stream = self._open()
         try:
@@ -108,7 +109,7 @@ class VideoFileSource(FrameSource):
             self._container = self._av.open(file, options=options, metadata_errors="replace")
         except (self._av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{self.name} cannot be opened as a video: {error.strerror}") from error
-        return video_stream(self._container, self.name)
+        return video_stream(self._container, self.name, self._threaded)
 
     def _open_first_frame(self) -> None:
         """Learn size and rotation from the first frame, and the rate from the stream."""
@@ -129,12 +130,13 @@ class VideoFileSource(FrameSource):
         if trusted and self._stream.codec_context.name not in _HIDES_FRAMES:
             index = self._index_packets()
             if index is not None and self._agrees(index):
+                self._threaded = True  # any frame that gets lost will be missed
                 return index
         self._stream = self._open()
-        index = FrameIndex([frame.pts for frame in self._decode(self._packets(flush=True))], keys=[])
-        if not index.pts:
+        pts = [frame.pts for frame in self._decode(self._packets(flush=True))]
+        if not pts:
             raise VideoError(f"{self.name} has a video stream, but no frame of it can be decoded")
-        return index
+        return FrameIndex(pts, keys=[])
 
     def _index_packets(self) -> FrameIndex | None:
         """The index of a file in which every packet is a frame; None if the packets' times are not usable."""
@@ -191,6 +193,10 @@ class VideoFileSource(FrameSource):
             if position == i:
                 return rgb
         self._frames = None
+        if self._threaded:  # an error in one frame may have swallowed good ones around it
+            self._threaded = False
+            self._stream = self._open()
+            return self._read(i)
         raise VideoError(
             f"{self.name}: frame {i} cannot be decoded, the file is damaged there; "
             "copy it again, or stop before that frame"
@@ -270,13 +276,13 @@ class VideoFileSource(FrameSource):
             raise VideoError(f"{self.name} cannot be read to its end: {error.strerror}; copy it again") from error
 
 
-def video_stream(container: InputContainer, name: str) -> VideoStream:
-    """The first stream of moving pictures, set to decode on several threads."""
+def video_stream(container: InputContainer, name: str, threaded: bool = False) -> VideoStream:
+    """The first stream of moving pictures; `threaded` lets it decode several frames at a time."""
     from av.stream import Disposition
 
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a song
-            stream.thread_type = "AUTO"
+            stream.thread_type = "AUTO" if threaded else "SLICE"
             return stream
     container.close()
     raise VideoError(f"{name} has no video stream")
