@@ -290,7 +290,7 @@ def test_transformers_keys_that_mean_another_model(path: str, value: Any) -> Non
         ("memory_attention_feed_forward_hidden_act", "gelu", lambda c: c.memory_attention.activation),
         ("rope_parameters.rope_theta", 500.0, lambda c: c.memory_attention.rope_theta),
         ("mask_decoder_config.mlp_dim", 96, lambda c: c.decoder.mlp_dim),
-        ("mask_decoder_config.dynamic_multimask_via_stability", False, lambda c: c.decoder.dynamic_multimask_via_stability),
+        ("mask_decoder_config.iou_head_depth", 2, lambda c: c.decoder.iou_head_depth),
         ("prompt_encoder_config.mask_input_channels", 8, lambda c: c.decoder.mask_in_chans),
         ("vision_config.backbone_config.window_size_per_stage", [8, 4, 6, 3], lambda c: list(c.trunk.window_spec)),
         ("vision_config.backbone_config.mlp_ratio", 2.0, lambda c: c.trunk.mlp_ratio),
@@ -532,7 +532,7 @@ HOSTILE: dict[str, Any] = {
     "official_text": {"image_encoder": {"trunk": {"embed_dim": "-" * 10**6 + "1"}}},
     "official_unhashable": {"image_encoder": {"trunk": {"embed_dim": "{[]: 1}"}}},
     "official_brackets": {"image_encoder": {"trunk": {"stages": "[" * 150}}},
-    "deep_transformers": {"model_type": "sam2_video", "vision_config": {"backbone_config": nested(900), "fpn_stride": 0}},
+    "deep_transformers": {"model_type": "sam2", "vision_config": {"backbone_config": nested(900), "fpn_stride": 0}},
     "transformers_size": {"model_type": "sam2_video", "image_size": 10**5000},
     "transformers_list": {"model_type": "sam2", "vision_config": {"backbone_channel_list": [[]] * 10**6}},
 }  # fmt: skip
