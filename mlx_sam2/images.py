@@ -154,6 +154,25 @@ def preprocess(image: np.ndarray, image_size: int) -> mx.array:
     return (pixels - mx.array(MEAN)) / mx.array(STD)
 
 
+def mask_prompt(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A mask drawn as a picture -> a mask prompt, (1, *size) float32 logits.
+
+    White (128 or more) becomes 1, the rest 0; resized with antialiasing, then 20 m - 10, as the official
+    video predictor does with masks. The prompt covers the whole photo, whatever the two aspect ratios.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        size: the prompt encoder's, (S/4, S/4).
+    """
+    import mlx.core as mx
+
+    from .model.layers import resize_bilinear
+
+    inside = (picture.max(axis=2) >= 128).astype(np.float32)
+    resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
+    return np.array(20 * resized[..., 0] - 10)
+
+
 # ---- pictures of a result
 
 BLUE = (30, 144, 255)

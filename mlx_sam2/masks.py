@@ -261,11 +261,11 @@ def _rings(begin: Any, succ: list[int]) -> list[list[int]]:
 
 
 def _corners(inside: np.ndarray) -> tuple[list[int], list[int], list[int], list[bool]]:
-    """The corners of all outlines in raster order: x, y, next corner, whether the pixel below right is inside.
+    """The corners of all outlines in raster order: x, y, next corner, if the pixel below right is inside.
 
     Outlines are walked with the inside on the right hand: top sides eastwards, right sides south. The
     corners on a grid line pair up into sides. Where two pixels touch by a corner only, the corner is doubled,
-    once for the side on its left, once for that on its right, and linked so that the two pixels stay joined.
+    once for the side on its left, once for that on its right, and linked so that both pixels stay joined.
     """
     p = np.pad(inside, 1)
     a, b, c, d = p[:-1, :-1], p[:-1, 1:], p[1:, :-1], p[1:, 1:]

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 PROG = "mlx_sam2.segment"
 BAD_INPUT, FAILURE = 2, 1
-MASK_LOGIT = 10.0  # a mask prompt enters as +-10, as a mask prompt does in the official video predictor
 
 DESCRIPTION = "Segment what a point, a box or a mask picks out in a photo, with SAM 2."
 EPILOG = """\
@@ -65,9 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     point, box = _numbers(2, "x,y"), _numbers(4, "x0,y0,x1,y1")
-    parser.add_argument(
-        "images", metavar="IMAGE", nargs="+", type=Path, help="photos; all get the same prompts"
-    )
+    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photos; all get the same prompts")
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
         "--point",
@@ -90,11 +87,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--mask",
         type=Path,
         metavar="PNG",
-        help="a rough mask, white on black, of the photo's size (or 256 x 256, the model's)",
+        help="a rough mask, white on black, of the photo's size, or square",
     )
-    prompts.add_argument(
-        "--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ..."
-    )
+    prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
     model = parser.add_argument_group("model")
     model.add_argument(
         "--model",
@@ -109,12 +104,8 @@ def build_parser() -> argparse.ArgumentParser:
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
     output = parser.add_argument_group("output")
-    output.add_argument(
-        "--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)"
-    )
-    output.add_argument(
-        "--overlay", type=Path, metavar="PATH", help="the photo with mask, outline and prompts"
-    )
+    output.add_argument("--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)")
+    output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with mask, outline and prompts")
     output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
     output.add_argument(
         "--json",
@@ -137,6 +128,7 @@ class Job:
     width: int
     outputs: dict[str, list[Path]] = field(default_factory=dict)
     pixels: np.ndarray | None = None  # kept from the check when there is one photo only
+    mask: np.ndarray | None = None  # the --mask, read before any output could replace it
 
 
 def _plan(args: argparse.Namespace) -> list[Job]:
@@ -163,6 +155,7 @@ def _plan(args: argparse.Namespace) -> list[Job]:
         prompt = images.read(args.mask)
         for job in jobs:
             _check_mask(args.mask, prompt, job)
+            job.mask = prompt
     return jobs
 
 
@@ -193,7 +186,7 @@ def _check_mask(path: Path, prompt: np.ndarray, job: Job) -> None:
     if (height, width) != (job.height, job.width) and height != width:
         raise UsageError(
             f"--mask {path} has {width} x {height} pixels: it must have those of {job.path}, "
-            f"{job.width} x {job.height}, or be a square of the model's mask size"
+            f"{job.width} x {job.height}, or be square, as the model sees the photo"
         )
     if not (prompt.max(axis=2) >= 128).any():
         raise UsageError(f"--mask {path} is empty: it must be white (128 or more of 255) on the object")
@@ -212,9 +205,7 @@ def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
             path = place / f"{job.path.stem}_{kind}.png"
         elif len(args.images) > 1:
             option = "output" if kind == "mask" else kind
-            raise UsageError(
-                f"--{option} {place} is not a folder: for several images it must be one that exists"
-            )
+            raise UsageError(f"--{option} {place} is not a folder: for several images it must be one that exists")
         else:
             path = place
         numbers = ["_1", "_2", "_3"] if args.multimask else [""]
@@ -229,12 +220,11 @@ def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
     for job in jobs:
         for kind, paths in job.outputs.items():
             for path in paths:
-                user = taken.setdefault(path.resolve(), f"the {kind} of {job.path}")
-                if user != f"the {kind} of {job.path}" or paths.count(path) > 1:
-                    raise UsageError(f"{path} would be both {user} and the {kind} of {job.path}")
-                images.check_output(
-                    path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS
-                )
+                user = f"the {kind} of {job.path}"
+                if path.resolve() in taken:
+                    raise UsageError(f"{path} would be both {taken[path.resolve()]} and {user}")
+                taken[path.resolve()] = user
+                images.check_output(path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS)
 
 
 def _check_model(name: str) -> None:
@@ -252,40 +242,6 @@ def _check_model(name: str) -> None:
 # ---- doing it
 
 
-def mask_logits(prompt: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask picture as a mask prompt, (1, *size) float32 logits.
-
-    White (128 or more) becomes 1, the rest 0; resized with antialiasing, then 20 m - 10, as the official video
-    predictor does with masks.
-
-    Args:
-        prompt: (H, W, 3) uint8.
-        size: the prompt encoder's, (S/4, S/4).
-    """
-    import mlx.core as mx
-
-    from .model.layers import resize_bilinear
-
-    inside = (prompt.max(axis=2) >= 128).astype(np.float32)
-    resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
-    return np.array(resized[..., 0] * (2 * MASK_LOGIT) - MASK_LOGIT)
-
-
-def _mask_prompt(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> np.ndarray | None:
-    if args.mask is None:
-        return None
-    from . import images
-
-    prompt, size = images.read(args.mask), predictor.model.sam_prompt_encoder.mask_input_size
-    if prompt.shape[:2] not in ((job.height, job.width), tuple(size)):
-        height, width = prompt.shape[:2]
-        raise UsageError(
-            f"--mask {args.mask} has {width} x {height} pixels: it must have those of {job.path}, "
-            f"{job.width} x {job.height}, or {size[1]} x {size[0]}"
-        )
-    return mask_logits(prompt, size)
-
-
 def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> dict[str, Any]:
     """Predict, write the files, and return what --json prints."""
     from . import images
@@ -294,6 +250,7 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
     if pixels.shape[:2] != (job.height, job.width):
         raise UsageError(f"{job.path} has changed while it was waiting")
     predictor.set_image(pixels)
+    size = predictor.model.sam_prompt_encoder.mask_input_size
     points = args.point + args.negative
     labels = [1] * len(args.point) + [0] * len(args.negative)
     is_click = len(points) == 1 and args.box is None and args.mask is None
@@ -301,7 +258,7 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
         point_coords=points or None,
         point_labels=labels or None,
         box=args.box,
-        mask_input=_mask_prompt(args, predictor, job),
+        mask_input=None if job.mask is None else images.mask_prompt(job.mask, size),
         multimask_output=args.multimask or is_click,
     )
     if not np.isfinite(scores).all():
@@ -312,13 +269,11 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
         mask = masks[i] > 0
         files = {kind: paths[rank] for kind, paths in job.outputs.items()}
         for kind, path in files.items():
-            if kind == "mask":
-                picture = images.mask_picture(mask)
-            elif kind == "overlay":
-                picture = images.overlay(pixels, mask, points, labels, args.box)
+            if kind == "overlay":
+                picture, allowed = images.overlay(pixels, mask, points, labels, args.box), images.PICTURES
             else:
-                picture = images.cutout(pixels, mask)
-            allowed = images.PICTURES if kind == "overlay" else images.LOSSLESS
+                picture = images.mask_picture(mask) if kind == "mask" else images.cutout(pixels, mask)
+                allowed = images.LOSSLESS
             images.write(path, picture, overwrite=args.overwrite, suffixes=allowed)
         entries.append(_entry(mask, float(scores[i]), files, with_shapes=args.json))
     return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
