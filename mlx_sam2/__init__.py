@@ -14,13 +14,15 @@ if TYPE_CHECKING:
     from .checkpoint import load
     from .config import SAM2Config
     from .image_predictor import SAM2ImagePredictor
+    from .video_predictor import SAM2VideoPredictor
 
 __version__ = "0.1.0"
-__all__ = ["SAM2Config", "SAM2ImagePredictor", "__version__", "load"]
+__all__ = ["SAM2Config", "SAM2ImagePredictor", "SAM2VideoPredictor", "__version__", "load"]
 
 _ROOMS = {
     "SAM2Config": "config",
     "SAM2ImagePredictor": "image_predictor",
+    "SAM2VideoPredictor": "video_predictor",
     "load": "checkpoint",
 }
 

@@ -76,9 +76,7 @@ def load_with_blas(libmlx_paths: Iterable[Path]) -> str | None:
         try:
             _load_in_order([blas, str(libmlx)])
         except OSError as error:
-            logger.warning(
-                "mlx_sam2: MLX keeps its slow BLAS, for it can't be loaded behind %s: %s", blas, error
-            )
+            logger.warning("mlx_sam2: MLX keeps its slow BLAS, for it can't be loaded behind %s: %s", blas, error)
             return None
         return blas
     if asked := os.environ.get(VARIABLE):

@@ -20,6 +20,8 @@ torch = pytest.importorskip("torch", reason=REASON)
 hydra_utils = pytest.importorskip("hydra.utils", reason=REASON)
 omegaconf = pytest.importorskip("omegaconf", reason=REASON)
 
+torch.set_num_threads(1)  # small models; more threads only fight with those of MLX's BLAS
+
 
 class ToTensor:
     """(H, W, 3) -> (3, H, W); uint8 becomes float32 in 0..1, floats stay as they are."""

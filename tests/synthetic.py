@@ -101,7 +101,8 @@ def picture(height: int = 300, width: int = 200, seed: int = 0) -> np.ndarray:
     draw = np.random.RandomState(seed)  # the legacy generator: its stream never changes
     for _ in range(9):
         row, column = draw.randint(height), draw.randint(width)
-        radius = draw.randint(min(height, width) // 12, min(height, width) // 4)
+        least = min(height, width) // 12
+        radius = draw.randint(least, max(min(height, width) // 4, least + 1))
         inside = (y - row) ** 2 + (x - column) ** 2 < radius**2
         image[inside] = draw.randint(0, 256, 3)
     return (image + draw.randint(-12, 13, image.shape)).clip(0, 255).astype(np.uint8)

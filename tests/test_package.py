@@ -16,10 +16,12 @@ PACKAGE = Path(__file__).parents[1] / "mlx_sam2"
 FLOORS: list[set[str]] = [
     {"_blas", "config", "kernels"},
     {"model"},
-    {"images", "masks", "video", "memory_bank"},
-    {"key_map", "torch_file", "hub"},
+    {"images", "masks", "video", "memory_bank", "davis"},
+    {"key_map", "torch_file", "safetensors_file", "hub"},
     {"checkpoint"},
+    {"build"},
     {"image_predictor", "video_predictor", "automatic_mask_generator"},
+    {"build_sam", "cli"},
     {"segment", "track", "convert", "benchmark", "doctor"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
@@ -27,8 +29,15 @@ COMMANDS = FLOORS[-1]
 PART_OF = {  # rooms of several files
     "config_formats": "config",
     "torch_pickle": "torch_file",
-    "video_file": "video",
+    "checkpoint_reader": "checkpoint",
     "camera": "video",
+    "video_file": "video",
+    "video_sinks": "video",
+    "tracker": "video_predictor",
+    "video_stream": "video_predictor",
+    "track_davis": "track",
+    "track_prompts": "track",
+    "track_run": "track",
 }
 HEAVY = ["mlx", "torch", "cv2", "av", "huggingface_hub"]
 
