@@ -88,8 +88,8 @@ class SAM2(nn.Module):
             ValueError: when the configuration needs weights that this model has not, or of another shape.
         """
         model = SAM2(config)
-        for part in set(model) - set(self):  # an image-only checkpoint has no video modules
-            model.pop(part)
+        for part in set(SAM2(self._config)) - set(self):  # video modules that an image-only checkpoint left out
+            model.pop(part, None)
         model.load_weights(tree_flatten(self.parameters()), strict=True)
         return model.eval()
 
