@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import os
 import re
+import struct
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from operator import index as as_index
@@ -21,14 +23,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-IMAGE_MEAN = np.array([0.485, 0.456, 0.406], dtype=np.float32)
-IMAGE_STD = np.array([0.229, 0.224, 0.225], dtype=np.float32)
+from .images import MEAN, STD
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 CACHE_BYTES = 128 * 2**20
 
+# Whatever its name, a frame is of one of these: PIL would hand an EPS file to Ghostscript, for example.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # What PIL raises for a file that is not, or only partly, an image.
-_PIL_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
+_PIL_ERRORS = (*_PIL_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 
 
 class VideoError(ValueError):
@@ -168,7 +172,7 @@ class FolderSource(FrameSource):
 def _open_image(path: Path) -> Image.Image:
     """Open an 8-bit image; its header is read, its pixels are not yet."""
     try:
-        image = Image.open(path)
+        image = Image.open(path, formats=_FORMATS)
     except _PIL_ERRORS as error:
         raise VideoError(f"{path} cannot be read as an image: {error}") from error
     if image.mode[0] in "IF":  # PIL would clip these to 255 without a word
@@ -363,4 +367,4 @@ def preprocess_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
     the division by 255 is done in float64 and rounded, the normalisation in float32.
     """
     pixels = (model_frame(frame, image_size) / 255.0).astype(np.float32)
-    return ((pixels - IMAGE_MEAN) / IMAGE_STD)[None]
+    return ((pixels - np.float32(MEAN)) / np.float32(STD))[None]

@@ -191,6 +191,13 @@ def test_folder_with_broken_images(tmp_path: Path) -> None:
         open_source(folder)
 
 
+def test_folder_frames_are_pictures_whatever_their_names(tmp_path: Path) -> None:
+    (tmp_path / "v").mkdir()
+    Image.new("RGB", (8, 6)).save(tmp_path / "v" / "0.jpg", format="EPS")  # a program: not to be run
+    with pytest.raises(VideoError, match=r"0\.jpg cannot be read as an image"):
+        open_source(tmp_path / "v")
+
+
 def test_folder_of_16_bit_images(tmp_path: Path) -> None:
     (tmp_path / "v").mkdir()
     Image.fromarray(np.full((4, 4), 40_000, np.uint16)).save(tmp_path / "v" / "0.png")
