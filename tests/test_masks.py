@@ -140,6 +140,14 @@ def test_clean_logits_looks_at_the_logits_as_given() -> None:
     assert (cleaned[1:4, 1:4] == 10).sum() == 8
 
 
+def test_a_logit_at_the_threshold_is_outside() -> None:
+    logits = np.full((3, 3), 2, np.float32)
+    logits[1, 1] = 1.5
+    assert masks.clean_logits(logits, 1.5, 1, 0, 10.0)[1, 1] == 11.5
+    assert masks.clean_logits(-logits, -2.0, 0, 8, 10.0)[1, 1] == -12
+    np.testing.assert_array_equal(masks.clean_logits(-logits, -1.5, 0, 9, 10.0), -logits)
+
+
 def test_clean_logits_uses_the_threshold() -> None:
     cleaned = masks.clean_logits(PICTURE, 4.0, 2, 3, 10.0)
     expected = PICTURE.copy()
@@ -276,3 +284,12 @@ def test_a_hole_is_cut_open_from_above() -> None:
     corners = list(zip(polygon[::2], polygon[1::2], strict=True))
     cut = [(0, 0), (2, 0), (2, 2), (2, 3), (3, 3), (3, 2), (2, 2), (2, 0), (5, 0), (5, 5), (0, 5)]
     assert corners == cut
+
+
+def test_cuts_leave_a_side_from_west_to_east() -> None:
+    """Two holes below one side: the outline goes along it once, and down to each hole in passing."""
+    (polygon,) = masks.mask_to_polygons(named()["two holes, one side"])
+    first = [(0, 0), (1, 0), (1, 1), (1, 2), (2, 2), (2, 1), (1, 1), (1, 0)]
+    second = [(3, 0), (3, 1), (3, 2), (4, 2), (4, 1), (3, 1), (3, 0)]
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    assert corners == [*first, *second, (5, 0), (5, 3), (0, 3)]
