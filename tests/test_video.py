@@ -484,15 +484,19 @@ def test_damage_in_a_file_that_is_counted_by_decoding(tmp_path: Path, monkeypatc
     assert np.array_equal(np.stack(frames), np.stack([*expected[:17], *expected[18:]]))
 
 
-def test_packets_that_show_nothing_are_no_frames(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at", "known"), [(12, ("vp8",)), (3, ())], ids=["known codec", "found out"])
+def test_packets_that_show_nothing_are_no_frames(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int, known: tuple[str, ...]
+) -> None:
     """VP8 has frames that only others see; here one that was shown is made one (bit 4, RFC 6386, 9.1)."""
+    monkeypatch.setattr(video_file, "_HIDES_FRAMES", known)
     path = write_video(tmp_path / "v.webm", pictures(20), "libvpx", VP8)
     expected = decode_all(path)
     with av.open(str(path)) as source, av.open(str(tmp_path / "w.webm"), "w") as hidden:
         stream = hidden.add_stream_from_template(source.streams.video[0])
         for i, packet in enumerate(source.demux(video=0)):
             data = bytearray(packet)
-            if i == 12:
+            if i == at:
                 data[0] &= ~0x10
             if data:
                 copy = av.Packet(bytes(data))
@@ -500,7 +504,7 @@ def test_packets_that_show_nothing_are_no_frames(tmp_path: Path) -> None:
                 copy.is_keyframe, copy.stream = packet.is_keyframe, stream
                 hidden.mux(copy)
     frames = list(open_source(tmp_path / "w.webm"))
-    assert np.array_equal(np.stack(frames), np.stack([*expected[:12], *expected[13:]]))
+    assert np.array_equal(np.stack(frames), np.stack([*expected[:at], *expected[at + 1 :]]))
 
 
 def test_a_file_cut_out_of_an_open_gop_starts_at_its_keyframe(tmp_path: Path) -> None:
