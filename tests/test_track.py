@@ -21,12 +21,12 @@ from mlx_sam2 import track_prompts
 from mlx_sam2.cli import UsageError
 from mlx_sam2.davis import read_indexed
 from mlx_sam2.masks import rle_to_mask
+from mlx_sam2.track import main
 from mlx_sam2.video import StreamSource
 from mlx_sam2.video_sinks import davis_palette
 
 NUM_FRAMES, HEIGHT, WIDTH = 6, 72, 96
 POINT, BOX = (40, 30), (50, 20, 90, 60)
-ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1"}
 
 
 def frames_of_clip(count: int = NUM_FRAMES, seed: int = 5) -> list[np.ndarray]:
@@ -342,11 +342,24 @@ NOT_LOADED = "no-such/model"  # a Hub id: whatever is refused with it is refused
         ("--davis . --point 1,2", "leave out --point"),
     ],
 )
-def test_bad_input(bad_files: Path, args: str, says: str) -> None:
+def test_bad_input(
+    bad_files: Path, args: str, says: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = sorted(bad_files.iterdir())
-    model = [] if "--model" in args else ["--model", NOT_LOADED]
-    assert says in failed(run(*args.split(), *model, cwd=bad_files))
+    words = args.split() if "--model" in args else [*args.split(), "--model", NOT_LOADED]
+    monkeypatch.chdir(bad_files)
+    try:
+        code = main(words)
+    except SystemExit as end:  # how argparse ends
+        code = end.code
+    assert says in failed(subprocess.CompletedProcess(words, code, *capfd.readouterr()))
     assert sorted(bad_files.iterdir()) == before
+
+
+def test_bad_input_ends_the_process(bad_files: Path) -> None:
+    assert "argument --point: 'nan,2' is not" in failed(run("clip", "--point", "nan,2", cwd=bad_files))
+    assert "lies outside the frame" in failed(run("clip", "--point", "96,2", "--model", NOT_LOADED, cwd=bad_files))
+    assert "cut.mp4 cannot be opened" in failed(run("cut.mp4", "--point", "1,2", "--model", NOT_LOADED, cwd=bad_files))
 
 
 @pytest.fixture(scope="session")
@@ -559,3 +572,14 @@ def test_davis_annotations_without_an_object(tmp_path: Path) -> None:
     done = run("--davis", tmp_path, "--output", tmp_path / "out", "--model", NOT_LOADED, cwd=tmp_path)
     assert "Annotations/480p/b/00000.png is empty" in failed(done)
     assert not (tmp_path / "out").exists()
+
+
+# ---- the example
+
+
+def test_example_track_clip(mp4: Path, model: str, tmp_path: Path) -> None:
+    script = Path(__file__).parents[1] / "examples/track_clip.py"
+    words = [sys.executable, script, mp4, "40,30", tmp_path / "out.mp4", model]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path, env=environment())
+    assert succeeded(done).endswith(f"{NUM_FRAMES} frames -> {tmp_path / 'out.mp4'}\n")
+    assert num_decodable(tmp_path / "out.mp4") == NUM_FRAMES
