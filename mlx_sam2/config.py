@@ -41,6 +41,11 @@ def _is_int(value: object, low: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= 1 << 16
 
 
+def _divides_grid(kernel: int, stride: int, padding: int) -> bool:
+    """Whether a convolution turns n * stride positions into n."""
+    return 0 <= 2 * padding - kernel + stride < stride
+
+
 @dataclass(frozen=True)
 class _Config:
     """Shared (de)serialisation and the checks that hold for every field of a kind."""
@@ -104,6 +109,8 @@ _LOWEST = {
     "padding": 0,
     "scalp": 0,
     "patch_padding": 0,
+    "mask_downsampler_padding": 0,
+    "fuser_padding": 0,
     "num_maskmem": 0,
     "multimask_min_pt_num": 0,
     "multimask_max_pt_num": 0,
@@ -149,8 +156,7 @@ class HieraConfig(_Config):
             yield 0 < dim <= 1 << 16, self, "dim_mul", f"gives stage {stage} {dim} channels; from 1 to 65536 can be"
             ok = heads > 0 and dim % heads == 0
             yield ok, self, "num_heads", f"the {heads} heads of stage {stage} do not divide its {dim} channels"
-        slack = 2 * self.patch_padding - self.patch_kernel_size + self.patch_stride
-        ok = 0 <= slack < self.patch_stride
+        ok = _divides_grid(self.patch_kernel_size, self.patch_stride, self.patch_padding)
         yield ok, self, "patch_padding", "with patch_kernel_size it must give one token for each patch_stride pixels"
         for block in self.q_pool_block_indices:
             window = self.window_size_of_block(block)
@@ -309,6 +315,8 @@ class MemoryEncoderConfig(_Config):
         stride, total = self.mask_downsampler_stride, self.mask_downsampler_total_stride
         power = stride > 1 and total <= 256 and stride**self.num_downsampler_layers == total
         yield power, self, "mask_downsampler_total_stride", f"must be a power of {stride}, at most 256"
+        ok = _divides_grid(self.mask_downsampler_kernel_size, stride, self.mask_downsampler_padding)
+        yield ok, self, "mask_downsampler_padding", "with the kernel size it must divide the grid by the stride"
         keeps = self.fuser_kernel_size == 2 * self.fuser_padding + 1
         yield keeps, self, "fuser_kernel_size", "must be 2 * fuser_padding + 1, so that the grid is kept"
 

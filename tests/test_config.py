@@ -427,6 +427,8 @@ RULES: list[tuple[type, dict[str, Any], str, str]] = [
     (MemoryEncoderConfig, {"mask_downsampler_total_stride": 12}, "mask_downsampler_total_stride", "power of 2"),
     (MemoryEncoderConfig, {"mask_downsampler_stride": 1}, "mask_downsampler_total_stride", "power of 1"),
     (MemoryEncoderConfig, {"mask_downsampler_total_stride": 512}, "mask_downsampler_total_stride", "at most 256"),
+    (MemoryEncoderConfig, {"mask_downsampler_padding": 0}, "mask_downsampler_padding", "divide the grid"),
+    (MemoryEncoderConfig, {"mask_downsampler_kernel_size": 5}, "mask_downsampler_padding", "divide the grid"),
     (MemoryEncoderConfig, {"fuser_kernel_size": 5}, "fuser_kernel_size", "2 * fuser_padding + 1"),
     (SAM2Config, {"image_size": 1000}, "image_size", "multiple of 32"),
     (SAM2Config, {"image_size": 16384}, "image_size", "at most 8192"),
