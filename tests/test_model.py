@@ -18,7 +18,7 @@ import synthetic
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2.config import DecoderConfig, HieraConfig, SAM2Config
 from mlx_sam2.model.image_encoder import MultiScaleBlock, max_pool, window_partition, window_unpartition
-from mlx_sam2.model.layers import sine_position_encoding
+from mlx_sam2.model.layers import resize_bicubic, resize_bilinear, sine_position_encoding
 from mlx_sam2.model.mask_decoder import DecoderOutput, TwoWayAttentionBlock
 from mlx_sam2.model.sam2 import SAM2
 from synthetic import normal
@@ -204,7 +204,8 @@ VARIANTS = {
         **{TRUNK + "q_pool": 2, NECK + "backbone_channel_list": [64, 32, 16], NECK + "fpn_top_down_levels": [2]},
     ),
     "odd_trunk": changed(
-        **{TRUNK + "dim_mul": 1.5, TRUNK + "head_mul": 1.0, TRUNK + "num_heads": 2, TRUNK + "window_spec": [8, 6, 10, 5]},
+        **{TRUNK + "dim_mul": 1.5, TRUNK + "head_mul": 1.0, TRUNK + "num_heads": 2},
+        **{TRUNK + "window_spec": [8, 6, 10, 5]},
         **{NECK + "backbone_channel_list": [54, 36, 24, 16], TRUNK + "window_pos_embed_bkg_spatial_size": [5, 9]},
     ),
     "all_positions": changed(
@@ -368,3 +369,312 @@ def test_variant_memory(pair: Pair, frame: tuple[Any, Any], clicked: bool) -> No
         mx.array([[4 / 8, 1 / 8]] * 2) if with_pointers else None,
     )
     pair.compare(got, attended, FEATURE_TOL, "attended")
+
+
+# ---- rules that ports get wrong, spelled out
+
+
+def fill(module: Any, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights, biases included; returned by name in float64."""
+    values = {k: normal(k, v.shape, seed) / math.sqrt(v.shape[-1]) for k, v in tree_flatten(module.parameters())}
+    module.load_weights([(k, mx.array(v)) for k, v in values.items()])
+    return {k: v.astype(np.float64) for k, v in values.items()}
+
+
+def layer_norm(x: np.ndarray, w: dict[str, np.ndarray], name: str, eps: float = 1e-6) -> np.ndarray:
+    x = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    return x * w[f"{name}.weight"] + w[f"{name}.bias"]
+
+
+def linear(x: np.ndarray, w: dict[str, np.ndarray], name: str) -> np.ndarray:
+    return x @ w[f"{name}.weight"].T + w[f"{name}.bias"]
+
+
+def pool(x: np.ndarray) -> np.ndarray:
+    return np.array(
+        [[x[i : i + 2, j : j + 2].max((0, 1)) for j in range(0, x.shape[1], 2)] for i in range(0, len(x), 2)]
+    )
+
+
+def block_by_definition(
+    x: np.ndarray, w: dict[str, np.ndarray], window: tuple[int, int], heads: int, pools: bool
+) -> np.ndarray:
+    """A Hiera block on one (H, W, C) grid, window by window and head by head.
+
+    Window places outside the grid are tokens as well: their q, k and v are the bias of qkv, nothing masks them.
+    """
+    normed = layer_norm(x, w, "norm1")
+    shortcut = x
+    if "proj.weight" in w:
+        shortcut = linear(normed, w, "proj")  # of the normed input
+        shortcut = pool(shortcut) if pools else shortcut
+    step = 2 if pools else 1
+    out = np.empty_like(shortcut)
+    for top in range(0, x.shape[0], window[0]):
+        for left in range(0, x.shape[1], window[1]):
+            tokens = np.empty((*window, len(w["attn.qkv.bias"])))
+            tokens[:] = w["attn.qkv.bias"]
+            inside = normed[top : top + window[0], left : left + window[1]]
+            tokens[: inside.shape[0], : inside.shape[1]] = linear(inside, w, "attn.qkv")
+            q, k, v = np.split(tokens, 3, axis=-1)
+            q = pool(q) if pools else q
+            attended = linear(attend_by_definition(q, k, v, heads), w, "attn.proj")
+            place = out[top // step : (top + window[0]) // step, left // step : (left + window[1]) // step]
+            place[:] = attended.reshape(*q.shape[:2], -1)[: place.shape[0], : place.shape[1]]
+    x = shortcut + out
+    hidden = linear(layer_norm(x, w, "norm2"), w, "mlp.layers.0")
+    hidden = hidden * 0.5 * (1 + np.vectorize(math.erf)(hidden / math.sqrt(2)))
+    return x + linear(hidden, w, "mlp.layers.1")
+
+
+def attend_by_definition(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int) -> np.ndarray:
+    q, k, v = (x.reshape(-1, heads, x.shape[-1] // heads) for x in (q, k, v))
+    scores = np.einsum("qhd,khd->hqk", q, k) / math.sqrt(q.shape[-1])
+    shares = np.exp(scores - scores.max(-1, keepdims=True))
+    shares /= shares.sum(-1, keepdims=True)
+    return np.einsum("hqk,khd->qhd", shares, v).reshape(len(q), -1)
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (2, 6)])
+@pytest.mark.parametrize("kind", ["pooling", "widening", "plain", "global"])
+def test_hiera_block_by_its_definition(kind: str, height: int, width: int) -> None:
+    """Windows of 4, on grids that they fit and on grids that they do not; the window of a stage's first block is
+    that of the stage before (6 would be its own)."""
+    config = HieraConfig(
+        embed_dim=8,
+        num_heads=2,
+        stages=(1, 2),
+        q_pool=0 if kind == "widening" else 1,
+        window_spec=(4, 6),
+        global_att_blocks=(2,) if kind == "global" else (),
+    )
+    index, heads = {"pooling": (1, 4), "widening": (1, 4), "plain": (0, 2), "global": (2, 4)}[kind]
+    block = MultiScaleBlock(config, index)
+    weights = fill(block)
+    x = 2 * normal(kind, (2, height, width, 16 if kind == "global" else 8), 0)
+    got = np.array(block(mx.array(x)))
+    window = (height, width) if kind == "global" else (4, 4)
+    for b in range(2):
+        expected = block_by_definition(x[b].astype(np.float64), weights, window, heads, kind == "pooling")
+        np.testing.assert_allclose(got[b], expected, rtol=0, atol=5e-6)  # measured: 5e-7
+
+
+@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 6), (3, 9)])
+def test_windows_and_back(height: int, width: int) -> None:
+    x = normal("x", (2, height, width, 3), 0)
+    windows = window_partition(mx.array(x), 4)
+    assert windows.shape[1:] == (4, 4, 3)
+    assert windows.shape[0] == 2 * -(-height // 4) * -(-width // 4)
+    np.testing.assert_array_equal(np.array(window_unpartition(windows, 4, height, width)), x)
+    np.testing.assert_array_equal(np.array(windows)[1, 0, 0], x[0, 0, 4])  # the next one to the right
+    assert np.abs(np.array(windows)).sum() == pytest.approx(np.abs(x).sum(), rel=1e-6)  # the rest is zeros
+
+
+def test_max_pool_drops_what_fills_no_window() -> None:
+    x = mx.arange(15.0).reshape(1, 3, 5, 1)
+    np.testing.assert_array_equal(np.array(max_pool(x, 2))[0, :, :, 0], [[6, 8]])
+
+
+def test_position_embedding_tiles_the_window(nano_model: SAM2) -> None:
+    """With no background what is left repeats with the window, and is tiled rather than interpolated."""
+    trunk = nano_model.image_encoder.trunk
+    both = np.array(trunk.position_embedding(16, 24))
+    window = np.array(trunk.pos_embed_window)
+    background = both[0].copy()
+    for i, j in np.ndindex(16, 24):
+        background[i, j] -= window[0, i % 8, j % 8]
+    expected = np.array(resize_bicubic(trunk.pos_embed, (16, 24)))[0]
+    np.testing.assert_allclose(background, expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_first_decoder_layer_has_no_positions_and_no_residual(first: bool) -> None:
+    block = TwoWayAttentionBlock(16, DecoderConfig(num_heads=2, mlp_dim=24), skip_first_layer_pe=first)
+    w = fill(block)
+    queries, keys, query_pe, key_pe = (mx.array(normal(n, (2, 5, 16), 0)) for n in ("q", "k", "qp", "kp"))
+    if first:
+        x = np.array(block.self_attn(queries, queries, queries))
+    else:
+        at = queries + query_pe
+        x = np.array(queries + block.self_attn(at, at, queries))
+    x = mx.array(layer_norm(x, w, "norm1", 1e-5).astype(np.float32))
+    k = keys + key_pe
+    x = mx.array(layer_norm(np.array(x + block.cross_attn_token_to_image(x + query_pe, k, keys)), w, "norm2", 1e-5))
+    x = x.astype(mx.float32)
+    x = mx.array(layer_norm(np.array(x + block.mlp(x)), w, "norm3", 1e-5)).astype(mx.float32)
+    image = layer_norm(np.array(keys + block.cross_attn_image_to_token(k, x + query_pe, x)), w, "norm4", 1e-5)
+    got_queries, got_keys = block(queries, keys, query_pe, key_pe)
+    np.testing.assert_allclose(np.array(got_queries), np.array(x), rtol=0, atol=1e-6)  # measured: 1e-7
+    np.testing.assert_allclose(np.array(got_keys), image, rtol=0, atol=1e-6)
+
+
+def test_a_padding_point_replaces_the_position(nano_model: SAM2) -> None:
+    """-1 is its embedding alone, 0..3 add theirs to the position; one padding point closes every list."""
+    encoder = nano_model.sam_prompt_encoder
+    points = mx.array([[[10.0, 200.0]] * 5, [[255.0, 0.0]] * 5])
+    tokens = np.array(encoder.embed_points(points, mx.array([[-1, 0, 1, 2, 3]] * 2)))
+    assert tokens.shape == (2, 6, 64)
+    padding = np.array(encoder.not_a_point_embed.weight)[0]
+    position = np.array(encoder.pe_layer((points + 0.5) / 256))
+    for b in range(2):
+        np.testing.assert_array_equal(tokens[b, 0], padding)
+        np.testing.assert_array_equal(tokens[b, 5], padding)
+        for label in range(4):
+            expected = position[b, 1 + label] + np.array(encoder.point_embeddings[label].weight)[0]
+            np.testing.assert_allclose(tokens[b, 1 + label], expected, rtol=0, atol=1e-6)
+
+
+def test_a_mask_prompt_replaces_the_embedding_of_no_mask(nano_model: SAM2) -> None:
+    encoder = nano_model.sam_prompt_encoder
+    sparse, none = encoder(None, None, None)
+    assert sparse.shape == (1, 0, 64)  # no point at all: no token at all, as in the official image predictor
+    np.testing.assert_array_equal(np.array(none)[0, 0], np.array(encoder.no_mask_embed.weight))
+    mask = mx.array(normal("mask", (2, 64, 64, 1), 0))
+    sparse, dense = encoder(None, None, mask)
+    assert sparse.shape == (2, 0, 64)
+    np.testing.assert_array_equal(np.array(dense), np.array(encoder.embed_mask(mask)))
+
+
+def test_fit_mask_prompt(nano_model: SAM2) -> None:
+    mask = mx.array(normal("mask", (2, 100, 80, 1), 0))
+    expected = resize_bilinear(mask, (64, 64), antialias=True)
+    np.testing.assert_array_equal(np.array(nano_model.fit_mask_prompt(mask)), np.array(expected))
+    fitting = mask[:, :64, :64]
+    assert nano_model.fit_mask_prompt(fitting) is fitting
+
+
+# ---- which mask is returned
+
+
+@pytest.fixture
+def four_prompts() -> DecoderOutput:
+    """Stable; unstable; nothing above the lower threshold; exactly at the threshold of 0.98."""
+    masks = np.full((4, 4, 10, 10), -5, np.float32)
+    masks += np.arange(4).reshape(1, 4, 1, 1) / 100  # to tell the masks apart
+    masks[0, 0] = 5
+    masks[1, 0] = 5
+    masks[1, 0, 0, :5] = 0.04  # 95 of 100 above +0.05, all above -0.05
+    masks[3, 0] = 5
+    masks[3, 0, 0, :2] = -0.04
+    ious = np.array(
+        [[0.1, 0.2, 0.9, 0.3], [0.99, 0.2, 0.3, 0.8], [0.1, 0.9, 0.2, 0.2], [0.1, 0.2, 0.3, 0.4]], np.float32
+    )
+    return DecoderOutput(mx.array(masks), mx.array(ious), mx.zeros((4, 4, 64)), mx.zeros((4, 1)))
+
+
+def test_stability_score(nano_model: SAM2, four_prompts: DecoderOutput) -> None:
+    score = nano_model.sam_mask_decoder.stability_score(four_prompts.masks)
+    np.testing.assert_allclose(np.array(score)[:, 0], [1, 0.95, 1, 0.98], rtol=0, atol=1e-7)
+    assert np.all(np.array(score)[:, 1:] == 1)  # nothing there counts as stable
+
+
+def test_the_dynamic_choice_is_made_for_each_prompt(nano_config: SAM2Config, four_prompts: DecoderOutput) -> None:
+    decoder = SAM2(nano_config.with_postprocessing(True)).sam_mask_decoder
+    masks, ious = decoder.select(four_prompts, multimask=False)
+    assert masks.shape == (4, 1, 10, 10)
+    chosen = [0, 3, 0, 0]  # mask 0 has the best IoU of prompt 1, but is not among those to fall back to
+    for i, index in enumerate(chosen):
+        np.testing.assert_array_equal(np.array(masks)[i, 0], np.array(four_prompts.masks)[i, index])
+        assert ious[i, 0].item() == four_prompts.ious[i, index].item()
+
+
+@pytest.mark.parametrize("dynamic", [True, False])
+def test_choices_without_the_fallback(nano_config: SAM2Config, four_prompts: DecoderOutput, dynamic: bool) -> None:
+    decoder = SAM2(nano_config.with_postprocessing(dynamic)).sam_mask_decoder
+    masks, ious = decoder.select(four_prompts, multimask=True)
+    np.testing.assert_array_equal(np.array(masks), np.array(four_prompts.masks)[:, 1:])
+    np.testing.assert_array_equal(np.array(ious), np.array(four_prompts.ious)[:, 1:])
+    if not dynamic:
+        masks, ious = decoder.select(four_prompts, multimask=False)
+        np.testing.assert_array_equal(np.array(masks), np.array(four_prompts.masks)[:, :1])
+        np.testing.assert_array_equal(np.array(ious), np.array(four_prompts.ious)[:, :1])
+
+
+# ---- the whole model
+
+
+@pytest.fixture(scope="module")
+def features(nano_model: SAM2) -> Any:
+    pixels = np.stack([synthetic.picture(256, 256, seed) for seed in (3, 4)]) / 128 - 1
+    return nano_model.encode_image(mx.array(pixels.astype(np.float32)))
+
+
+def test_a_batch_is_its_images_one_by_one(nano_model: SAM2, features: Any) -> None:
+    points, labels = mx.array([[[30.0, 60.0]], [[200.0, 90.0]]]), mx.array([[1], [0]])
+    masks, ious = nano_model.predict_masks(features, points, labels)
+    assert masks.shape == (2, 3, 64, 64)
+    for i in range(2):
+        one = features.image(i)
+        assert [x.shape[0] for x in one.arrays()] == [1, 1, 1]
+        alone = nano_model.predict_masks(one, points[i : i + 1], labels[i : i + 1])
+        np.testing.assert_allclose(np.array(masks)[i], np.array(alone[0])[0], rtol=0, atol=LOGIT_TOL)
+        np.testing.assert_allclose(np.array(ious)[i], np.array(alone[1])[0], rtol=0, atol=SCORE_TOL)
+
+
+def test_one_image_serves_many_prompts(nano_model: SAM2, features: Any) -> None:
+    points, labels = mx.array([[[30.0, 60.0]], [[200.0, 90.0]], [[5.0, 5.0]]]), mx.array([[1], [1], [0]])
+    masks, _ = nano_model.predict_masks(features.image(1), points, labels)
+    for i in range(3):
+        alone, _ = nano_model.predict_masks(features.image(1), points[i : i + 1], labels[i : i + 1])
+        np.testing.assert_allclose(np.array(masks)[i], np.array(alone)[0], rtol=0, atol=LOGIT_TOL)
+
+
+def test_absent_objects_have_no_mask_and_the_no_object_pointer(nano_model: SAM2, features: Any) -> None:
+    """Both signs of the object score in one batch, by the bias of its head."""
+    model = nano_model.with_config(nano_model.config)
+    head = model.sam_mask_decoder.pred_obj_score_head.layers[-1]
+    score = model.predict_object(features.embedding, features.high_res).object_score
+    head.bias = head.bias - score.mean()
+    got = model.predict_object(features.embedding, features.high_res, multimask=True)
+    present = np.array(got.object_score)[:, 0] > 0
+    assert sorted(present) == [False, True]
+    mask, pointer = np.array(got.low_res_mask), np.array(got.pointer)
+    assert np.all(mask[~present] == -1024)
+    assert np.all(mask[present] > -1024)
+    np.testing.assert_array_equal(pointer[~present], np.array(model.no_obj_ptr))
+    assert np.abs(pointer[present] - np.array(model.no_obj_ptr)).max() > 0.1
+    assert score.shape == (2, 1)
+
+
+def test_with_config(nano_model: SAM2) -> None:
+    changes = {"image_size": 128, "max_cond_frames_in_attn": 3}
+    other = nano_model.with_config(dataclasses.replace(nano_model.config, **changes))
+    assert other.config == dataclasses.replace(nano_model.config, **changes)
+    assert other.encode_image(mx.zeros((1, 128, 128, 3))).embedding.shape == (1, 8, 8, 64)
+    assert nano_model.config.image_size == 256
+    mine, theirs = dict(tree_flatten(nano_model.parameters())), dict(tree_flatten(other.parameters()))
+    assert mine.keys() == theirs.keys()
+    for key, value in mine.items():
+        np.testing.assert_array_equal(np.array(theirs[key]), np.array(value))
+
+
+def test_with_config_keeps_the_dtype(nano_config: SAM2Config) -> None:
+    model = SAM2(nano_config)
+    model.set_dtype(mx.float16)
+    assert model.with_config(nano_config.with_postprocessing(True)).dtype == mx.float16
+
+
+@pytest.mark.parametrize(
+    "changes", [{"no_obj_embed_spatial": False}, {"pred_obj_scores_mlp": False}, {"num_maskmem": 5}], ids=str
+)
+def test_with_config_of_other_weights(nano_model: SAM2, changes: dict[str, Any]) -> None:
+    """Weights too many, other ones, and of another shape."""
+    with pytest.raises(ValueError, match=r"no_obj_embed_spatial|pred_obj_score_head|maskmem_tpos_enc"):
+        nano_model.with_config(dataclasses.replace(nano_model.config, **changes))
+
+
+def test_with_config_that_asks_for_weights_it_has_not() -> None:
+    """2.0 has no embedding for absent objects; switching it on must not pass in silence."""
+    model = synthetic.nano_model(name="nano20")
+    with pytest.raises(ValueError, match="no_obj_embed_spatial"):
+        model.with_config(dataclasses.replace(model.config, no_obj_embed_spatial=True))
+
+
+def test_with_config_of_an_image_model(nano_config: SAM2Config) -> None:
+    """A checkpoint without the video half stays without it."""
+    model = SAM2(nano_config)
+    for part in ("memory_attention", "memory_encoder"):
+        model.pop(part)
+    other = model.with_config(nano_config.with_postprocessing(True))
+    assert "memory_attention" not in other
+    assert other.config.decoder.dynamic_multimask_via_stability
