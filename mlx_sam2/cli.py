@@ -26,9 +26,13 @@ def command_name(prog: str) -> str:
     return prog.removeprefix("python -m ")
 
 
-def complain(prog: str, error: BaseException | str) -> None:
-    """Print an error as one line on stderr."""
-    print(f"{command_name(prog)}: error: {' '.join(str(error).split())}", file=sys.stderr)
+def complain(prog: str, error: BaseException | str, more: str = "") -> None:
+    """Print an error, and more about it, as one line on stderr."""
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:  # without the number
+        name = str(error.filename or "").removeprefix("file:")  # as PyAV has it
+        text = f"{name}: {error.strerror}" if name else error.strerror
+    print(f"{command_name(prog)}: error: {' '.join(text.split())}{more}", file=sys.stderr)
 
 
 def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:

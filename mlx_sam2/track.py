@@ -175,6 +175,16 @@ def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink
 
 def _run_video(args: argparse.Namespace) -> int:
     progress = Progress()
+    try:
+        return _track(args, progress)
+    except (VideoError, OSError, RuntimeError) as error:
+        if progress.count == 0:
+            raise
+        cli.complain(PROG, error, f" ({progress.span} written)")
+        return cli.BAD_INPUT if isinstance(error, VideoError) else cli.FAILURE
+
+
+def _track(args: argparse.Namespace, progress: Progress) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(open_source(args.video))
         plan = _plan(args, source)
@@ -184,11 +194,7 @@ def _run_video(args: argparse.Namespace) -> int:
         live = is_live(source)
         frames = track_live(predictor, source, plan) if live else track_session(predictor, source, plan, args.memory)
         stack.callback(frames.close)
-        try:
-            stopped = write_frames(islice(frames, plan.count), sinks, plan.count, progress)
-        except (VideoError, OSError, RuntimeError) as error:
-            cli.complain(PROG, f"{error} ({progress.span} written)" if progress.count else error)
-            return cli.BAD_INPUT if isinstance(error, VideoError) else cli.FAILURE
+        stopped = write_frames(islice(frames, plan.count), sinks, plan.count, progress)
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
     objects = len(progress.last.masks)
