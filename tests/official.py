@@ -6,6 +6,7 @@ one function here, so plain stand-ins take their place where they are missing.
 
 from __future__ import annotations
 
+import importlib
 import sys
 import types
 from copy import deepcopy
@@ -40,9 +41,7 @@ class Resize(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         size = [self.height, self.width]
-        x = torch.nn.functional.interpolate(
-            x[None], size, mode="bilinear", align_corners=False, antialias=True
-        )
+        x = torch.nn.functional.interpolate(x[None], size, mode="bilinear", align_corners=False, antialias=True)
         return x[0]
 
 
@@ -69,27 +68,32 @@ def connected_components(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor
     return torch.from_numpy(labels), torch.from_numpy(areas)
 
 
-def _put_stand_ins() -> None:
-    """Only where the real thing can't be imported."""
+def _import_transforms() -> None:
+    """sam2.utils.transforms, with stand-ins while it is imported; transformers must not see them."""
     try:
-        import torchvision.transforms  # noqa: F401
+        importlib.import_module("torchvision.transforms")
     except ImportError:
         transforms = types.ModuleType("torchvision.transforms")
         transforms.ToTensor, transforms.Resize, transforms.Normalize = ToTensor, Resize, Normalize
         root = types.ModuleType("torchvision")
         root.transforms = transforms
         sys.modules.update({"torchvision": root, "torchvision.transforms": transforms})
+        importlib.import_module("sam2.utils.transforms")
+        del sys.modules["torchvision"], sys.modules["torchvision.transforms"]
+
+
+def _put_extension() -> None:
     try:
-        import sam2._C  # noqa: F401
+        importlib.import_module("sam2._C")
     except ImportError:
         extension = types.ModuleType("sam2._C")
         extension.get_connected_componnets = connected_components  # the official spelling
-        sys.modules["sam2._C"] = extension
-        sys.modules["sam2"]._C = extension
+        sys.modules["sam2._C"] = sam2._C = extension
 
 
 sam2 = pytest.importorskip("sam2", reason=REASON)
-_put_stand_ins()
+_import_transforms()
+_put_extension()
 
 
 def official_model(
