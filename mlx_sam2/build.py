@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from .checkpoint import load
-from .config import DecoderConfig, SAM2Config
+from .config import ConfigError, DecoderConfig, SAM2Config, brief
 from .config_formats import parse_override_value
 
 if TYPE_CHECKING:
@@ -71,6 +71,8 @@ def _replace(config: SAM2Config, options: dict[str, Any]) -> SAM2Config:
     unknown = sorted(set(options) - set(scalars))
     if unknown:
         raise TypeError(f"{unknown[0]!r} is not an option of the model; options are {', '.join(scalars)}")
+    if not isinstance(extra, dict):
+        raise ConfigError(f"sam_mask_decoder_extra_args={brief(extra)}: it must be a dict of the decoder's options")
     decoder = DecoderConfig.from_dict({**config.decoder.to_dict(), **extra})
     return dataclasses.replace(config, decoder=decoder, **options)
 

@@ -210,13 +210,17 @@ def is_transformers(values: dict[str, Any]) -> bool:
     return "vision_config" in values or values.get("model_type") in ("sam2", "sam2_video")
 
 
-def _leaf_paths(tree: dict[str, Any], prefix: str = "", levels: int = 8) -> list[str]:
-    if levels == 0:
-        raise ConfigError("official configuration: nested deeper than any SAM 2 configuration")
+def _leaf_paths(tree: dict[str, Any]) -> list[str]:
     paths: list[str] = []
-    for name, value in tree.items():
-        path = f"{prefix}{name}"
-        paths += _leaf_paths(value, path + ".", levels - 1) if isinstance(value, dict) else [path]
+    groups = [("", tree)]
+    for prefix, group in groups:  # grows as it is read: no recursion, and YAML's aliases cannot multiply without end
+        for name, value in group.items():
+            if isinstance(value, dict):
+                groups.append((f"{prefix}{name}.", value))
+            else:
+                paths.append(f"{prefix}{name}")
+        if len(groups) > 100 or len(paths) > 1000:
+            raise ConfigError("official configuration: far larger than any of SAM 2")
     return paths
 
 

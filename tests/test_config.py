@@ -509,6 +509,14 @@ def nested(depth: int) -> dict[str, Any]:
     return tree
 
 
+def laughs(levels: int) -> dict[str, Any]:
+    """What YAML's aliases can make of a few lines: 10 ** levels ways down."""
+    tree: Any = {"dropout": 0}
+    for _ in range(levels):
+        tree = {f"dropout{i}": tree for i in range(10)}
+    return tree
+
+
 HOSTILE: dict[str, Any] = {
     "none": None,
     "list": [],
@@ -529,6 +537,7 @@ HOSTILE: dict[str, Any] = {
     "many_keys": {"trunk": {str(i): i for i in range(10**5)}},
     "deep": {"trunk": {"stages": nested(900)}},
     "deep_official": {"model": {"image_encoder": nested(900)}},
+    "laughing_official": {"model": {"image_encoder": laughs(12)}},
     "wide_official": {"model": {"image_encoder": {str(i): i for i in range(10**5)}}},
     "official_levels": {"image_encoder": {"neck": {"backbone_channel_list": 7}}},
     "official_text": {"image_encoder": {"trunk": {"embed_dim": "-" * 10**6 + "1"}}},
