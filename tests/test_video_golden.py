@@ -39,7 +39,7 @@ STORES = {
 }
 
 
-@pytest.mark.parametrize(("name", "memory"), [*RUNS, pytest.param("video_tiny", "disk", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("name", "memory"), RUNS)
 def test_script(name: str, memory: str) -> None:
     golden = goldens.read(name)
     predictor = build(golden)
