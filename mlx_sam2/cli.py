@@ -59,7 +59,7 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
     if x1 < x0 or y1 < y0:
         x0, y0, x1, y1 = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
         raise UsageError(
-            f"{name} has its corners reversed: give top left, then bottom right: {x0:g},{y0:g},{x1:g},{y1:g}"
+            f"{name} has its corners reversed: give top left, then bottom right, {x0:g},{y0:g},{x1:g},{y1:g}"
         )
     if x0 == x1 or y0 == y1:
         raise UsageError(f"{name} has no area")

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+from . import cli
+from .cli import UsageError
 
 if TYPE_CHECKING:
     from .image_predictor import SAM2ImagePredictor
 
-PROG = "mlx_sam2.segment"
-BAD_INPUT, FAILURE = 2, 1
+PROG = "python -m mlx_sam2.segment"
 
 DESCRIPTION = "Segment what a point, a box or a mask picks out in a photo, with SAM 2."
 EPILOG = """\
@@ -33,37 +34,16 @@ Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
 
 
-class UsageError(ValueError):
-    """The arguments cannot be met. One line."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:  # one line, without the usage
-        self.exit(BAD_INPUT, f"{PROG}: error: {message}\n")
-
-
-def _numbers(count: int, form: str) -> Callable[[str], tuple[float, ...]]:
-    def parse(text: str) -> tuple[float, ...]:
-        try:
-            values = tuple(float(part) for part in text.split(","))
-        except ValueError:
-            values = ()
-        if len(values) != count or not all(map(math.isfinite, values)):
-            raise argparse.ArgumentTypeError(f"{text!r} is not {form} in pixels")
-        return values
-
-    return parse
-
-
 def build_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog=f"python -m {PROG}",
+    parser = cli.Parser(
+        prog=PROG,
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    point, box = _numbers(2, "x,y"), _numbers(4, "x0,y0,x1,y1")
+    point = partial(cli.parse_numbers, count=2, form="x,y")
+    box = partial(cli.parse_numbers, count=4, form="x0,y0,x1,y1")
     parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photos; all get the same prompts")
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
@@ -90,19 +70,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a rough mask, white on black, of the photo's size, or square",
     )
     prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
-    model = parser.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        default="base_plus",
-        help="tiny, small, base_plus, large (SAM 2.1), sam2-tiny, ... (SAM 2.0), a Hub id, "
-        "a folder or a file; default: %(default)s",
-    )
-    model.add_argument("--revision", help="branch, tag or commit of the Hub repository")
-    model.add_argument(
-        "--dtype",
-        choices=["float32", "float16", "bfloat16"],
-        help="default: float16 on an Apple GPU, float32 elsewhere",
-    )
+    cli.add_model_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)")
     output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with mask, outline and prompts")
@@ -141,8 +109,6 @@ def _plan(args: argparse.Namespace) -> list[Job]:
 
     if not (args.point or args.negative or args.box or args.mask):
         raise UsageError("nothing to look for: give --point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask)")
-    if args.box:
-        _check_box(args.box)
     jobs = []
     for path in args.images:
         pixels = images.read(path)
@@ -159,26 +125,13 @@ def _plan(args: argparse.Namespace) -> list[Job]:
     return jobs
 
 
-def _check_box(box: tuple[float, ...]) -> None:
-    x0, y0, x1, y1 = box
-    if x1 < x0 or y1 < y0:
-        x0, y0, x1, y1 = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
-        ordered = f"{x0:g},{y0:g},{x1:g},{y1:g}"
-        raise UsageError(f"--box has its corners reversed: give top left, then bottom right, {ordered}")
-    if x0 == x1 or y0 == y1:
-        raise UsageError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} has no area")
-
-
 def _check_prompts(args: argparse.Namespace, job: Job) -> None:
-    size = f"{job.path} ({job.width} x {job.height} pixels)"
+    size, where = (job.height, job.width), str(job.path)
     for option, points in (("--point", args.point), ("--negative", args.negative)):
         for x, y in points:
-            if not (0 <= x < job.width and 0 <= y < job.height):
-                raise UsageError(f"{option} {x:g},{y:g} lies outside {size}")
+            cli.check_point(f"{option} {x:g},{y:g}", (x, y), size, where)
     if args.box:
-        x0, y0, x1, y1 = args.box
-        if min(x0, y0) < 0 or x1 > job.width or y1 > job.height:
-            raise UsageError(f"--box {x0:g},{y0:g},{x1:g},{y1:g} reaches outside {size}")
+        cli.check_box(f"--box {','.join(f'{c:g}' for c in args.box)}", args.box, size, where)
 
 
 def _check_mask(path: Path, prompt: np.ndarray, job: Job) -> None:
@@ -225,18 +178,6 @@ def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
                     raise UsageError(f"{path} would be both {taken[path.resolve()]} and {user}")
                 taken[path.resolve()] = user
                 images.check_output(path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS)
-
-
-def _check_model(name: str) -> None:
-    """Refuse a model that no download can bring, before the photos are looked at."""
-    from . import hub
-
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
-    if not (is_hub_id or hub.published(name)):
-        try:
-            hub.resolve(name)
-        except hub.HubError as error:
-            raise UsageError(str(error)) from None
 
 
 # ---- doing it
@@ -299,19 +240,15 @@ def _line(result: dict[str, Any]) -> str:
     )
 
 
-def _complain(error: BaseException | str) -> None:
-    print(f"{PROG}: error: {' '.join(str(error).split())}", file=sys.stderr)
-
-
 def _run(args: argparse.Namespace) -> int:
     from .images import ImageError
 
     try:
-        _check_model(args.model)
+        cli.check_model(args.model)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
-        _complain(error)
-        return BAD_INPUT
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT
     from tqdm import tqdm
 
     from .hub import HubError
@@ -320,15 +257,15 @@ def _run(args: argparse.Namespace) -> int:
     try:
         predictor = SAM2ImagePredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
-        _complain(error)
-        return BAD_INPUT if isinstance(error, ValueError) else FAILURE
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
     code = 0
     for job in tqdm(jobs, unit="image", leave=False, disable=None if len(jobs) > 1 else True):
         try:
             result = _segment(args, predictor, job)
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
-            _complain(error)  # the other photos are still done
-            code = max(code, BAD_INPUT if isinstance(error, ValueError) else FAILURE)
+            cli.complain(PROG, error)  # the other photos are still done
+            code = max(code, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE)
             continue
         text = json.dumps(result) if args.json else _line(result)
         tqdm.write(text, file=sys.stdout)
@@ -344,7 +281,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except BrokenPipeError:  # whoever read our stdout has gone: let the interpreter's last flush go nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return FAILURE
+        return cli.FAILURE
 
 
 if __name__ == "__main__":
