@@ -21,8 +21,9 @@ from mlx_sam2 import track_prompts
 from mlx_sam2.cli import UsageError
 from mlx_sam2.davis import read_indexed
 from mlx_sam2.masks import rle_to_mask
-from mlx_sam2.track import main
-from mlx_sam2.video import StreamSource
+from mlx_sam2.track import build_parser, main, make_plan
+from mlx_sam2.track_run import Progress, TrackedFrame, resume_arguments
+from mlx_sam2.video import SequenceSource, StreamSource
 from mlx_sam2.video_sinks import davis_palette
 
 NUM_FRAMES, HEIGHT, WIDTH = 6, 72, 96
@@ -211,6 +212,57 @@ def test_live_stream(mp4: Path, model: str, predictor: Any, tmp_path: Path) -> N
             np.testing.assert_array_equal(rle_to_mask(entry["rle"]), logit[0] > 0)
 
 
+# ---- which frames
+
+
+@pytest.mark.parametrize(
+    ("flags", "start", "count", "prompted"),
+    [
+        ("--point 1,2", 0, 6, [0]),
+        ("--point 1,2@2 --point 2:1,2@4", 2, 4, [2, 4]),
+        ("--point 1,2 --start 3", 3, 3, [3]),
+        ("--point 1,2@1 --start 3 --frames 2", 3, 2, [1]),
+        ("--point 1,2 --frames 9", 0, 6, [0]),
+        ("--point 1,2 --reverse", 5, 6, [5]),
+        ("--point 1,2@2 --point 2:1,2@4 --reverse --frames 3", 4, 3, [2, 4]),
+        ("--point 1,2 --start 3 --reverse", 3, 4, [3]),
+    ],
+)
+def test_which_frames_are_tracked(flags: str, start: int, count: int, prompted: list[int]) -> None:
+    plan = make_plan(build_parser().parse_args(["clip", *flags.split()]), SequenceSource(frames_of_clip()))
+    assert (plan.start, plan.count, [prompt.frame for prompt in plan.prompts]) == (start, count, prompted)
+
+
+def test_going_on_from_where_prompts_are(tmp_path: Path) -> None:
+    """Stopped on frame 3, where objects 1 and 2 have prompts, and the PNG shows only object 1."""
+    words = ["clip", "--point", "1,2@1", "--point", "1:3,4@3", "--box", "2:5,6,7,8@3", "--frames", "5"]
+    outputs = [str(tmp_path / "m"), str(tmp_path / "a_from1.mp4")]
+    (tmp_path / "m").mkdir()
+    args, source = build_parser().parse_args(words), SequenceSource(frames_of_clip())
+    masks = {1: two_objects() == 1, 2: (two_objects() == 1) & (np.arange(WIDTH) > 20)}  # 2 is hidden behind 1
+    progress = Progress(count=3, first=1, last=TrackedFrame(3, source[3], masks, {}, None))
+    rest = ["--frames", "2", "--model", "base_plus", "--memory", "disk", "--output", outputs[0]]
+    rest += ["--output", str(tmp_path / "a_from4.mp4"), "--overwrite"]
+    seen = ["--mask", f"{tmp_path}/m/00003.png@3", "--start", "4"]
+    expected = ["clip", "--point", "1:1,2@1", "--box", "2:5,6,7,8@3", *seen, *rest]
+    assert resume_arguments(args, make_plan(args, source), source, outputs, progress) == expected
+    masks.clear()  # nothing seen: the prompts alone
+    expected = ["clip", "--point", "1:1,2@1", "--box", "2:5,6,7,8@3", "--point", "1:3,4@3", "--start", "4", *rest]
+    actual = resume_arguments(args, make_plan(args, source), source, outputs, progress)
+    assert sorted(actual) == sorted(expected)
+
+
+def test_going_on_in_reverse_reaches_frame_0() -> None:
+    """Nothing can be propagated in reverse from frame 0, so frame 1 is done again."""
+    args = build_parser().parse_args("clip --point 1,2@4 --reverse --frames 5 --output o.jsonl".split())
+    source = SequenceSource(frames_of_clip())
+    progress = Progress(count=4, first=4, last=TrackedFrame(1, source[1], {1: two_objects() == 9}, {}, None))
+    words = resume_arguments(args, make_plan(args, source), source, ["o.jsonl"], progress)
+    again = build_parser().parse_args(words)
+    plan = make_plan(again, source)
+    assert (plan.start, plan.count, plan.reverse, again.output) == (1, 2, True, ["o_from1.jsonl"])
+
+
 # ---- prompts
 
 
@@ -316,7 +368,7 @@ NOT_LOADED = "no-such/model"  # a Hub id: whatever is refused with it is refused
         ("clip --point 96,2", "--point 96,2 lies outside the frame (96 x 72 pixels)"),
         ("clip --box 2:-5,2,9,9", "--box 2:-5,2,9,9 reaches outside the frame"),
         ("clip --box 5,2,5,9", "--box 5,2,5,9 has no area"),
-        ("clip --box 9,2,5,9", "corners reversed: give top left, then bottom right: 5,2,9,9"),
+        ("clip --box 9,2,5,9", "corners reversed: give top left, then bottom right, 5,2,9,9"),
         ("clip --box 1,2,5,9 --box 1:1,2,6,9@0", "object 1 has another box on frame 0"),
         ("clip --point 1,2 --negative 1,2@3", "object 1 has only negative points on frame 3"),
         ("clip --mask text.mp4", "text.mp4 cannot be read as a mask"),
