@@ -6,6 +6,7 @@ import argparse
 import math
 import re
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 BAD_INPUT, FAILURE = 2, 1  # exit codes
@@ -67,14 +68,14 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
         raise UsageError(f"{name} reaches outside {where} ({width} x {height} pixels)")
 
 
-def check_model(name: str) -> None:
+def check_model(name: str, revision: str | None) -> None:
     """Refuse a model that no download can bring: neither a path that exists, nor a short name, nor a Hub id."""
     from . import hub
 
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
-    if not (is_hub_id or hub.published(name)):
+    if Path(name).expanduser().exists() or not (is_hub_id or hub.published(name)):
         try:
-            hub.resolve(name)
+            hub.resolve(name, revision)
         except hub.HubError as error:
             raise UsageError(str(error)) from None
 

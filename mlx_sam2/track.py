@@ -44,10 +44,11 @@ PNG: black and white for one object, or indexed with object numbers as pixel val
 Tracking runs from --start, or the first frame with a prompt, to the end; with --reverse from --start, or the last
 frame with a prompt, to the first one. With --reverse prompts without @T are on the last frame, unless --start is given.
 
-Output: a folder for indexed PNG masks, .mp4 or .mov for the video with the objects drawn in, .jsonl for COCO
-run-length encodings with scores, one frame a line. Without --output and --overlay, VIDEO_masks/ and VIDEO_overlay.mp4
-are written beside the video. Ctrl-C stops after the frame in work and prints the command that goes on from there; a
-live stream is ended by it. Whatever ends the command, the frames written so far can be read.
+Output: a folder for indexed PNG masks (where objects overlap the lowest number is on top), .mp4 or .mov for the video
+with the objects drawn in, .jsonl for COCO run-length encodings with scores, one frame a line. Without --output and
+--overlay, VIDEO_masks/ and VIDEO_overlay.mp4 are written beside the video. Ctrl-C stops after the frame in work and
+prints the command that goes on from there; a live stream is ended by it. Whatever ends the command, the frames
+written so far can be read.
 
 --prompts FILE.json holds a list of prompts:
   [{"object": 1, "frame": 0, "points": [[210, 350], [250, 220]], "labels": [1, 0]},
@@ -110,7 +111,7 @@ def _whole(smallest: int) -> Any:
 # ---- what is to be done, checked before anything is loaded
 
 
-def _plan(args: argparse.Namespace, source: FrameSource) -> Plan:
+def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
     """Check prompts and frames against the video.
 
     Raises:
@@ -121,8 +122,8 @@ def _plan(args: argparse.Namespace, source: FrameSource) -> Plan:
     if not items:
         raise UsageError("nothing to follow: give --point X,Y, --box X0,Y0,X1,Y1, --mask PNG or --prompts FILE.json")
     if is_live(source):
-        if args.reverse or args.start is not None:
-            raise UsageError(f"{source.name} is live: --reverse and --start need a video file or a folder of frames")
+        if args.reverse or args.start is not None or args.memory != "disk":
+            raise UsageError(f"{source.name} is live: --reverse, --start and --memory need a video file or a folder")
         prompts = track_prompts.gather(items, 0, None, (source.height, source.width))
         return Plan(prompts, prompts[0].frame, args.frames, False)
     n = source.num_frames
@@ -187,7 +188,7 @@ def _run_video(args: argparse.Namespace) -> int:
 def _track(args: argparse.Namespace, progress: Progress) -> int:
     with ExitStack() as stack:
         source = stack.enter_context(open_source(args.video))
-        plan = _plan(args, source)
+        plan = make_plan(args, source)
         outputs = _outputs(args, source)
         sinks = [stack.enter_context(_open_output(output, source, args.overwrite)) for output in outputs]
         predictor = load_predictor(args)
@@ -202,16 +203,16 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
         f"{source.name}: {progress.span}, {objects} object{'s' * (objects > 1)}, "
         f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}"
     )
-    if not stopped or (live and stopped == signal.SIGINT):
+    if not stopped or progress.count == plan.count or (live and stopped == signal.SIGINT):
         return 0
-    if progress.count != plan.count and not live:
+    if not live:
         command = f"{PROG} {shlex.join(resume_arguments(args, plan, source, outputs, progress))}"
         print(f"stopped after frame {progress.last.index}; go on with: {command}", file=sys.stderr)
     return 128 + stopped
 
 
 def _run(args: argparse.Namespace) -> int:
-    cli.check_model(args.model)
+    cli.check_model(args.model, args.revision)
     if args.davis is None:
         if args.video is None:
             raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")

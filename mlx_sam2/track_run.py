@@ -138,6 +138,16 @@ def write_frames(
     return stop.signal
 
 
+def _visible(masks: dict[int, np.ndarray]) -> list[int]:
+    """The objects of which an indexed PNG shows something: the lowest is on top."""
+    visible, covered = [], False
+    for obj in sorted(masks):
+        if (masks[obj] & ~np.asarray(covered)).any():
+            visible.append(obj)
+        covered = covered | masks[obj]
+    return visible
+
+
 def resume_arguments(
     args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
 ) -> list[str]:
@@ -148,8 +158,9 @@ def resume_arguments(
     from .video_sinks import PngSink
 
     last = progress.last
-    visible = [obj for obj, mask in last.masks.items() if mask.any()]
+    visible = _visible(last.masks)
     start = max(last.index - 1, 1) if plan.reverse else last.index + 1  # in reverse nothing starts at frame 0
+    left = plan.count - progress.count + (start == last.index)
     folder = next((output for output in outputs if Path(output).is_dir()), None)
     if folder is None and visible:
         folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
@@ -162,7 +173,7 @@ def resume_arguments(
     if visible:
         words += ["--mask", f"{Path(folder) / source.frame_name(last.index)}.png@{last.index}"]
     words += ["--start", str(start)]
-    words += ["--frames", str(plan.count - progress.count)] if args.frames else []
+    words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []
     for name in ("model", "revision", "dtype", "memory"):
         value = getattr(args, name)

@@ -254,7 +254,7 @@ def test_going_on_from_where_prompts_are(tmp_path: Path) -> None:
 
 def test_going_on_in_reverse_reaches_frame_0() -> None:
     """Nothing can be propagated in reverse from frame 0, so frame 1 is done again."""
-    args = build_parser().parse_args("clip --point 1,2@4 --reverse --frames 5 --output o.jsonl".split())
+    args = build_parser().parse_args(["clip", "--point", "1,2@4", "--reverse", "--frames", "5", "--output", "o.jsonl"])
     source = SequenceSource(frames_of_clip())
     progress = Progress(count=4, first=4, last=TrackedFrame(1, source[1], {1: two_objects() == 9}, {}, None))
     words = resume_arguments(args, make_plan(args, source), source, ["o.jsonl"], progress)
@@ -388,6 +388,7 @@ NOT_LOADED = "no-such/model"  # a Hub id: whatever is refused with it is refused
         ("clip --point 1,2 --output clip --overwrite", "clip is the video itself"),
         ("clip --point 1,2 --model ./absent", "no such file or folder: ./absent"),
         ("clip --point 1,2 --model huge", "no model is called 'huge'"),
+        ("clip --point 1,2 --model ./clip --revision main", "./clip is a local path"),
         ("clip --point 1,2 --sequences bear", "--sequences belongs to --davis"),
         ("--davis clip", "clip is no DAVIS data set"),
         ("clip --davis .", "leave out VIDEO"),
