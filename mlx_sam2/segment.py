@@ -244,7 +244,7 @@ def _run(args: argparse.Namespace) -> int:
     from .images import ImageError
 
     try:
-        cli.check_model(args.model)
+        cli.check_model(args.model, args.revision)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
         cli.complain(PROG, error)
