@@ -100,7 +100,7 @@ class _Config:
         unknown = sorted(set(map(str, values)) - set(parts))
         if unknown:
             raise ConfigError(f"{cls.__name__}: unknown field {brief(unknown[0])}; known fields: {', '.join(parts)}")
-        nested = {k: _PARTS[k].from_dict(v) for k, v in values.items() if k in _PARTS and isinstance(v, dict)}
+        nested = {k: PARTS[k].from_dict(v) for k, v in values.items() if k in PARTS and isinstance(v, dict)}
         return cls(**{**values, **nested})
 
 
@@ -462,7 +462,7 @@ class SAM2Config(_Config):
         return config_formats.with_overrides(self, overrides)
 
 
-_PARTS: dict[str, type[_Config]] = {
+PARTS: dict[str, type[_Config]] = {
     "trunk": HieraConfig,
     "neck": FpnConfig,
     "decoder": DecoderConfig,

@@ -10,17 +10,7 @@ import ast
 from collections.abc import Sequence
 from typing import Any
 
-from .config import (
-    ConfigError,
-    DecoderConfig,
-    FpnConfig,
-    HieraConfig,
-    MemoryConfig,
-    MemoryEncoderConfig,
-    SAM2Config,
-    _Config,
-    brief,
-)
+from .config import PARTS, ConfigError, SAM2Config, brief
 
 # Ours -> path in the official YAML, below "model". Defaults are those of the official constructors.
 _TRUNK = "image_encoder.trunk"
@@ -184,6 +174,8 @@ OFFICIAL_FIXED: dict[str, Any] = {
     "memory_encoder.fuser.input_projection": False,
     f"{_LAYER}.cross_attention.rope_k_repeat": True,
 }
+# One set of ours serves self- and cross-attention; with the official defaults.
+ATTENTION_SHARED: dict[str, Any] = {"num_heads": None, "downsample_rate": 1, "rope_theta": 10000.0}
 TRANSFORMERS_FIXED: dict[str, Any] = {
     f"{_HIERA}.model_type": "sam2_hiera_det_model",
     f"{_HIERA}.num_channels": 3,
@@ -242,27 +234,14 @@ def _lookup(tree: dict[str, Any], path: str) -> Any:
 
 def _assemble(flat: dict[str, Any]) -> SAM2Config:
     """``{"trunk.embed_dim": 96, "image_size": 1024, ...}`` -> SAM2Config."""
-    tree: dict[str, Any] = {
-        "trunk": {},
-        "neck": {},
-        "decoder": {},
-        "memory_attention": {},
-        "memory_encoder": {},
-    }
+    tree: dict[str, Any] = {name: {} for name in PARTS}
     for path, value in flat.items():
         head, _, leaf = path.partition(".")
         if leaf:
             tree[head][leaf] = value
         else:
             tree[head] = value
-    parts: dict[str, type[_Config]] = {
-        "trunk": HieraConfig,
-        "neck": FpnConfig,
-        "decoder": DecoderConfig,
-        "memory_attention": MemoryConfig,
-        "memory_encoder": MemoryEncoderConfig,
-    }
-    return SAM2Config(**{**tree, **{name: kind.from_dict(tree[name]) for name, kind in parts.items()}})
+    return SAM2Config(**{**tree, **{name: kind.from_dict(tree[name]) for name, kind in PARTS.items()}})
 
 
 def from_official(values: dict[str, Any], unsaid: SAM2Config | None = None) -> SAM2Config:
@@ -280,9 +259,9 @@ def from_official(values: dict[str, Any], unsaid: SAM2Config | None = None) -> S
         if path not in known and not any(f".{name}." in dotted for name in OFFICIAL_IGNORED):
             raise ConfigError(f"official configuration: unknown key {brief('model.' + path)}")
     _check_fixed(model, OFFICIAL_FIXED, "official configuration")
-    for name in ("num_heads", "downsample_rate", "rope_theta"):  # one set of ours serves both attentions
+    for name, default in ATTENTION_SHARED.items():
         mine, other = (_lookup(model, f"{_LAYER}.{kind}_attention.{name}") for kind in ("self", "cross"))
-        if mine is not None and mine != other:
+        if mine is not None and mine != (default if other is None else other):
             raise ConfigError(f"official configuration: {_LAYER}.self_attention.{name} differs from cross_attention's")
     flat = dict(OFFICIAL_DEFAULTS)
     channels = _lookup(model, f"{_NECK}.backbone_channel_list")
@@ -362,6 +341,8 @@ def to_official(config: SAM2Config) -> dict[str, Any]:
         for parent in parents:
             node = node.setdefault(parent, {})
         node[leaf] = _lookup(ours, name)
+    layer = tree["memory_attention"]["layer"]
+    layer["self_attention"] = {name: layer["cross_attention"][name] for name in ATTENTION_SHARED}
     return tree
 
 

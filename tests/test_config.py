@@ -591,6 +591,7 @@ def test_overrides_reach_every_kind_of_field() -> None:
             "++model.binarize_mask_from_pts_for_mem_enc=true",
             "++model.image_encoder.trunk.global_att_blocks=[4,5]",
             "++model.image_encoder.neck.fpn_interp_model=bilinear",
+            "++model.memory_attention.layer.self_attention.rope_theta=1e3",
             "++model.memory_attention.layer.cross_attention.rope_theta=1e3",
             "++model.sam_mask_decoder_extra_args.dynamic_multimask_stability_thresh=0.9",
             "++model.num_maskmem=3",
@@ -629,6 +630,7 @@ def test_overrides_keep_what_the_yaml_has_no_words_for() -> None:
         ("++model.num_maskmem=many", "num_maskmem = 'many'"),
         ("++model.image_size=1000", "multiple of 32"),
         ("++model.num_maskmem={[]:1}", "num_maskmem"),
+        ("++model.memory_attention.layer.cross_attention.rope_theta=1e3", "self_attention.rope_theta differs"),
         (7, "write it as ++model.<path>=<value>"),
     ],
 )
