@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-REASON = "needs the official code: pip install -e '.[reference]' && pip install --no-deps sam2==1.1.0"
+REASON = "needs the official code (CONTRIBUTING.md, Oracle tests)"
 
 torch = pytest.importorskip("torch", reason=REASON)
 hydra_utils = pytest.importorskip("hydra.utils", reason=REASON)
