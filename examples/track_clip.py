@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 
-from mlx_sam2.video_predictor import SAM2VideoPredictor
+from mlx_sam2 import SAM2VideoPredictor
 from mlx_sam2.video_sinks import OverlaySink
 
 

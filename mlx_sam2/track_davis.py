@@ -31,7 +31,8 @@ def run_davis(args: argparse.Namespace) -> int:
     """
     foreign = ("video", "point", "negative", "box", "mask", "prompts", "start", "frames", "reverse", "overlay")
     for name in foreign:
-        if getattr(args, name) not in (None, False, []):
+        value = getattr(args, name)
+        if not (value is None or value is False or value == []):
             what = "VIDEO" if name == "video" else f"--{name}"
             raise UsageError(f"--davis takes frames and prompts from the data set: leave out {what}")
     if len(args.output) > 1:
@@ -107,6 +108,9 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
     run = {"model": args.model, "revision": args.revision, "dtype": args.dtype}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: results need a folder")
+    place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UsageError(f"{out} cannot be written: no permission to write in {place}")
     if not out.exists() or not any(out.iterdir()):
         return {**run, "sequences": {}}
     try:

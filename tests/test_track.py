@@ -393,6 +393,7 @@ NOT_LOADED = "no-such/model"  # a Hub id: whatever is refused with it is refused
         ("--davis clip", "clip is no DAVIS data set"),
         ("clip --davis .", "leave out VIDEO"),
         ("--davis . --point 1,2", "leave out --point"),
+        ("--davis . --start 0", "leave out --start"),
     ],
 )
 def test_bad_input(
