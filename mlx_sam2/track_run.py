@@ -177,7 +177,7 @@ def resume_arguments(
     words += ["--reverse"] if plan.reverse else []
     for name in ("model", "revision", "dtype", "memory"):
         value = getattr(args, name)
-        words += [f"--{name}", str(value)] if value is not None else []
+        words += [f"--{name}", str(value)] if value not in (None, "disk") else []
     for output in outputs:
         path = Path(output)
         name = output if path.is_dir() else path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")

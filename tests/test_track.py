@@ -241,7 +241,7 @@ def test_going_on_from_where_prompts_are(tmp_path: Path) -> None:
     args, source = build_parser().parse_args(words), SequenceSource(frames_of_clip())
     masks = {1: two_objects() == 1, 2: (two_objects() == 1) & (np.arange(WIDTH) > 20)}  # 2 is hidden behind 1
     progress = Progress(count=3, first=1, last=TrackedFrame(3, source[3], masks, {}, None))
-    rest = ["--frames", "2", "--model", "base_plus", "--memory", "disk", "--output", outputs[0]]
+    rest = ["--frames", "2", "--model", "base_plus", "--output", outputs[0]]
     rest += ["--output", str(tmp_path / "a_from4.mp4"), "--overwrite"]
     seen = ["--mask", f"{tmp_path}/m/00003.png@3", "--start", "4"]
     expected = ["clip", "--point", "1:1,2@1", "--box", "2:5,6,7,8@3", *seen, *rest]
@@ -537,7 +537,7 @@ def test_sigterm_without_png_saves_the_last_masks(tmp_path: Path, model: str) ->
     words = shlex.split(err.partition("go on with: ")[2])[3:]
     kept = ["--mask", "1:two.png@50", "--mask", "2:two.png@50"] if done > 1 else []
     stopped = ["--mask", f"o_stopped/{last:05d}.png@{last}"]
-    rest = ["--start", str(last - 1), "--frames", str(30 - done), "--reverse", "--model", model, "--memory", "disk"]
+    rest = ["--start", str(last - 1), "--frames", str(30 - done), "--reverse", "--model", model]
     assert words == ["long", *kept, *stopped, *rest, "--output", f"o_from{last - 1}.jsonl"]
     shown = json.loads((tmp_path / "o.jsonl").read_text().splitlines()[-1])["objects"]
     indices = read_indexed(tmp_path / stopped[1].partition("@")[0])
