@@ -195,6 +195,10 @@ class ObjectTrack:
         """The committed result on a frame."""
         return self.conditioning.get(frame_idx) or self.tracked.get(frame_idx)
 
+    def latest(self, frame_idx: int) -> FrameResult | None:
+        """The edit in progress on a frame, or the committed result."""
+        return self.pending.get(frame_idx) or self.pending_tracked.get(frame_idx) or self.result(frame_idx)
+
     def clear(self) -> None:
         """Give every result back to the store."""
         self.conditioning.clear()
@@ -223,6 +227,8 @@ class ObjectTrack:
             num_frames: length of the video, or None where it is unknown. The official time encoding of pointers
                 depends on it in videos shorter than ``max_obj_ptrs_in_encoder``.
         """
+        if config.num_maskmem == 0:  # a model without memory
+            return Recall([], [], [], [])
         chosen, others = select_conditioning(frame_idx, list(self.conditioning), config.max_cond_frames_in_attn)
         memories = [self.conditioning[t].memory for t in chosen]
         time_indices = [config.num_maskmem - 1] * len(chosen)
@@ -269,7 +275,7 @@ class ObjectTrack:
                 pointers.append(result.memory)
                 distances.append(distance)
         # a video of one frame would divide by zero in the official code, and lose the object for good
-        return pointers, [d / max(limit - 1, 1) for d in distances]
+        return pointers, [d / ((limit - 1) or 1) for d in distances]
 
 
 def recall_distance(config: SAM2Config) -> int:

@@ -80,7 +80,8 @@ def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -
                 if prompt.frame == t:
                     _, ids, logits = prompt.give(stream.add_new_mask, stream.add_new_points_or_box)
             if ids:
-                yield TrackedFrame(t, stream.frame, dict(zip(ids, logits[:, 0] > 0, strict=True)), {}, source.time(t))
+                masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
+                yield TrackedFrame(t, stream.frame, masks, stream.object_scores, source.time(t))
 
 
 class Stop:

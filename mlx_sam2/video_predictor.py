@@ -10,10 +10,9 @@ import numpy as np
 
 from .build import build_model, split_video_options
 from .memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
-from .model.layers import resize_bilinear
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.sam2 import SAM2, ImageFeatures
-from .tracker import Tracker, video_masks
+from .tracker import Tracker, fit_mask, video_masks
 from .video import FrameSource, VideoError, open_source
 
 if TYPE_CHECKING:
@@ -64,6 +63,9 @@ class SAM2VideoPredictor:
             name raises an AttributeError; this does what it says.
         add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
             propagation over a corrected frame computes it anew, as in the official code, and the correction is lost.
+
+    Raises:
+        ValueError: for a model without memory modules.
     """
 
     def __init__(
@@ -74,6 +76,10 @@ class SAM2VideoPredictor:
         clear_non_cond_mem_around_input: bool = False,
         add_all_frames_to_correct_as_cond: bool = False,
     ) -> None:
+        if "memory_attention" not in sam_model:
+            raise ValueError(
+                "this checkpoint holds the image half of SAM 2 only; tracking needs the memory modules too"
+            )
         self.model = sam_model
         self.non_overlap_masks = non_overlap_masks
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
@@ -177,8 +183,7 @@ class SAM2VideoPredictor:
         )
         track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
         old = Prompt() if clear_old_points else track.prompts.get(frame_idx, Prompt())
-        self._run_prompt(inference_state, track, frame_idx, obj_id, old.extended(new_points, new_labels))
-        return self._interactive_masks(inference_state, frame_idx, frame_idx in track.pending)
+        return self._run_prompt(inference_state, track, frame_idx, obj_id, old.extended(new_points, new_labels))
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> Masks:
         """The older name of ``add_new_points_or_box``."""
@@ -200,10 +205,9 @@ class SAM2VideoPredictor:
             raise ValueError(f"mask has shape {array.shape}; it must be (height, width)")
         track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
         prompt = Prompt(mask=fit_mask(array.astype(bool), self.image_size))
-        self._run_prompt(inference_state, track, frame_idx, obj_id, prompt)
-        return self._interactive_masks(inference_state, frame_idx, frame_idx in track.pending)
+        return self._run_prompt(inference_state, track, frame_idx, obj_id, prompt)
 
-    def _run_prompt(self, state: VideoState, track: ObjectTrack, frame_idx: int, obj_id: Any, prompt: Prompt) -> None:
+    def _run_prompt(self, state: VideoState, track: ObjectTrack, frame_idx: int, obj_id: Any, prompt: Prompt) -> Masks:
         # without any conditioning frame left there is nothing to attend to: as on a first look
         first_look = frame_idx not in track.directions or not track.conditioning
         pending = track.pending if first_look or self.add_all_frames_to_correct_as_cond else track.pending_tracked
@@ -224,6 +228,7 @@ class SAM2VideoPredictor:
         pending[frame_idx] = result
         track.prompts[frame_idx] = prompt
         state.tracks[obj_id] = track
+        return self._interactive_masks(state, frame_idx, pending is track.pending)
 
     def _point_prompt(
         self,
@@ -436,13 +441,3 @@ class SAM2VideoPredictor:
             result = pending.get(frame_idx) or track.result(frame_idx)
             low_res.append(None if result is None else result.low_res_mask)
         return frame_idx, state.obj_ids, video_masks(low_res, state.video_size, self.non_overlap_masks)
-
-
-def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
-    """A bool mask (H, W) at the model's input size, (S, S) bool: antialiased and thresholded at one half."""
-    if mask.shape == (image_size, image_size):
-        return mask
-    import mlx.core as mx
-
-    resized = resize_bilinear(mx.array(mask.astype(np.float32))[None, :, :, None], (image_size, image_size), True)
-    return np.array(resized[0, :, :, 0]) >= 0.5

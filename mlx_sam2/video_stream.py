@@ -68,6 +68,12 @@ class VideoStream:
         return self._state.obj_ids
 
     @property
+    def object_scores(self) -> dict[Any, float]:
+        """Presence of the objects on the frame that came last, by id: logits, above 0 where the object is seen."""
+        results = {obj_id: track.latest(self.frame_idx) for obj_id, track in self._state.tracks.items()}
+        return {obj_id: result.object_score for obj_id, result in results.items() if result is not None}
+
+    @property
     def frame(self) -> np.ndarray:
         """The frame that came last, (H, W, 3) uint8."""
         self._require_started()

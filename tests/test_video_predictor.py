@@ -106,6 +106,28 @@ def test_a_stream_equals_a_session(predictor: SAM2VideoPredictor) -> None:
     assert_equal_outputs(outputs, session)
 
 
+def test_scores_of_a_stream_are_those_of_a_session(predictor: SAM2VideoPredictor) -> None:
+    frames = clip(4)
+    with predictor.init_state(frames) as state:
+        predictor.add_new_points_or_box(state, 0, "a", points=[[30, 20]], labels=[1])
+        list(predictor.propagate_in_video(state))
+        expected = [{"a": state.tracks["a"].result(t).object_score} for t in range(4)]
+    with predictor.stream(frames) as stream:
+        for t, _, _ in stream:
+            if t == 0:
+                assert stream.object_scores == {}
+                stream.add_new_points_or_box("a", points=[[30, 20]], labels=[1])
+            assert stream.object_scores == expected[t]
+
+
+def test_an_image_only_checkpoint_cannot_track(nano_model: SAM2) -> None:
+    model = nano_model.with_config(nano_model.config)
+    for part in ("memory_attention", "memory_encoder", "mask_downsample"):
+        model.pop(part)
+    with pytest.raises(ValueError, match="image half of SAM 2 only"):
+        SAM2VideoPredictor(model)
+
+
 def test_a_stream_keeps_only_what_can_be_recalled(predictor: SAM2VideoPredictor) -> None:
     with predictor.stream(frame for frame in clip(40)) as stream:
         for t, _, _ in stream:
