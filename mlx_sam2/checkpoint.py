@@ -167,9 +167,7 @@ def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> No
     found = (("missing", missing), ("unexpected", unexpected), ("wrong", misshapen))
     problems = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in found if names)
     if problems:
-        raise CheckpointError(
-            f"{checkpoint.path}: its tensors are not the {len(expected)} of this model: {problems}"
-        )
+        raise CheckpointError(f"{checkpoint.path}: its tensors are not the {len(expected)} of this model: {problems}")
 
 
 def _file_name(layout: str, key: str) -> str:

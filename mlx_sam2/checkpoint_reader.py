@@ -98,9 +98,7 @@ def _weights_file(folder: Path) -> Path:
             return found[0]
         if found:
             names = ", ".join(p.name for p in found[:5])
-            raise CheckpointError(
-                f"{folder} holds {len(found)} weights files ({names}): pass the one to load"
-            )
+            raise CheckpointError(f"{folder} holds {len(found)} weights files ({names}): pass the one to load")
     raise CheckpointError(f"{folder} holds no weights: no {hub.WEIGHTS} and no .pt file")
 
 
@@ -179,16 +177,12 @@ def _point_rows(path: Path, table: mx.array | torch_file.TensorRef) -> dict[str,
         shape = list(table.shape)
         raise CheckpointError(f"{path}: {key_map.POINT_TABLE} has the shape {shape}; it needs {rows} rows")
     return {
-        key: Weight(
-            key_map.POINT_TABLE, (1, table.shape[1]), _dtype_name(table), None, lambda i=i: fetch()[i : i + 1]
-        )
+        key: Weight(key_map.POINT_TABLE, (1, table.shape[1]), _dtype_name(table), None, lambda i=i: fetch()[i : i + 1])
         for i, key in enumerate(key_map.POINT_ROWS)
     }
 
 
-def _same(
-    path: Path, first: Callable[[], mx.array], second: Callable[[], mx.array]
-) -> Callable[[], mx.array]:
+def _same(path: Path, first: Callable[[], mx.array], second: Callable[[], mx.array]) -> Callable[[], mx.array]:
     def fetch() -> mx.array:
         value = first()
         if not mx.array_equal(value, second()).item():

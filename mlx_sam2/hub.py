@@ -34,9 +34,7 @@ def published(name: str) -> PublishedModel | None:
     return None
 
 
-def resolve(
-    id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None
-) -> Path:
+def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
     """The local folder or file that holds a checkpoint, downloaded if need be.
 
     Args:
@@ -49,9 +47,7 @@ def resolve(
         HubError: one line that says what was asked for and what to do.
     """
     text = os.fspath(id_or_path)
-    path = Path(
-        os.path.expanduser(text)
-    )  # unlike Path.expanduser and Path.exists, os.path raises for no text
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser and Path.exists, os.path raises for no text
     if text and os.path.exists(path):
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
@@ -132,11 +128,7 @@ class _Repo:
         if file is None or not name.startswith(WEIGHTS):
             return file
         commit = file.parent.name  # of the snapshot, so that all files belong together
-        if (
-            self._download(CONFIG, commit) is None
-            and self.unreachable is not None
-            and not self._known_absent(commit)
-        ):
+        if self._download(CONFIG, commit) is None and self.unreachable is not None and not self._known_absent(commit):
             return None
         if name == safetensors_file.INDEX_NAME:
             shards = sorted(set(safetensors_file.read_index(file).values()))
@@ -152,9 +144,7 @@ class _Repo:
         local = self.unreachable is not None
         try:
             return Path(
-                hf_hub_download(
-                    self.repo_id, name, revision=revision, token=self.token, local_files_only=local
-                )
+                hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
             )
         except LocalEntryNotFoundError as error:
             self.unreachable = self.unreachable or error.__cause__ or error
@@ -198,9 +188,7 @@ class _Repo:
 
         repo, endpoint = self.repo_id, constants.ENDPOINT
         if isinstance(error, errors.GatedRepoError):
-            return (
-                f"{repo} is gated: ask for access at {endpoint}/{repo}, then run hf auth login or pass token="
-            )
+            return f"{repo} is gated: ask for access at {endpoint}/{repo}, then run hf auth login or pass token="
         if isinstance(error, errors.RepositoryNotFoundError):
             return (
                 f"there is no Hub repository {repo} that you may see: check the name; if it is private, run "
@@ -210,12 +198,8 @@ class _Repo:
             return f"Hub repository {repo} has no revision {self.revision!r}"
         status = getattr(getattr(error, "response", None), "status_code", None)
         if status in (401, 403):
-            return (
-                f"the Hub refused access to {repo} (HTTP {status}): run hf auth login or pass another token="
-            )
-        absent = (
-            f"{repo}{f' at revision {self.revision!r}' if self.revision else ''} is not in the local cache"
-        )
+            return f"the Hub refused access to {repo} (HTTP {status}): run hf auth login or pass another token="
+        absent = f"{repo}{f' at revision {self.revision!r}' if self.revision else ''} is not in the local cache"
         if isinstance(error, errors.OfflineModeIsEnabled):
             return (
                 f"{absent}, and HF_HUB_OFFLINE keeps the network off: unset it and connect once (the "
@@ -224,7 +208,4 @@ class _Repo:
         if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
             return f"cannot download {repo}: {error.strerror} ({error.filename or constants.HF_HUB_CACHE})"
         why = f"HTTP {status}" if status else type(error).__name__
-        return (
-            f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), "
-            f"{_INSTEAD}"
-        )
+        return f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"

@@ -46,9 +46,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
     try:
         return mx.load(str(path), format="safetensors"), metadata
     except RuntimeError as error:  # an element type that MLX has not, such as F64
-        raise SafetensorsFileError(
-            f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})"
-        ) from None
+        raise SafetensorsFileError(f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})") from None
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -80,9 +78,7 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SafetensorsFileError(
-            f"{path}: is not valid JSON ({' '.join(str(error).split())[:120]})"
-        ) from None
+        raise SafetensorsFileError(f"{path}: is not valid JSON ({' '.join(str(error).split())[:120]})") from None
     if not isinstance(value, dict):
         raise SafetensorsFileError(f"{path}: holds a {type(value).__name__}, not an object")
     return value

@@ -61,9 +61,7 @@ class TensorRef:
             TorchFileError: the storage is absent or smaller than claimed, or the tensor does not fit into it.
         """
         claim, itemsize = self.claim, self._np_dtype.itemsize
-        what = (
-            f"a tensor of shape {list(claim.shape)}, strides {list(claim.strides)} and offset {claim.offset}"
-        )
+        what = f"a tensor of shape {list(claim.shape)}, strides {list(claim.strides)} and offset {claim.offset}"
         _, stored = self.archive.place(f"data/{claim.storage_key}")
         if claim.storage_size * itemsize > stored:
             claimed = f"claims a storage of {claim.storage_size * itemsize} bytes"
@@ -123,9 +121,7 @@ class _Archive:
         info, limit = self._entries[f"{self._root}/{name}"]
         stored = info.compress_type == zipfile.ZIP_STORED and info.file_size == info.compress_size
         if not stored or info.flag_bits & 1:
-            raise TorchFileError(
-                f"entry {shown(name)} is compressed or encrypted, which torch.save never does"
-            )
+            raise TorchFileError(f"entry {shown(name)} is compressed or encrypted, which torch.save never does")
         with self.path.open("rb") as file:
             file.seek(info.header_offset)
             header = file.read(30)
@@ -139,9 +135,7 @@ class _Archive:
     def read(self, name: str, limit: int) -> bytes:
         start, size = self.place(name)
         if size > limit:
-            raise TorchFileError(
-                f"entry {shown(name)} has {size} bytes; no SAM 2 checkpoint needs more than {limit}"
-            )
+            raise TorchFileError(f"entry {shown(name)} has {size} bytes; no SAM 2 checkpoint needs more than {limit}")
         with self.path.open("rb") as file:
             file.seek(start)
             return file.read(size)

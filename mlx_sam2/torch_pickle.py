@@ -146,9 +146,7 @@ class _Machine:
 
     def stack_global(self, _: Any) -> None:
         name, module = self.pop(), self.pop()
-        self.push_global(
-            f"{module if isinstance(module, str) else '?'} {name if isinstance(name, str) else '?'}"
-        )
+        self.push_global(f"{module if isinstance(module, str) else '?'} {name if isinstance(name, str) else '?'}")
 
     def top(self, kind: type, what: str) -> Any:
         if not self.stack or not isinstance(self.stack[-1], kind):

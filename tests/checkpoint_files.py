@@ -42,9 +42,7 @@ class Tensor:
     strides: tuple[int, ...] = (1,)
 
     def opcodes(self) -> bytes:
-        storage = (
-            pickled(("storage", Raw(global_op("torch", self.storage)), self.key, "cpu", self.numel)) + b"Q"
-        )
+        storage = pickled(("storage", Raw(global_op("torch", self.storage)), self.key, "cpu", self.numel)) + b"Q"
         hooks = Raw(global_op("collections", "OrderedDict") + b")R")
         args = (Raw(storage), self.offset, self.shape, self.strides, False, hooks)
         return global_op("torch._utils", "_rebuild_tensor_v2") + pickled(args) + b"R"
@@ -98,9 +96,7 @@ def write_torch(path: Path, state: Mapping[str, np.ndarray], wrap: str | None = 
     return write_archive(path, {wrap: tensors} if wrap else tensors, storages)
 
 
-def transformers_state(
-    state: Mapping[str, np.ndarray], copies: tuple[int, ...] = (0, 1)
-) -> dict[str, np.ndarray]:
+def transformers_state(state: Mapping[str, np.ndarray], copies: tuple[int, ...] = (0, 1)) -> dict[str, np.ndarray]:
     """The same weights under transformers' names, with one or both `copies` of the position matrix."""
     renamed = {key_map.to_transformers(k): v for k, v in state.items() if k not in key_map.POINT_ROWS}
     matrix = renamed.pop(key_map.POSITION_COPIES[0])
@@ -129,7 +125,5 @@ def write_transformers(
         part = {key: renamed[key] for key in sorted(renamed)[shard::shards]}
         save_file(part, folder / name, metadata={"format": "pt"})
         weight_map.update(dict.fromkeys(part, name))
-    (folder / "model.safetensors.index.json").write_text(
-        json.dumps({"metadata": {}, "weight_map": weight_map})
-    )
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder

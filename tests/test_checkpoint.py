@@ -136,9 +136,7 @@ def test_other_dtypes_in_the_file(tmp_path: Path) -> None:
     for kind in (np.float16, np.float64):
         path = write_torch(tmp_path / "x.pt", {**state, key: state[key].astype(kind)})
         model = checkpoint.load(path, config=nano_config(), dtype="float32")
-        np.testing.assert_array_equal(
-            np.array(model.no_mem_embed), state[key].astype(kind).astype(np.float32)
-        )
+        np.testing.assert_array_equal(np.array(model.no_mem_embed), state[key].astype(kind).astype(np.float32))
     bits = (state[key].view(np.uint32) >> 16).astype(np.uint16)
     tensors, storages = {}, {}
     for index, (name, value) in enumerate({**state, key: bits}.items()):
@@ -162,9 +160,7 @@ def test_the_image_half_alone(tmp_path: Path, expected: State) -> None:
     assert_same(checkpoint.load(tmp_path / "ours", dtype="float32"), parameters(model))
 
 
-def test_a_given_configuration_comes_before_the_one_beside_the_weights(
-    tmp_path: Path, expected: State
-) -> None:
+def test_a_given_configuration_comes_before_the_one_beside_the_weights(tmp_path: Path, expected: State) -> None:
     folder, _ = ours(tmp_path)
     (folder / "config.json").write_text('{"model_type": "vit"}')
     assert_same(checkpoint.load(folder, config=nano_config(), dtype="float32"), expected)
@@ -231,18 +227,14 @@ def test_wrong_keys_are_listed(tmp_path: Path, layout: str) -> None:
         if layout == "official":
             write_torch(path, changed)
         else:
-            save_file(
-                changed, path / "model.safetensors", metadata={"format": "mlx" if layout == "ours" else "pt"}
-            )
+            save_file(changed, path / "model.safetensors", metadata={"format": "mlx" if layout == "ours" else "pt"})
         return refusal(path, config=config)
 
     missing = said({}, drop=prompt)
     assert "1 missing" in missing
     assert prompt in missing
     assert "unexpected" not in missing
-    extra = said(
-        {"vision_encoder.x" if layout == "transformers" else "image_encoder.x": np.zeros(1, np.float32)}
-    )
+    extra = said({"vision_encoder.x" if layout == "transformers" else "image_encoder.x": np.zeros(1, np.float32)})
     assert "1 unexpected" in extra
     assert "encoder.x" in extra
     wrong = said({name: np.zeros((8, 64, 3, 1), np.float32)})
@@ -315,9 +307,7 @@ BROKEN_SAFETENSORS = {
     "backwards": header({"a": {**ENTRY, "data_offsets": [4, 0]}}, b"\0" * 4),
     "a shape of 10 TB": header({"a": {**ENTRY, "shape": [10 << 38]}}, b"\0" * 4),
     "an overflowing shape": header({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}, b"\0" * 4),
-    "a vast shape with a zero": header(
-        {"a": {"dtype": "F32", "shape": [0, 1 << 40], "data_offsets": [0, 0]}}
-    ),
+    "a vast shape with a zero": header({"a": {"dtype": "F32", "shape": [0, 1 << 40], "data_offsets": [0, 0]}}),
     "a negative shape": header({"a": {**ENTRY, "shape": [-1]}}, b"\0" * 4),
     "an unknown type": header({"a": {**ENTRY, "dtype": "F99"}}, b"\0" * 4),
     "eight-bit floats": header({"a": {"dtype": "F8_E5M2", "shape": [4], "data_offsets": [0, 4]}}, b"\0" * 4),
@@ -447,9 +437,7 @@ def test_saving_keeps_the_dtype(tmp_path: Path, dtype: str) -> None:
     _, metadata = mx.load(str(tmp_path / "deep" / "ours" / "model.safetensors"), return_metadata=True)
     assert metadata["format"] == "mlx"
     again = checkpoint.load(tmp_path / "deep" / "ours", dtype=dtype)
-    for (key, one), (_, other) in zip(
-        tree_flatten(model.parameters()), tree_flatten(again.parameters()), strict=True
-    ):
+    for (key, one), (_, other) in zip(tree_flatten(model.parameters()), tree_flatten(again.parameters()), strict=True):
         assert other.dtype == checkpoint.DTYPES["float32" if key in checkpoint.KEPT_FLOAT32 else dtype], key
         assert mx.array_equal(one, other), key
 
@@ -464,9 +452,7 @@ def test_saving_leaves_what_exists(tmp_path: Path, nano_model: SAM2) -> None:
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["file", "ours"]
 
 
-def test_nothing_is_left_of_a_failed_save(
-    tmp_path: Path, nano_model: SAM2, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_left_of_a_failed_save(tmp_path: Path, nano_model: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise RuntimeError("no space left on device")
 

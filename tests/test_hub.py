@@ -102,16 +102,12 @@ def test_shards_of_another_repository(machine: Machine, tmp_path: Path) -> None:
     assert machine.resolve(DEAD, "someone/tuned") == str(found)
 
 
-def test_a_single_torch_file_of_another_repository(
-    machine: Machine, torch_folder: Path, tmp_path: Path
-) -> None:
+def test_a_single_torch_file_of_another_repository(machine: Machine, torch_folder: Path, tmp_path: Path) -> None:
     two = tmp_path / "two"
     two.mkdir()
     for name in ("a.pt", "b.pth", "notes.txt"):
         (two / name).write_bytes(b"x")
-    with HubStandIn(
-        {"someone/tuned": torch_folder, "someone/two": two, "someone/data": tmp_path}
-    ) as endpoint:
+    with HubStandIn({"someone/tuned": torch_folder, "someone/two": two, "someone/data": tmp_path}) as endpoint:
         found = machine.resolve(endpoint, "someone/tuned")
         assert found.endswith("sam2.1_hiera_tiny.pt")
         said = machine.resolve(endpoint, "someone/two")
@@ -150,9 +146,7 @@ def test_weights_without_a_configuration(machine: Machine, folder: Path, tmp_pat
 
 
 def test_refusals(machine: Machine, folder: Path) -> None:
-    stand_in = HubStandIn(
-        {TINY: folder, "someone/secret": folder}, {"someone/secret": TOKEN}, gated=("someone/gated",)
-    )
+    stand_in = HubStandIn({TINY: folder, "someone/secret": folder}, {"someone/secret": TOKEN}, gated=("someone/gated",))
     with stand_in as endpoint:
         assert "no Hub repository someone/typo" in machine.resolve(endpoint, "someone/typo")
         assert "someone/gated is gated" in machine.resolve(endpoint, "someone/gated")

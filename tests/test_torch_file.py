@@ -76,9 +76,7 @@ def test_the_places_of_a_state_dict(tmp_path: Path, wrap: str | None) -> None:
 
 def test_big_endian(tmp_path: Path) -> None:
     tensor = Tensor(numel=48, shape=(6, 8), strides=(8, 1))
-    path = write_archive(
-        tmp_path / "x.pt", {"a": tensor}, {"0": whole().astype(">f4").tobytes()}, order=b"big"
-    )
+    path = write_archive(tmp_path / "x.pt", {"a": tensor}, {"0": whole().astype(">f4").tobytes()}, order=b"big")
     np.testing.assert_array_equal(torch_file.read(path)["a"].read(), whole())
 
 
@@ -99,11 +97,7 @@ def test_against_torch(tmp_path: Path) -> None:
         torch.save({"model": state}, tmp_path / "x.pt", pickle_protocol=protocol)
         refs = torch_file.read(tmp_path / "x.pt")
         for name, tensor in state.items():
-            bits = (
-                tensor.contiguous().view(torch.int16)
-                if tensor.dtype == torch.bfloat16
-                else tensor.contiguous()
-            )
+            bits = tensor.contiguous().view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor.contiguous()
             assert refs[name].shape == tuple(tensor.shape)
             assert refs[name].read().tobytes() == bits.numpy().tobytes(), (name, protocol)
 
@@ -140,17 +134,11 @@ ATTACKS = {
 
 @pytest.mark.parametrize("attack", ATTACKS)
 @pytest.mark.parametrize("place", ["in the state", "beside it"])
-def test_attacks_are_refused_by_name(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, place: str
-) -> None:
+def test_attacks_are_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, attack: str, place: str) -> None:
     monkeypatch.chdir(tmp_path)
     opcodes, named = ATTACKS[attack]
     state: dict[str, Any] = {"good": Tensor()}
-    top = (
-        {"model": {**state, "bad": Raw(opcodes)}}
-        if place == "in the state"
-        else {"model": state, "x": Raw(opcodes)}
-    )
+    top = {"model": {**state, "bad": Raw(opcodes)}} if place == "in the state" else {"model": state, "x": Raw(opcodes)}
     path = write_archive(tmp_path / "x.pt", top, {"0": b"\0" * 4})
     assert named in refusal(path)
     assert os.listdir(tmp_path) == ["x.pt"]
@@ -252,9 +240,7 @@ def test_overlapping_entries_are_refused(tmp_path: Path) -> None:
     """Two directory entries on the same bytes: the way to make a small file claim a large one."""
     path = write_archive(tmp_path / "x.pt", {"a": Tensor(key="0")}, {"0": b"\0" * 4, "1": b"\0" * 4})
     data = bytearray(path.read_bytes())
-    first, second = (
-        data.index(b"PK\x01\x02", at) for at in _directory_of(data, b"archive/data/0", b"archive/data/1")
-    )
+    first, second = (data.index(b"PK\x01\x02", at) for at in _directory_of(data, b"archive/data/0", b"archive/data/1"))
     data[second + 42 : second + 46] = data[first + 42 : first + 46]
     path.write_bytes(data)
     assert "overlaps" in refusal(path)
