@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import lru_cache
+from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
@@ -30,7 +31,7 @@ class MLP(nn.Module):
     ):
         super().__init__()
         widths = [input_dim, *[hidden_dim] * (num_layers - 1), output_dim]
-        self.layers = [nn.Linear(a, b) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        self.layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         self._activation = ACTIVATIONS[activation]
         self._sigmoid_output = sigmoid_output
 
