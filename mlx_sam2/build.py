@@ -121,7 +121,7 @@ def split_video_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     predictor: dict[str, Any] = {}
     overrides = []
     for override in options.pop("hydra_overrides_extra", ()):
-        name, _, text = override.lstrip("+").removeprefix("model.").partition("=")
+        name, _, text = str(override).lstrip("+").removeprefix("model.").partition("=")
         if name in PREDICTOR_OPTIONS:
             predictor[name] = parse_override_value(text)
         else:
