@@ -29,7 +29,6 @@ RUNS = [
     *((name, "disk") for name in FILES),
     *(pytest.param(name, "ram", marks=pytest.mark.slow) for name in FILES),
     pytest.param("video_tiny", "disk", marks=pytest.mark.slow),
-    pytest.param("video_tiny", "ram", marks=pytest.mark.slow),
 ]
 STORES = {
     "temp/cond": "pending",
