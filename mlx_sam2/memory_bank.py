@@ -275,7 +275,7 @@ class ObjectTrack:
                 pointers.append(result.memory)
                 distances.append(distance)
         # a video of one frame would divide by zero in the official code, and lose the object for good
-        return pointers, [d / ((limit - 1) or 1) for d in distances]
+        return pointers, [d / max(limit - 1, 1) for d in distances]
 
 
 def recall_distance(config: SAM2Config) -> int:
