@@ -66,9 +66,7 @@ def _cached_state(name: str, seed: int, overrides: str) -> dict[str, np.ndarray]
     return state
 
 
-def nano_state(
-    seed: int = 1, overrides: Overrides = NANO_OVERRIDES, name: str = "nano"
-) -> dict[str, np.ndarray]:
+def nano_state(seed: int = 1, overrides: Overrides = NANO_OVERRIDES, name: str = "nano") -> dict[str, np.ndarray]:
     """Official key names, PyTorch layouts. The dict is the caller's, the arrays are shared and read-only."""
     return dict(_cached_state(name, seed, json.dumps(overrides)))
 
@@ -197,12 +195,7 @@ def normal(key: str, shape: tuple[int, ...], seed: int) -> np.ndarray:
             z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
             z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
             z = z ^ (z >> np.uint64(31))
-            total = (
-                (z & half)
-                + ((z >> np.uint64(16)) & half)
-                + ((z >> np.uint64(32)) & half)
-                + (z >> np.uint64(48))
-            )
+            total = (z & half) + ((z >> np.uint64(16)) & half) + ((z >> np.uint64(32)) & half) + (z >> np.uint64(48))
             out[a:b] = (total.astype(np.float64) - 131070.0) / 37837.226954768585  # mean 0, variance 1
     return out.reshape(shape)
 

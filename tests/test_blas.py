@@ -30,9 +30,7 @@ def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **variables}
     if "MLX_SAM2_BLAS" not in variables:
         environment.pop("MLX_SAM2_BLAS", None)
-    return subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
+    return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
 
 @needs_blas
@@ -74,10 +72,7 @@ def test_a_wrong_library_is_named_and_does_no_harm(tmp_path: Path) -> None:
     wrong.write_bytes(b"not a library")
     done = run_python("import mlx_sam2" + PRODUCT, MLX_SAM2_BLAS=str(wrong))
     assert done.stdout == "slow\n"
-    assert (
-        done.stderr
-        == f"mlx_sam2: MLX keeps its slow BLAS, for MLX_SAM2_BLAS={wrong} offers no cblas_sgemm.\n"
-    )
+    assert done.stderr == f"mlx_sam2: MLX keeps its slow BLAS, for MLX_SAM2_BLAS={wrong} offers no cblas_sgemm.\n"
 
 
 def test_too_late_says_so() -> None:

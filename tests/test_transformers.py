@@ -65,9 +65,7 @@ def config_json() -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", PROMPTS)
 def test_image_model(name: str, pixels: np.ndarray, config_json: dict, nano_model: SAM2) -> None:
-    parts = {
-        key: config_json[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")
-    }
+    parts = {key: config_json[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
     theirs = load_into(transformers.Sam2Model(transformers.Sam2Config(**parts)), synthetic.nano_state())
     points, labels = PROMPTS[name]
     with torch.no_grad():
@@ -104,9 +102,7 @@ def test_video_model(pixels: np.ndarray, config_json: dict) -> None:
     points, labels = PROMPTS["click"]
     session = transformers.Sam2VideoInferenceSession(channels_first(pixels), 256, 256, dtype=torch.float32)
     session.obj_id_to_idx(1)
-    session.add_point_inputs(
-        0, 0, {"point_coords": torch.tensor([[points]]), "point_labels": torch.tensor([[labels]])}
-    )
+    session.add_point_inputs(0, 0, {"point_coords": torch.tensor([[points]]), "point_labels": torch.tensor([[labels]])})
     session.obj_with_new_inputs = [1]
     with torch.no_grad():
         expected = [theirs(session, frame_idx=i).pred_masks.numpy() for i in range(2)]

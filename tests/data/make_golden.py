@@ -62,9 +62,7 @@ def main() -> None:
         "official": f"sam2 1.1.0, build_sam2(apply_postprocessing=True), CPU, torch {torch.__version__}",
         "weights": NANO_DIGEST,
         "picture_shape": list(image.shape),
-        "cases": {
-            name: {"prompt": prompt, "step": 1 if name == FULL else 2} for name, prompt in CASES.items()
-        },
+        "cases": {name: {"prompt": prompt, "step": 1 if name == FULL else 2} for name, prompt in CASES.items()},
     }
     (DATA / "image_nano.json").write_text(json.dumps(about, indent=1) + "\n")
 
