@@ -8,15 +8,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-import mlx_sam2  # noqa: F401, I001  before MLX: mlx_sam2/_blas.py
-import mlx.core as mx
+import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
 import synthetic
 
 if TYPE_CHECKING:
     from mlx_sam2.config import SAM2Config
     from mlx_sam2.model.sam2 import SAM2
 
-mx.set_default_device(mx.cpu)  # tolerances are those of float32 on a CPU, on a Mac too
+
+@pytest.fixture(scope="session", autouse=True)
+def on_the_cpu() -> None:
+    """Tolerances are those of float32 on a CPU, on a Mac too."""
+    import mlx.core as mx
+
+    mx.set_default_device(mx.cpu)
 
 
 @pytest.fixture(scope="session")
