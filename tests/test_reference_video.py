@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,31 +27,21 @@ import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
 from mlx_sam2 import tracker
 from mlx_sam2.memory_bank import ResultStore
 from official import torch  # skips with its reason where the official code is missing
-from official_video import OfficialRun, Op, OurRun, Output, Result, Run, float32_memories, video_pair, write_scene
+from official_video import (
+    EXACT,
+    ROUNDED,
+    Comparison,
+    Mismatch,
+    OfficialRun,
+    Op,
+    OurRun,
+    Tolerance,
+    float32_memories,
+    video_pair,
+    write_scene,
+)
 
 JITTER = 3e-6  # of the normalised frames; features of the two sides differ by 7e-6
-
-
-class Tolerance(NamedTuple):
-    """(absolute, relative), and the share of logits that may lie outside."""
-
-    logits: tuple[float, float]
-    score: tuple[float, float]
-    pointer: tuple[float, float]
-    memory: tuple[float, float]
-    outliers: float
-
-
-EXACT = Tolerance((2e-3, 2e-4), (1e-3, 1e-4), (2e-4, 1e-4), (3e-3, 1e-3), 0.0)
-ROUNDED = Tolerance((6e-2, 5e-3), (3e-2, 5e-3), (1e-2, 5e-3), (4e-2, 1e-2), 2e-3)  # golden/README.md
-
-
-class Mismatch(AssertionError):
-    """The two sides differ at an operation of the script."""
-
-    def __init__(self, step: int, message: str) -> None:
-        super().__init__(f"step {step}: {message}")
-        self.step = step
 
 
 @dataclass
@@ -74,107 +64,7 @@ def _short(op: Op) -> str:
     return str(tuple(f"mask{v.shape}:{int(v.sum())}" if isinstance(v, np.ndarray) else v for v in op))
 
 
-# ---------------------------------------------------------------------------------------------- comparing
-
-
-class Comparison:
-    """Drives two runs with one script, the official one first."""
-
-    def __init__(self, tolerance: Tolerance) -> None:
-        self.tolerance = tolerance
-        self.worst: Counter[str] = Counter()
-        self.records = 0
-
-    def run(self, official: Run, ours: Run, ops: list[Op]) -> str:
-        """Why it ended; Mismatch where the two differ."""
-        for step, op in enumerate(ops):
-            end = self._step(official, ours, step, op)
-            if end is not None:
-                return end
-        return "completed"
-
-    def _step(self, official: Run, ours: Run, step: int, op: Op) -> str | None:
-        lost = _loses_mask(official, op)
-        expected, error = _collect(official, op)
-        found, our_error = _collect(ours, op)
-        if isinstance(error, AssertionError) or lost:
-            # nothing left to attend to, or a mask that propagation will not find: ours treats it as a first look
-            if our_error is not None or not np.isfinite(found[-1][2]).all():
-                raise Mismatch(step, f"official {error!r}, ours {our_error!r}")
-            return "no conditioning frame left"
-        if type(error) is not type(our_error):
-            raise Mismatch(step, f"official {error!r}, ours {our_error!r}")
-        if any(_scores_nan(official, output) for output in expected):  # a video of one frame: its time is 0 / 0
-            if not all(np.isfinite(masks).all() for *_, masks in found if masks is not None):
-                raise Mismatch(step, "neither is finite")
-            return "official not finite"
-        if len(expected) != len(found):
-            raise Mismatch(step, f"{len(expected)} outputs, ours {len(found)}")
-        for theirs, mine in zip(expected, found, strict=True):
-            self._output(official, ours, step, theirs, mine)
-        if official.keys() != ours.keys():
-            if error is not None:  # ours has left its state as it was
-                return f"both {type(error).__name__}, then apart"
-            raise Mismatch(step, f"states differ: official {official.keys()}, ours {ours.keys()}")
-        return None
-
-    def _output(self, official: Run, ours: Run, step: int, theirs: Output, mine: Output) -> None:
-        if theirs[:2] != mine[:2] or (theirs[2] is None) != (mine[2] is None):
-            raise Mismatch(step, f"official frame and objects {theirs[:2]}, ours {mine[:2]}")
-        frame, objects, masks = theirs
-        if masks is None:
-            return
-        self._close(step, f"masks of frame {frame}", "logits", masks, mine[2])
-        for obj in objects:
-            expected, found = official.results(obj, frame), ours.results(obj, frame)
-            for store, result in expected.items():
-                self.records += 1
-                self._result(step, f"{store} {obj!r} on {frame}", result, found[store])
-
-    def _result(self, step: int, where: str, theirs: Result, mine: Result) -> None:
-        self._close(step, f"{where} low_res", "logits", theirs.low_res, mine.low_res)
-        self._close(step, f"{where} score", "score", np.array(theirs.score), np.array(mine.score))
-        if (theirs.score > 0) != (mine.score > 0):
-            raise Mismatch(step, f"{where}: score {theirs.score}, ours {mine.score}")
-        self._close(step, f"{where} pointer", "pointer", theirs.pointer, mine.pointer)
-        if mine.memory is not None:  # with num_maskmem=0 the official code encodes prompted frames, and uses none
-            self._close(step, f"{where} memory", "memory", theirs.memory, mine.memory)
-
-    def _close(self, step: int, where: str, kind: str, theirs: np.ndarray, mine: np.ndarray) -> None:
-        if theirs.shape != mine.shape:
-            raise Mismatch(step, f"{where}: {theirs.shape}, ours {mine.shape}")
-        absolute, relative = getattr(self.tolerance, kind)
-        difference = np.abs(theirs.astype(np.float64) - mine)
-        if not difference.size:
-            return
-        outside = (difference > absolute + relative * np.abs(theirs)).mean()
-        if outside > (self.tolerance.outliers if kind in ("logits", "memory") else 0) or np.isnan(outside):
-            raise Mismatch(step, f"{where}: {outside:.3%} outside, worst {difference.max():.3g}")
-        self.worst[kind] = max(self.worst[kind], float(difference.max()))
-
-
-def _collect(run: Run, op: Op) -> tuple[list[Output], Exception | None]:
-    outputs = []
-    try:
-        for output in run.do(op):
-            outputs.append(output)  # what came before an error counts
-    except (RuntimeError, ValueError, AssertionError) as error:  # deliberate ones, and an assert of the official code
-        return outputs, error
-    return outputs, None
-
-
-def _scores_nan(official: Run, output: Output) -> bool:
-    frame, objects, masks = output
-    stored = [] if masks is None else [official.results(obj, frame).values() for obj in objects]
-    return any(np.isnan(result.score) for results in stored for result in results)
-
-
-def _loses_mask(official: Run, op: Op) -> bool:
-    """A mask for a tracked frame of an object without conditioning frames: the official code never uses it."""
-    if op[0] != "mask" or official.predictor.add_all_frames_to_correct_as_cond:
-        return False
-    state = official.keys().get(op[2])
-    return state is not None and op[1] in state["directions"] and not state["conditioning"]
+# ---------------------------------------------------------------------------------------------- one script
 
 
 def check(script: Script, folder: Path, memory: str = "disk") -> tuple[str, Comparison]:
