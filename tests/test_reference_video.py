@@ -396,7 +396,14 @@ SCRIPTS = {
         video=SHORT,
     ),
     "some of many conditioning frames, stride 2": Script(
-        [click(5, 1, 50, 30), click(0, 1, 40, 30), click(3, 1, 60, 30), ("mask", 8, 1, disc(67, 101)), run(), run(7)],
+        [
+            click(5, 1, 50, 30),
+            click(0, 1, 40, 30),
+            click(3, 1, 60, 30),
+            ("mask", 8, 1, disc(67, 101)),
+            run(),
+            run(7, None, True),
+        ],
         video=(9, 67, 101),
         options={"image_size": 128, "max_cond_frames_in_attn": 2, "memory_temporal_stride_for_eval": 2},
     ),
