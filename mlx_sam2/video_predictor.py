@@ -3,53 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .build import build_model, split_video_options
 from .memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
-from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.sam2 import SAM2, ImageFeatures
 from .tracker import Tracker, fit_mask, video_masks
-from .video import FrameSource, VideoError, open_source
+from .video import VideoError, open_source
+from .video_state import VideoState, point_prompt
 
 if TYPE_CHECKING:
     from .video_stream import VideoStream
 
 Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
-
-
-@dataclass
-class VideoState:
-    """A session on one video. Made by ``init_state``; read it, but change it only through the predictor."""
-
-    source: FrameSource
-    num_frames: int | None  # None for a stream without a known end
-    store: ResultStore
-    tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
-    latest_features: tuple[int, ImageFeatures] | None = None  # of the frame worked on last
-
-    @property
-    def obj_ids(self) -> list[Any]:
-        return list(self.tracks)
-
-    @property
-    def video_size(self) -> tuple[int, int]:
-        """Height and width of the video's frames."""
-        return self.source.height, self.source.width
-
-    def close(self) -> None:
-        """Close the source and give the temporary file back."""
-        self.source.close()
-        self.store.close()
-
-    def __enter__(self) -> VideoState:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self.close()
 
 
 class SAM2VideoPredictor:
@@ -177,10 +145,10 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: for a frame that does not exist, or prompts that do not fit.
         """
-        self._require_frame(inference_state, frame_idx)
-        new_points, new_labels = self._point_prompt(
-            inference_state, points, labels, box, clear_old_points, normalize_coords
-        )
+        inference_state.require_frame(frame_idx)
+        size = inference_state.video_size if normalize_coords else None
+        new_points, new_labels = point_prompt(points, labels, box, clear_old_points, size)
+        new_points = new_points * np.float32(self.image_size)
         track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
         old = Prompt() if clear_old_points else track.prompts.get(frame_idx, Prompt())
         return self._run_prompt(inference_state, track, frame_idx, obj_id, old.extended(new_points, new_labels))
@@ -199,7 +167,7 @@ class SAM2VideoPredictor:
 
         Returns and raises as ``add_new_points_or_box``.
         """
-        self._require_frame(inference_state, frame_idx)
+        inference_state.require_frame(frame_idx)
         array = np.asarray(mask)
         if array.ndim != 2 or array.size == 0:
             raise ValueError(f"mask has shape {array.shape}; it must be (height, width)")
@@ -230,40 +198,6 @@ class SAM2VideoPredictor:
         state.tracks[obj_id] = track
         return self._interactive_masks(state, frame_idx, pending is track.pending)
 
-    def _point_prompt(
-        self,
-        state: VideoState,
-        points: Sequence[Any] | np.ndarray | None,
-        labels: Sequence[int] | np.ndarray | None,
-        box: Sequence[float] | np.ndarray | None,
-        clear_old_points: bool,
-        normalize_coords: bool,
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """(N, 2) pixels of the model's input and (N,) labels; a box comes first, as its two corners."""
-        if (points is None) != (labels is None):
-            raise ValueError("points and labels must be provided together")
-        if points is None and box is None:
-            raise ValueError("at least one of points or box must be provided as input")
-        coords = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
-        marks = np.zeros(0, np.int32) if labels is None else np.asarray(labels, np.int32)
-        if coords.ndim == 3 and len(coords) == 1 and marks.ndim == 2:  # the official code takes a batch of one
-            coords, marks = coords[0], marks[0]
-        if coords.ndim != 2 or coords.shape[1] != 2 or marks.shape != coords.shape[:1]:
-            raise ValueError(f"points {coords.shape} and labels {marks.shape} do not fit; they must be (N, 2) and (N,)")
-        if box is not None:
-            if not clear_old_points:
-                raise ValueError("a box comes before any points: it cannot be added to them, use clear_old_points=True")
-            corners = np.asarray(box, np.float32)
-            if corners.size != 4:
-                raise ValueError(f"box has shape {corners.shape}; it must be (4,) as x0, y0, x1, y1")
-            coords = np.concatenate([corners.reshape(2, 2), coords])
-            marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), marks])
-        if not np.isfinite(coords).all():
-            raise ValueError("points or box hold a value that is not a finite number")
-        if normalize_coords:
-            coords = coords / np.array(state.video_size[::-1], np.float32)
-        return coords * np.float32(self.image_size), marks
-
     def clear_all_prompts_in_frame(
         self, inference_state: VideoState, frame_idx: int, obj_id: Any, need_output: bool = True
     ) -> Masks | None:
@@ -274,7 +208,7 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: for an unknown object or frame (the official code makes a new object of an unknown id).
         """
-        self._require_frame(inference_state, frame_idx)
+        inference_state.require_frame(frame_idx)
         track = inference_state.tracks.get(obj_id)
         if track is None:
             raise ValueError(f"object {obj_id!r} does not exist; the objects are {inference_state.obj_ids}")
@@ -287,7 +221,7 @@ class SAM2VideoPredictor:
             track.directions.pop(frame_idx, None)
         if not need_output:
             return None
-        return self._interactive_masks(inference_state, frame_idx, self._has_pending(inference_state, frame_idx))
+        return self._interactive_masks(inference_state, frame_idx, inference_state.has_pending(frame_idx))
 
     def remove_object(
         self, inference_state: VideoState, obj_id: Any, strict: bool = False, need_output: bool = True
@@ -312,7 +246,7 @@ class SAM2VideoPredictor:
         track.clear()
         if not need_output or not state.tracks:
             return state.obj_ids, []
-        outputs = [self._interactive_masks(state, t, self._has_pending(state, t)) for t in frames]
+        outputs = [self._interactive_masks(state, t, state.has_pending(t)) for t in frames]
         return state.obj_ids, [(t, masks) for t, _, masks in outputs]
 
     # ---- propagation
@@ -381,7 +315,7 @@ class SAM2VideoPredictor:
         """
         state = inference_state
         if start_frame_idx is not None:
-            self._require_frame(state, start_frame_idx)
+            state.require_frame(start_frame_idx)
         self.propagate_in_video_preflight(state)
         obj_ids = state.obj_ids
         if start_frame_idx is None:
@@ -418,20 +352,10 @@ class SAM2VideoPredictor:
 
     # ---- helpers
 
-    def _require_frame(self, state: VideoState, frame_idx: int) -> None:
-        is_number = isinstance(frame_idx, (int, np.integer)) and frame_idx >= 0
-        if is_number and (state.num_frames is None or frame_idx < state.num_frames):
-            return
-        frames = "counts its frames from 0" if state.num_frames is None else f"has frames 0 to {state.num_frames - 1}"
-        raise ValueError(f"frame {frame_idx!r} does not exist; the video {frames}")
-
     def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
         if state.latest_features is None or state.latest_features[0] != frame_idx:
             state.latest_features = (frame_idx, self.tracker.encode(state.source[frame_idx]))
         return state.latest_features[1]
-
-    def _has_pending(self, state: VideoState, frame_idx: int) -> bool:
-        return any(frame_idx in track.pending for track in state.tracks.values())
 
     def _interactive_masks(self, state: VideoState, frame_idx: int, conditioning: bool) -> Masks:
         """Masks of all objects on a frame, an edit in progress of the given kind before what is committed."""

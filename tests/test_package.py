@@ -35,6 +35,7 @@ PART_OF = {  # rooms of several files
     "video_file": "video",
     "video_sinks": "video",
     "tracker": "video_predictor",
+    "video_state": "video_predictor",
     "video_stream": "video_predictor",
     "track_davis": "track",
     "track_prompts": "track",

@@ -1,0 +1,94 @@
+"""The state of a session on a video, and the points and boxes that users give."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from .memory_bank import ObjectTrack, ResultStore
+from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
+from .model.sam2 import ImageFeatures
+from .video import FrameSource
+
+
+@dataclass
+class VideoState:
+    """A session on one video. Made by ``init_state``; read it, but change it only through the predictor."""
+
+    source: FrameSource
+    num_frames: int | None  # None for a stream without a known end
+    store: ResultStore
+    tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
+    latest_features: tuple[int, ImageFeatures] | None = None  # of the frame worked on last
+
+    @property
+    def obj_ids(self) -> list[Any]:
+        return list(self.tracks)
+
+    @property
+    def video_size(self) -> tuple[int, int]:
+        """Height and width of the video's frames."""
+        return self.source.height, self.source.width
+
+    def require_frame(self, frame_idx: int) -> None:
+        """Raise a ValueError for a frame that the video has not."""
+        is_number = isinstance(frame_idx, (int, np.integer)) and frame_idx >= 0
+        if is_number and (self.num_frames is None or frame_idx < self.num_frames):
+            return
+        frames = "counts its frames from 0" if self.num_frames is None else f"has frames 0 to {self.num_frames - 1}"
+        raise ValueError(f"frame {frame_idx!r} does not exist; the video {frames}")
+
+    def has_pending(self, frame_idx: int) -> bool:
+        """Whether any object has a prompt on the frame that is not committed yet, to conditioning."""
+        return any(frame_idx in track.pending for track in self.tracks.values())
+
+    def close(self) -> None:
+        """Close the source and give the temporary file back."""
+        self.source.close()
+        self.store.close()
+
+    def __enter__(self) -> VideoState:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+
+def point_prompt(
+    points: Sequence[Any] | np.ndarray | None,
+    labels: Sequence[int] | np.ndarray | None,
+    box: Sequence[float] | np.ndarray | None,
+    clear_old_points: bool,
+    size: tuple[int, int] | None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Points and a box as the user gave them -> (N, 2) float32 and (N,) int32 labels; the box first, as its corners.
+
+    ``size`` is the (height, width) that coordinates are divided by, None for those that are in 0..1 already.
+
+    Raises:
+        ValueError: one line, for anything that does not fit.
+    """
+    if (points is None) != (labels is None):
+        raise ValueError("points and labels must be provided together")
+    if points is None and box is None:
+        raise ValueError("at least one of points or box must be provided as input")
+    coords = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
+    marks = np.zeros(0, np.int32) if labels is None else np.asarray(labels, np.int32)
+    if coords.ndim == 3 and len(coords) == 1 and marks.ndim == 2:  # the official code takes a batch of one
+        coords, marks = coords[0], marks[0]
+    if coords.ndim != 2 or coords.shape[1] != 2 or marks.shape != coords.shape[:1]:
+        raise ValueError(f"points {coords.shape} and labels {marks.shape} do not fit; they must be (N, 2) and (N,)")
+    if box is not None:
+        if not clear_old_points:
+            raise ValueError("a box comes before any points: it cannot be added to them, use clear_old_points=True")
+        corners = np.asarray(box, np.float32)
+        if corners.size != 4:
+            raise ValueError(f"box has shape {corners.shape}; it must be (4,) as x0, y0, x1, y1")
+        coords = np.concatenate([corners.reshape(2, 2), coords])
+        marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), marks])
+    if not np.isfinite(coords).all():
+        raise ValueError("points or box hold a value that is not a finite number")
+    return coords if size is None else coords / np.array(size[::-1], np.float32), marks
