@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
 import numpy as np
 
 from .build import build_model, split_video_options
@@ -53,6 +54,11 @@ class SAM2VideoPredictor:
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
         self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
         self.tracker = Tracker(sam_model, fill_hole_area)
+
+    @property
+    def device(self) -> mx.Device:
+        """MLX's default device, on which everything runs."""
+        return mx.default_device()
 
     @property
     def fill_hole_area(self) -> int:

@@ -313,6 +313,14 @@ def test_returned_ids_belong_to_the_caller(predictor: SAM2VideoPredictor, state:
     assert obj_ids == [5] and state.obj_ids == []
 
 
+def test_keys_that_scripts_read_of_the_official_state(predictor: SAM2VideoPredictor, state: VideoState) -> None:
+    predictor.add_new_points_or_box(state, 0, 5, points=[[30, 20]], labels=[1])
+    read = {key: state[key] for key in ("num_frames", "video_height", "video_width", "obj_ids")}
+    assert read == {"num_frames": 5, "video_height": HEIGHT, "video_width": WIDTH, "obj_ids": [5]}
+    with pytest.raises(KeyError, match="no part of a session"):
+        state["images"]
+
+
 def test_masks_do_not_overlap_when_asked(model: SAM2) -> None:
     predictor = SAM2VideoPredictor(model, 8, non_overlap_masks=True)
     with predictor.init_state(clip(2)) as state:
