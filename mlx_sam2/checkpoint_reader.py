@@ -74,6 +74,8 @@ def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Chec
     """
     path = Path(os.path.expanduser(path))
     try:
+        if path.exists() and not (path.is_dir() or path.is_file()):  # reading a pipe would wait for ever
+            raise CheckpointError(f"{path} is neither a file nor a folder")
         file = _weights_file(path) if path.is_dir() else path
         config_file = file.parent / hub.CONFIG
         has_config = path.is_dir() or file.name in (hub.WEIGHTS, safetensors_file.INDEX_NAME)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 import math
+import os
 import re
 import sys
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Sequence
+from typing import Any, NoReturn
 
 BAD_INPUT, FAILURE = 2, 1  # exit codes
 
@@ -16,8 +18,20 @@ class UsageError(ValueError):
     """Something that the user gave cannot be used. One line."""
 
 
+_NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.eE+-]*(,[\d.eE+-]+)+(@\d+)?")  # such as -5,3
+
+
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage."""
+    """An argument parser whose errors are one line, without the usage, and that takes ``--point -5,3``."""
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        joined: list[str] = []
+        for arg in sys.argv[1:] if args is None else args:
+            if joined and joined[-1].startswith("--") and _NEGATIVE_NUMBERS.fullmatch(arg):
+                joined[-1] += f"={arg}"  # alone, it would be taken for an option
+            else:
+                joined.append(arg)
+        return super().parse_known_args(joined, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{command_name(self.prog)}: error: {message}\n")
@@ -34,6 +48,12 @@ def complain(prog: str, error: BaseException | str, more: str = "") -> None:
         name = str(error.filename or "").removeprefix("file:")  # as PyAV has it
         text = f"{name}: {error.strerror}" if name else error.strerror
     print(f"{command_name(prog)}: error: {' '.join(text.split())}{more}", file=sys.stderr)
+
+
+def escape_output() -> None:
+    """Let standard output escape what its encoding lacks, as stderr does: file names may hold anything."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
@@ -73,7 +93,7 @@ def check_model(name: str, revision: str | None) -> None:
     from . import hub
 
     is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
-    if Path(name).expanduser().exists() or not (is_hub_id or hub.published(name)):
+    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or hub.published(name)):
         try:
             hub.resolve(name, revision)
         except hub.HubError as error:

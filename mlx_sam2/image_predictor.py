@@ -88,8 +88,10 @@ class SAM2ImagePredictor:
 
     def set_image_batch(self, image_list: Sequence[np.ndarray | Image]) -> None:
         """Encode several images, for ``predict_batch``. Arguments and errors as for ``set_image``."""
-        if not isinstance(image_list, (list, tuple)) or len(image_list) == 0:
+        if not isinstance(image_list, (list, tuple)):
             raise ValueError(f"set_image_batch needs a list of images, got {type(image_list).__name__}")
+        if not image_list:
+            raise ValueError("set_image_batch needs at least one image, got an empty list")
         prepared = [self._prepare(image) for image in image_list]
         self.reset_predictor()
         self._features = [self._encode(pixels) for pixels, _ in prepared]
@@ -265,7 +267,7 @@ class SAM2ImagePredictor:
             raise ValueError(f"mask_input has shape {np.shape(mask)}; it must be (1, {size[0]}, {size[1]}) logits")
         if num_prompts is not None and len(array) not in (1, num_prompts):
             raise ValueError(f"mask_input holds {len(array)} masks for {num_prompts} prompts; give one each, or one")
-        return mx.array(array[:, 0, :, :, None])
+        return mx.array(np.ascontiguousarray(array[:, 0, :, :, None]))
 
 
 def _finite(values: Prompt, name: str) -> np.ndarray:
@@ -282,7 +284,7 @@ def _points_and_labels(coords: Prompt, labels: Prompt | None) -> tuple[np.ndarra
     points, marks = _finite(coords, "point_coords"), np.asarray(labels)
     points = points[None] if points.ndim == 2 else points
     marks = marks[None] if marks.ndim == 1 else marks
-    if points.ndim != 3 or points.shape[-1] != 2:
+    if points.ndim != 3 or points.shape[-1] != 2 or len(points) == 0:
         raise ValueError(f"point_coords has shape {np.shape(coords)}; it must be (N, 2) or (B, N, 2)")
     if marks.shape != points.shape[:2]:
         raise ValueError(f"point_labels has shape {np.shape(labels)} for point_coords of shape {np.shape(coords)}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 import warnings
 import zlib
@@ -48,10 +49,14 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
             in all.
     """
     path = Path(path)
-    if not path.exists():
-        raise ImageError(f"no such image: {path}")
-    if not path.is_file():
-        raise ImageError(f"{path} is {'a folder' if path.is_dir() else 'not a file'}, not an image")
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero character
+        raise ImageError(f"no such image: {path}") from None
+    except OSError as error:  # a folder that may not be searched, a name that is too long
+        raise ImageError(f"{path} cannot be read: {error.strerror.lower()}") from None
+    if not stat.S_ISREG(mode):
+        raise ImageError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}, not an image")
     try:
         with warnings.catch_warnings():  # Pillow's, about sizes below its limit and odd metadata
             warnings.simplefilter("ignore")
@@ -148,7 +153,7 @@ def preprocess(image: np.ndarray, image_size: int) -> mx.array:
 
     from .model.layers import resize_bilinear
 
-    pixels = mx.array(image)
+    pixels = mx.array(np.ascontiguousarray(image))  # MLX takes no view turned round, such as bgr[..., ::-1]
     pixels = pixels.astype(mx.float32) / 255 if image.dtype == np.uint8 else pixels
     pixels = resize_bilinear(pixels[None], (image_size, image_size), antialias=True)
     return (pixels - mx.array(MEAN)) / mx.array(STD)
@@ -296,19 +301,30 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
 
     Raises:
         ImageError: the file name does not end in one of `suffixes`, the file exists and may not be
-            overwritten, or its folder does not exist or cannot be written to.
+            overwritten, its name is too long, or its folder does not exist or cannot be written to.
     """
     path = Path(path)
     if path.suffix.lower() not in suffixes:
         raise ImageError(f"cannot write {path}: its name must end in {', '.join(suffixes)}")
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike Path.is_dir and Path.exists, os.path raises for no path
         raise ImageError(f"cannot write {path}: it is a folder")
-    if not path.parent.is_dir():
+    if not os.path.isdir(path.parent):
         raise ImageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f"cannot write {path}: no permission to write in {path.parent}")
-    if path.exists() and not overwrite:
+    if os.path.exists(path) and not overwrite:
         raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
+    try:
+        os.lstat(_unfinished(path))
+    except FileNotFoundError:
+        pass
+    except OSError as error:  # a name that is too long
+        raise ImageError(f"cannot write {path}: {error.strerror.lower()}") from None
+
+
+def _unfinished(path: Path) -> Path:
+    """The name that a file has until it is complete."""
+    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def write(
@@ -327,7 +343,7 @@ def write(
     """
     path = Path(path)
     check_output(path, overwrite, suffixes)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = _unfinished(path)
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:

@@ -154,7 +154,7 @@ def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
     for kind, place in chosen.items():
         if place is None:
             continue
-        if place.is_dir():
+        if os.path.isdir(place):
             path = place / f"{job.path.stem}_{kind}.png"
         elif len(args.images) > 1:
             option = "output" if kind == "mask" else kind
@@ -169,14 +169,15 @@ def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
 def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
     from . import images
 
-    taken = {job.path.resolve(): f"the photo {job.path}" for job in jobs}
+    taken = {os.path.realpath(job.path): f"the photo {job.path}" for job in jobs}
     for job in jobs:
         for kind, paths in job.outputs.items():
             for path in paths:
                 user = f"the {kind} of {job.path}"
-                if path.resolve() in taken:
-                    raise UsageError(f"{path} would be both {taken[path.resolve()]} and {user}")
-                taken[path.resolve()] = user
+                real = os.path.realpath(path)
+                if real in taken:
+                    raise UsageError(f"{path} would be both {taken[real]} and {user}")
+                taken[real] = user
                 images.check_output(path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS)
 
 
@@ -268,19 +269,23 @@ def _run(args: argparse.Namespace) -> int:
             code = max(code, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE)
             continue
         text = json.dumps(result) if args.json else _line(result)
-        tqdm.write(text, file=sys.stdout)
+        with tqdm.external_write_mode():
+            print(text, flush=True)
     return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = build_parser().parse_args(argv)
+    cli.escape_output()
     try:
         return _run(args)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our stdout has gone: let the interpreter's last flush go nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except OSError as error:  # of standard output
+        if not isinstance(error, BrokenPipeError):  # then whoever read it has gone
+            cli.complain(PROG, f"cannot write to standard output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
         return cli.FAILURE
 
 

@@ -400,6 +400,12 @@ def test_what_is_not_recognised_asks_for_its_configuration(tmp_path: Path, expec
     assert "missing" in refusal(path, config="tiny")
 
 
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.pt")
+    with pytest.raises(CheckpointError, match=r"pipe\.pt is neither a file nor a folder"):
+        checkpoint.read(tmp_path / "pipe.pt")
+
+
 def test_configurations_by_name() -> None:
     assert checkpoint.read_config("sam2-base-plus") == PUBLISHED["sam2_hiera_base_plus"].config
     with pytest.raises(ConfigError, match="neither a file nor a published model"):

@@ -165,6 +165,23 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
         assert str(path) in str(caught.value), name
 
 
+def test_paths_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ImageError, match=r"aaa\.png cannot be read: file name too long"):
+        images.read(tmp_path / f"{300 * 'a'}.png")
+    with pytest.raises(ImageError, match="no such image"):
+        images.read(tmp_path / "nul\0.png")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match="is not a file"):
+        images.read(tmp_path / "pipe.png")
+
+    def forbidden(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))  # root may look anywhere
+
+    monkeypatch.setattr(os, "stat", forbidden)
+    with pytest.raises(ImageError, match=r"a\.png cannot be read: permission denied"):
+        images.read("closed/a.png")
+
+
 def test_warnings_about_sizes_stay_quiet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)  # Pillow warns above it, refuses above twice that
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
@@ -225,6 +242,20 @@ def test_preprocess_is_the_official_one(height: int, width: int) -> None:
     np.testing.assert_allclose(result[0], expected, rtol=0, atol=5e-6)  # noise: 1.0e-6
     as_float = np.array(images.preprocess((photo / 255).astype(np.float32), 64))
     np.testing.assert_allclose(as_float, result, rtol=0, atol=5e-6)
+
+
+def test_preprocess_takes_views() -> None:
+    """Such as the usual turn of OpenCV's BGR, whose stride is negative."""
+    views = {
+        "turned": lambda a: a[::-1, :, ::-1],
+        "transposed": lambda a: a.transpose(1, 0, 2),
+        "thinned": lambda a: a[::2],
+    }
+    for dtype in (np.uint8, np.float32):
+        for name, view in views.items():
+            seen = view(PHOTO.astype(dtype))
+            expected = np.array(images.preprocess(seen.copy(order="C"), 64))
+            np.testing.assert_array_equal(np.array(images.preprocess(images.to_array(seen), 64)), expected, name)
 
 
 def test_mask_prompt() -> None:
@@ -317,6 +348,8 @@ def test_write_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "no/such.png": "there is no folder",
         "a.jpg": "must end in .png",
         "a": "must end in .png",
+        f"{250 * 'a'}.png": "file name too long",  # with what an unfinished file has in its name
+        f"{300 * 'a'}.png": "file name too long",
     }.items():
         with pytest.raises(ImageError, match=words):
             images.write(tmp_path / name, PHOTO, suffixes=images.LOSSLESS)

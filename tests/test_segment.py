@@ -302,6 +302,9 @@ def test_existing_files_are_kept_unless_told(photo: Path, model: str, capsys: py
         (["--box", "50,60,10,20"], "reversed: give top left, then bottom right, 10,20,50,60"),
         (["--box", "10,10,121,50"], "reaches outside"),
         (["--box=-1,10,20,50"], "reaches outside"),
+        (["--box", "-1,10,20,50"], "--box -1,10,20,50 reaches outside"),
+        (["--point", "-5,3"], "--point -5,3 lies outside"),
+        (["--negative", "-.5,3"], "--negative -0.5,3 lies outside"),
         (["--mask", "absent.png", *CLICK], "no such image: absent.png"),
         (["--dtype", "int8", *CLICK], "invalid choice"),
         (["--pont", "3,4"], "unrecognized arguments: --pont"),
@@ -312,6 +315,10 @@ def test_existing_files_are_kept_unless_told(photo: Path, model: str, capsys: py
         (["--output", "m.png", "--cutout", "m.png", *CLICK], "would be both the mask of"),
         (["--model", "gigantic", *CLICK], "no model is called 'gigantic'"),
         (["--model", "./absent.pt", *CLICK], "no such file or folder: ./absent.pt"),
+        (["--model", f"{300 * 'a'}.pt", *CLICK], "no such file or folder: aaa"),
+        (["--model", "~nobody-of-that-name/a.pt", *CLICK], "no such file or folder: ~nobody"),
+        (["--mask", f"{300 * 'a'}.png", *CLICK], "cannot be read: file name too long"),
+        (["--output", f"{250 * 'a'}.png", *CLICK], "file name too long"),
     ],
 )
 def test_bad_arguments(
@@ -385,6 +392,31 @@ def test_errors_in_a_process_of_its_own(photo: Path, model: str, tmp_path: Path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "broken.safetensors" in one_line(done.stderr)
     assert sorted(files(photo.parent)) == ["cut.png", "photo.png"]
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="names of files are Unicode there")
+def test_names_that_the_terminal_cannot_show(photo: Path, model: str) -> None:
+    named = photo.rename(os.fsdecode(os.fsencode(photo.parent) + b"/a\xff\xc3\xa9.png"))
+    done = run(named, *CLICK, "--model", model, PYTHONIOENCODING="ascii")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "a\\udcff\\xe9.png: score" in done.stdout
+    assert len(files(photo.parent)) == 3
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_standard_output_on_a_full_disk(photo: Path, model: str) -> None:
+    command = [sys.executable, "-m", "mlx_sam2.segment", str(photo), *CLICK, "--model", model, "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            command,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+            env={**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT)},
+        )
+    assert done.returncode == 1
+    assert "cannot write to standard output: No space left" in one_line(done.stderr)
 
 
 def test_bad_photos_load_neither_mlx_nor_the_hub(photo: Path) -> None:
