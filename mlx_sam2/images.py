@@ -312,7 +312,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
         raise ImageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f"cannot write {path}: no permission to write in {path.parent}")
-    if os.path.exists(path) and not overwrite:
+    if os.path.lexists(path) and not overwrite:  # a link that leads nowhere exists, too
         raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     try:
         os.lstat(_unfinished(path))
@@ -339,7 +339,8 @@ def write(
     The file appears under its name only when it is complete. Masks and cut-outs take ``suffixes=LOSSLESS``.
 
     Raises:
-        ImageError: as ``check_output``, or the disk is full.
+        ImageError: as ``check_output``, or the picture has more pixels than the format allows.
+        OSError: the disk is full or fails.
     """
     path = Path(path)
     check_output(path, overwrite, suffixes)
@@ -349,8 +350,9 @@ def write(
     try:
         Image.fromarray(picture).save(part, format=kind, **options)
         os.replace(part, path)
-    except (OSError, ValueError) as error:  # ValueError: more pixels than the format allows
-        reason = getattr(error, "strerror", None) or str(error)
-        raise ImageError(f"cannot write {path}: {reason}") from None
+    except (OSError, ValueError) as error:
+        if isinstance(error, OSError) and error.errno:
+            raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
+        raise ImageError(f"cannot write {path}: {error}") from None  # an encoder's refusal
     finally:
         part.unlink(missing_ok=True)

@@ -261,7 +261,8 @@ def _run(args: argparse.Namespace) -> int:
         cli.complain(PROG, error)
         return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
     code = 0
-    for job in tqdm(jobs, unit="image", leave=False, disable=None if len(jobs) > 1 else True):
+    quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
+    for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
         try:
             result = _segment(args, predictor, job)
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:

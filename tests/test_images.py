@@ -360,6 +360,19 @@ def test_write_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["folder.png", "there.png"]
 
 
+def test_a_link_that_leads_nowhere_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("nowhere.png")
+    with pytest.raises(ImageError, match="exists"):
+        images.write(tmp_path / "link.png", PHOTO)
+    assert (tmp_path / "link.png").is_symlink()
+
+
+def test_more_pixels_than_the_format_allows(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"cannot write .*a\.webp: .*16383"):
+        images.write(tmp_path / "a.webp", np.zeros((1, 17000, 3), np.uint8))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "a.png"
     images.write(path, PHOTO)
@@ -370,7 +383,7 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyt
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Image.Image, "save", full)
-    with pytest.raises(ImageError, match=r"cannot write .*No space left"):
+    with pytest.raises(OSError, match=r"cannot be written: No space left.*a\.png"):
         images.write(path, PHOTO, overwrite=True)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]

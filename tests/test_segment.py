@@ -403,6 +403,29 @@ def test_names_that_the_terminal_cannot_show(photo: Path, model: str) -> None:
     assert len(files(photo.parent)) == 3
 
 
+def test_a_full_disk_is_no_bad_input(
+    photo: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Image.Image, "save", full)
+    code, stdout, stderr = call(capsys, photo, *CLICK, "--model", model)
+    assert (code, stdout) == (1, "")
+    assert "photo_mask.png: cannot be written: No space left on device" in one_line(stderr)
+    assert list(files(photo.parent)) == ["photo.png"]
+
+
+def test_without_a_stderr(photo: Path, model: str) -> None:
+    images.write(photo.with_name("other.png"), images.read(photo))
+    command = f"{sys.executable} -m mlx_sam2.segment {photo} {photo.with_name('other.png')} --point 3,4 --json 2>&-"
+    environment = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        f"{command} --model {model}", shell=True, stdout=subprocess.PIPE, env=environment, check=False
+    )
+    assert (done.returncode, done.stdout.count(b"\n")) == (0, 2)
+
+
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
 def test_standard_output_on_a_full_disk(photo: Path, model: str) -> None:
     command = [sys.executable, "-m", "mlx_sam2.segment", str(photo), *CLICK, "--model", model, "--json"]
