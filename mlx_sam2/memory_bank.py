@@ -7,8 +7,10 @@ results, the latest in RAM and the rest in one temporary file.
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
+import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
@@ -69,26 +71,37 @@ class ResultStore:
         self.on_disk = on_disk
         self.capacity = 0
         self._recent: OrderedDict[int, FrameResult] = OrderedDict()
+        self.closed = False
         self._file = tempfile.TemporaryFile(prefix="mlx_sam2-") if on_disk else None  # noqa: SIM115  closed in close()
+        if self._file is not None:  # users of the official API close nothing: no ResourceWarning then
+            weakref.finalize(self, self._file.close)
         self._clean: set[int] = set()  # slots in RAM whose record in the file is current
         self._free: list[int] = []
         self._next = 0
         self._layout: np.dtype | None = None
 
+    def require_open(self) -> None:
+        """Raise a ValueError after ``close``."""
+        if self.closed:
+            raise ValueError("this session or stream has been closed; open another one")
+
     def add(self, result: FrameResult) -> int:
+        """Keep a result; returns its slot. OSError where the file cannot grow: all is as it was then."""
+        self.require_open()
+        self._make_room()
         if self._free:
             slot = self._free.pop()
         else:
             slot, self._next = self._next, self._next + 1
         self._recent[slot] = result
-        self._shrink()
         return slot
 
     def get(self, slot: int) -> FrameResult:
+        self.require_open()
         if slot not in self._recent:
+            self._make_room()
             self._recent[slot] = self._read(slot)
             self._clean.add(slot)
-            self._shrink()
         self._recent.move_to_end(slot)
         return self._recent[slot]
 
@@ -99,16 +112,19 @@ class ResultStore:
 
     def close(self) -> None:
         """Give the file back; nothing can be read any more."""
+        self.closed = True
         if self._file is not None:
             self._file.close()
         self._recent.clear()
 
-    def _shrink(self) -> None:
-        while self.on_disk and len(self._recent) > max(self.capacity, 1):
-            slot, result = self._recent.popitem(last=False)
+    def _make_room(self) -> None:
+        """Move the oldest results to the file until one more fits."""
+        while self.on_disk and len(self._recent) >= max(self.capacity, 1):
+            slot = next(iter(self._recent))
             if slot not in self._clean:
-                self._write(slot, result)
+                self._write(slot, self._recent[slot])
             self._clean.discard(slot)
+            del self._recent[slot]  # only now: writing may fail
 
     def _write(self, slot: int, result: FrameResult) -> None:
         if self._layout is None:  # every result of a session has the same shapes
@@ -126,7 +142,14 @@ class ResultStore:
         record["pointer"] = np.array(result.pointer)
         if result.features is not None:
             record["features"] = np.array(result.features.view(mx.uint16))
-        os.pwrite(self._file.fileno(), record.tobytes(), slot * self._layout.itemsize)
+        try:
+            written = os.pwrite(self._file.fileno(), record.tobytes(), slot * self._layout.itemsize)
+            if written < self._layout.itemsize:  # how the last bytes of a disk are given out
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            remedy = "set TMPDIR to a folder with room, or use memory='ram'"
+            place = f"the temporary file in {tempfile.gettempdir()}"
+            raise OSError(error.errno, f"{place} cannot be written: {error.strerror}; {remedy}") from error
 
     def _read(self, slot: int) -> FrameResult:
         # mapped for this record only: pages of older records shall not count as memory of the process

@@ -323,7 +323,7 @@ class SAM2VideoPredictor:
         if start_frame_idx is not None:
             state.require_frame(start_frame_idx)
         self.propagate_in_video_preflight(state)
-        obj_ids = state.obj_ids
+        followed = dict(state.tracks)  # an object that comes, or comes again, between two frames is for the next run
         if start_frame_idx is None:
             start_frame_idx = min(t for track in state.tracks.values() for t in track.conditioning)
         count = state.num_frames if max_frame_num_to_track is None else max_frame_num_to_track
@@ -333,7 +333,7 @@ class SAM2VideoPredictor:
         else:
             frames = range(start_frame_idx, min(start_frame_idx + count, state.num_frames - 1) + 1)
         for frame_idx in frames:
-            present = {obj_id: state.tracks[obj_id] for obj_id in obj_ids if obj_id in state.tracks}
+            present = {obj_id: track for obj_id, track in followed.items() if state.tracks.get(obj_id) is track}
             low_res = self.advance(state, list(present.values()), frame_idx, reverse)
             yield frame_idx, list(present), video_masks(low_res, state.video_size, self.non_overlap_masks)
 

@@ -55,7 +55,7 @@ class FrameSink:
         self.path = Path(path)
         self._overwrite = overwrite
         if self._taken() and not overwrite:
-            raise VideoError(f"{self.path} exists already: give another name, or ask for it to be overwritten")
+            raise VideoError(f"{self.path} exists already: give another name, or overwrite it (--overwrite)")
         if not self.path.absolute().parent.is_dir():
             raise VideoError(f"{self.path} cannot be written: there is no folder {self.path.absolute().parent}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .memory_bank import ObjectTrack, ResultStore
-from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
+from .model.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIVE, TOP_LEFT
 from .model.sam2 import ImageFeatures
 from .video import FrameSource
 
@@ -42,7 +42,8 @@ class VideoState:
         return known[key]
 
     def require_frame(self, frame_idx: int) -> None:
-        """Raise a ValueError for a frame that the video has not."""
+        """Raise a ValueError for a frame that the video has not, or after ``close``."""
+        self.store.require_open()
         is_number = isinstance(frame_idx, (int, np.integer)) and frame_idx >= 0
         if is_number and (self.num_frames is None or frame_idx < self.num_frames):
             return
@@ -83,8 +84,8 @@ def point_prompt(
         raise ValueError("points and labels must be provided together")
     if points is None and box is None:
         raise ValueError("at least one of points or box must be provided as input")
-    coords = np.zeros((0, 2), np.float32) if points is None else np.asarray(points, np.float32)
-    marks = np.zeros(0, np.int32) if labels is None else np.asarray(labels, np.int32)
+    coords = np.zeros((0, 2), np.float32) if points is None else _numbers("points", points)
+    marks = np.zeros(0, np.float32) if labels is None else _numbers("labels", labels)
     if coords.ndim == 3 and len(coords) == 1 and marks.ndim == 2:  # the official code takes a batch of one
         coords, marks = coords[0], marks[0]
     if coords.ndim != 2 or coords.shape[1] != 2 or marks.shape != coords.shape[:1]:
@@ -92,11 +93,23 @@ def point_prompt(
     if box is not None:
         if not clear_old_points:
             raise ValueError("a box comes before any points: it cannot be added to them, use clear_old_points=True")
-        corners = np.asarray(box, np.float32)
+        corners = _numbers("box", box)
         if corners.size != 4:
             raise ValueError(f"box has shape {corners.shape}; it must be (4,) as x0, y0, x1, y1")
         coords = np.concatenate([corners.reshape(2, 2), coords])
-        marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.int32), marks])
+        marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.float32), marks])
+    unknown = marks[~np.isin(marks, (PADDING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT))]
+    if unknown.size:
+        raise ValueError(f"labels hold {unknown[0]:g}; a label is 1 (on the object) or 0 (off it)")
     if not np.isfinite(coords).all():
         raise ValueError("points or box hold a value that is not a finite number")
-    return coords if size is None else coords / np.array(size[::-1], np.float32), marks
+    return coords if size is None else coords / np.array(size[::-1], np.float32), marks.astype(np.int32)
+
+
+def _numbers(name: str, values: Any) -> np.ndarray:
+    try:
+        return np.asarray(values, np.float32)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"{name}={values!r:.80} cannot be read: numbers are needed, of equal count in every row"
+        ) from None

@@ -97,6 +97,7 @@ class VideoStream:
         Raises:
             VideoError: for anything that is no frame, or one of another size; the stream stays as it was.
         """
+        self._state.store.require_open()
         frame_idx = self.frame_idx + 1
         self._held.hold(frame_idx, frame)
         self._commit()

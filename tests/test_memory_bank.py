@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import mlx.core as mx
@@ -153,10 +154,36 @@ def test_overwritten_and_deleted_results_give_their_place_back() -> None:
     assert list(made.tracked) == [0, 1, 2, 4, 5, 6, 7, 8, 9, 3]  # an overwritten frame keeps its place
 
 
+def test_a_full_disk_loses_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = track([], [0, 1, 2], on_disk=True, capacity=2)
+    write, room = os.pwrite, 10  # bytes that still fit, of a record of hundreds
+    monkeypatch.setattr(os, "pwrite", lambda file, data, offset: write(file, data[:room], offset))
+    for _ in range(2):
+        with pytest.raises(OSError, match="No space left on device; set TMPDIR to a folder with room, or use memory="):
+            made.tracked[3] = result(3)
+    assert list(made.tracked) == [0, 1, 2]
+    monkeypatch.undo()
+    made.tracked[3] = result(3)
+    for t in range(4):
+        assert made.tracked[t].object_score == t - 0.5
+        assert mx.array_equal(made.tracked[t].features, result(t).features)
+
+
+def test_a_store_that_nobody_closes_gives_its_file_back() -> None:
+    store = ResultStore(on_disk=True)
+    file = store._file
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        del store
+        assert file.closed
+        del file
+    assert caught == []
+
+
 def open_temporary_files(pid: int) -> list[str]:
     found = []
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        target = os.readlink(link)
+    for link in list(Path(f"/proc/{pid}/fd").iterdir()):
+        target = os.readlink(link) if link.is_symlink() else ""  # gone: the one that listed the folder
         if "mlx_sam2-" in target or "/#" in target:
             found.append(target)
     return found

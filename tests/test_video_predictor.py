@@ -191,6 +191,9 @@ BAD_CALLS: list[tuple[str, Callable[[SAM2VideoPredictor, VideoState], Any], type
     ("both", lambda p, s: p.add_new_points_or_box(s, 0, 1, points=[[1, 1]]), ValueError, "provided together"),
     ("none", lambda p, s: p.add_new_points_or_box(s, 0, 1), ValueError, "at least one of points or box"),
     ("nan", lambda p, s: p.add_new_points_or_box(s, 0, 1, [[1, np.nan]], [1]), ValueError, "not a finite number"),
+    ("label", lambda p, s: p.add_new_points_or_box(s, 0, 1, [[1, 1]], [7]), ValueError, "labels hold 7; a label is 1"),
+    ("text", lambda p, s: p.add_new_points_or_box(s, 0, 1, [["x", 1]], [1]), ValueError, "numbers are needed"),
+    ("ragged", lambda p, s: p.add_new_points_or_box(s, 0, 1, [[1, 1], [2]], [1, 1]), ValueError, "of equal count"),
     ("shape", lambda p, s: p.add_new_points_or_box(s, 0, 1, [[1, 2, 3]], [1]), ValueError, r"must be \(N, 2\)"),
     ("box", lambda p, s: p.add_new_points_or_box(s, 0, 1, box=[1, 2, 3]), ValueError, "x0, y0, x1, y1"),
     (
@@ -335,3 +338,34 @@ def test_nothing_in_reverse_from_the_first_frame(predictor: SAM2VideoPredictor, 
     predictor.add_new_points_or_box(state, 0, 1, points=[[30, 20]], labels=[1])
     assert list(predictor.propagate_in_video(state, reverse=True)) == []
     assert [t for t, _, _ in predictor.propagate_in_video(state, 3, 2, reverse=True)] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("forget", ["remove", "reset"])
+def test_an_object_that_comes_again_during_a_run_is_for_the_next_one(
+    predictor: SAM2VideoPredictor, state: VideoState, forget: str
+) -> None:
+    predictor.add_new_points_or_box(state, 0, 1, points=[[30, 20]], labels=[1])
+    run = predictor.propagate_in_video(state)
+    assert next(run)[1] == [1]
+    predictor.remove_object(state, 1) if forget == "remove" else predictor.reset_state(state)
+    predictor.add_new_points_or_box(state, 4, 1, points=[[40, 20]], labels=[1])
+    assert [ids for _, ids, _ in run] == [[]] * (state.num_frames - 1)
+    assert [ids for _, ids, _ in predictor.propagate_in_video(state)] == [[1]] * (state.num_frames - 4)
+
+
+def test_a_closed_session_says_so(predictor: SAM2VideoPredictor) -> None:
+    with predictor.init_state(clip()) as state:
+        predictor.add_new_points_or_box(state, 0, 1, points=[[30, 20]], labels=[1])
+        run = predictor.propagate_in_video(state)
+        next(run)
+    for use in (
+        lambda: next(run),
+        lambda: predictor.add_new_points_or_box(state, 0, 2, points=[[30, 20]], labels=[1]),
+        lambda: list(predictor.propagate_in_video(state)),
+    ):
+        with pytest.raises(ValueError, match="has been closed; open another one"):
+            use()
+    with predictor.stream(clip()) as stream:
+        stream.push(clip()[0])
+    with pytest.raises(ValueError, match="has been closed; open another one"):
+        stream.push(clip()[1])

@@ -197,9 +197,9 @@ def test_existing_outputs_are_refused_and_only_touched_by_the_first_frame(tmp_pa
         sink.write(0, GREY, {1: box(0, 9, 0, 9)})
     kept = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     assert kept
-    with pytest.raises(VideoError, match="exists already"):
+    with pytest.raises(VideoError, match=r"exists already: give another name, or overwrite it"):
         open_sink(path)
-    with pytest.raises(VideoError, match="exists already"):
+    with pytest.raises(VideoError, match=r"exists already: give another name, or overwrite it"):
         open_sink(path, overwrite=False)
     open_sink(path, overwrite=True).close()
     with pytest.raises(VideoError, match=r"the mask of object 1 on frame 0 is uint8 \(2, 2\): bool \(48, 64\)"):
