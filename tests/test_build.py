@@ -294,3 +294,14 @@ def test_published_config_for_other_weights(folder: str) -> None:
     with pytest.raises(checkpoint.CheckpointError) as error:
         build_sam.build_sam2("configs/sam2.1/sam2.1_hiera_t.yaml", folder)
     assert "\n" not in str(error.value)
+
+
+def test_the_imports_of_official_scripts() -> None:
+    """``sam2`` becomes ``mlx_sam2``, and that is all."""
+    from mlx_sam2 import SAM2VideoPredictor, build_sam
+    from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor as FromOfficialImage
+    from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor as FromOfficialVideo
+
+    assert (FromOfficialImage, FromOfficialVideo) == (SAM2ImagePredictor, SAM2VideoPredictor)
+    for name in ("build_sam2", "build_sam2_hf", "build_sam2_video_predictor", "build_sam2_video_predictor_hf"):
+        assert callable(getattr(build_sam, name))

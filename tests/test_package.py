@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"checkpoint"},
     {"build"},
     {"image_predictor", "video_predictor", "automatic_mask_generator"},
-    {"build_sam", "cli"},
+    {"build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
     {"segment", "track", "convert", "benchmark", "doctor"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
