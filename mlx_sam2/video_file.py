@@ -126,6 +126,8 @@ class VideoFileSource(FrameSource):
 
     def _build_index(self) -> FrameIndex:
         """List all frames: from the packets where one packet is one frame, else by decoding the file once."""
+        if "matroska" in self._container.format.name:
+            self._require_whole_segment()
         trusted = any(name in self._container.format.name for name in _PACKETS_ARE_FRAMES)
         if trusted and self._stream.codec_context.name not in _HIDES_FRAMES:
             index = self._index_packets()
@@ -137,6 +139,20 @@ class VideoFileSource(FrameSource):
         if not pts:
             raise VideoError(f"{self.name} has a video stream, but no frame of it can be decoded")
         return FrameIndex(pts, keys=[])
+
+    def _require_whole_segment(self) -> None:
+        """Refuse a Matroska or WebM file that is shorter than it says; one that was never finished says nothing."""
+        if self._data is not None:
+            head, size = self._data[:64], len(self._data)
+        else:
+            with open(self.name, "rb") as file:
+                head, size = file.read(64), os.fstat(file.fileno()).st_size
+        end = segment_end(head)
+        if end is not None and size < end:
+            raise VideoError(
+                f"{self.name} is cut off: {size} of its {end} bytes are there; "
+                "copy it again, or save what is left with: ffmpeg -i IN -c copy OUT.mkv"
+            )
 
     def _index_packets(self) -> FrameIndex | None:
         """The index of a file in which every packet is a frame; None if the packets' times are not usable."""
@@ -286,6 +302,22 @@ def video_stream(container: InputContainer, name: str, threaded: bool = False) -
             return stream
     container.close()
     raise VideoError(f"{name} has no video stream")
+
+
+def segment_end(head: bytes) -> int | None:
+    """Where the segment of a Matroska file ends, in bytes (RFC 8794 and 9559); None where the file leaves it open."""
+    end = 0
+    for tag in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the EBML header, then the segment
+        at = end
+        if head[at : at + 4] != tag or not head[at + 4 : at + 5].strip(b"\0"):
+            return None
+        length = 9 - head[at + 4].bit_length()  # of the size: as many leading zero bits, and one more
+        unknown = (1 << 7 * length) - 1
+        value = int.from_bytes(head[at + 4 : at + 4 + length], "big") & unknown
+        if value == unknown:
+            return None
+        end = at + 4 + length + value
+    return end
 
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:

@@ -58,6 +58,7 @@ class VideoStream:
     def __init__(self, predictor: SAM2VideoPredictor, source: Any = None) -> None:
         self.predictor = predictor
         self.source = None if source is None else open_source(source)
+        self._frames = None if self.source is None else iter(self.source)
         num_frames = None if self.source is None else self.source.num_frames
         self._held = _HeldFrames(num_frames)
         self._state = VideoState(self._held, num_frames, ResultStore(on_disk=False))
@@ -82,9 +83,10 @@ class VideoStream:
     # ---- frames
 
     def __iter__(self) -> Iterator[Masks]:
-        if self.source is None:
+        """Push the frames of the source; a second loop goes on where the first one stopped."""
+        if self._frames is None:
             raise VideoError("this stream has no source to iterate over; push(frame) frames into it")
-        for frame in self.source:
+        for frame in self._frames:
             yield self.push(frame)
 
     def push(self, frame: Any) -> Masks:

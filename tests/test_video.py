@@ -449,6 +449,36 @@ def test_broken_files(tmp_path: Path) -> None:
         open_source(b"nothing")
 
 
+@pytest.mark.parametrize("container", ["matroska", "webm"])
+def test_a_matroska_file_that_is_cut_off_says_so(container: str, tmp_path: Path) -> None:
+    codec = {"matroska": "libx264", "webm": "libvpx-vp9"}[container]
+    path = write_video(tmp_path / f"v.{'mkv' if container == 'matroska' else container}", pictures(20), codec)
+    whole = path.read_bytes()
+    assert len(open_source(whole)) == len(open_source(whole + b"more")) == 20
+    for size in (len(whole) - 1, len(whole) // 2):
+        path.write_bytes(whole[:size])
+        for source in (path, whole[:size]):
+            with pytest.raises(VideoError, match=f"is cut off: {size} of its {len(whole)} bytes are there"):
+                open_source(source)
+
+
+@pytest.mark.parametrize(
+    ("head", "end"),
+    [
+        ("1a45dfa3 82 0000 18538067 84 00000000", 16),
+        ("1a45dfa3 4002 0000 18538067 0100000000000004", 24),
+        ("1a45dfa3 82 0000 18538067 01ffffffffffffff", None),  # a recording that was never finished
+        ("1a45dfa3 82 0000 18538067 ff", None),
+        ("1a45dfa3 82 0000 1f43b675 84", None),
+        ("1a45dfa3 82 0000 18538067 00", None),
+        ("1a45dfa3", None),
+        ("", None),
+    ],
+)
+def test_where_a_matroska_segment_ends(head: str, end: int | None) -> None:
+    assert video_file.segment_end(bytes.fromhex(head)) == end
+
+
 def damage(path: Path, i: int) -> None:
     """Overwrite the beginning of packet `i`."""
     with av.open(str(path)) as container:

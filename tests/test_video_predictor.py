@@ -156,6 +156,19 @@ def test_a_stream_takes_an_edit_far_back(predictor: SAM2VideoPredictor) -> None:
         assert list(stream._held.frames) == [22]
 
 
+@pytest.mark.parametrize("source", [clip, lambda: iter(clip())])
+def test_a_second_loop_over_a_stream_goes_on(predictor: SAM2VideoPredictor, source: Callable[[], Any]) -> None:
+    stream = predictor.stream(source())
+    seen = []
+    for stop in (2, 5, 99):
+        for t, _, _ in stream:
+            seen.append((t, stream.frame))
+            if t == stop:
+                break
+    assert [t for t, _ in seen] == list(range(8))
+    assert all(np.array_equal(frame, expected) for (_, frame), expected in zip(seen, clip(), strict=True))
+
+
 def test_errors_of_a_stream(predictor: SAM2VideoPredictor) -> None:
     with predictor.stream() as stream:
         with pytest.raises(ValueError, match="no frame has come yet"):
