@@ -26,7 +26,7 @@ LOSSLESS = (".png", ".tif", ".tiff")
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")
 _REFUSED = ("EPS", "WMF", "EMF")  # programs rather than pictures: Pillow would start another one to draw them
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
-_DAMAGE = (*_DAMAGE, struct.error, zlib.error)
+_DAMAGE = (*_DAMAGE, RuntimeError, struct.error, zlib.error)  # RuntimeError: AVIF
 
 
 class ImageError(ValueError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -279,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = build_parser().parse_args(argv)
     cli.escape_output()
+    logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a photo takes one line, ours
     try:
         return _run(args)
     except KeyboardInterrupt:

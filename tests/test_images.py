@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, features
 
 import synthetic
 from mlx_sam2 import images
@@ -163,6 +163,18 @@ def test_bad_files_give_one_line(tmp_path: Path) -> None:
             images.read(path)
         assert "\n" not in str(caught.value)
         assert str(path) in str(caught.value), name
+
+
+def test_a_damaged_avif(tmp_path: Path) -> None:
+    path = tmp_path / "a.avif"
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    Image.fromarray(PHOTO).save(path, format="AVIF")
+    data = path.read_bytes()
+    start = data.index(b"mdat") + 4
+    path.write_bytes(data[:start] + bytes(len(data) - start))
+    with pytest.raises(ImageError, match=r"a\.avif is damaged"):
+        images.read(path)
 
 
 def test_paths_that_cannot_be_looked_at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

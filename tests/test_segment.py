@@ -403,6 +403,18 @@ def test_names_that_the_terminal_cannot_show(photo: Path, model: str) -> None:
     assert len(files(photo.parent)) == 3
 
 
+def test_pillow_adds_no_line_of_its_own(photo: Path, model: str) -> None:
+    tiff = photo.with_name("many.tif")
+    Image.open(photo).save(tiff)
+    data = bytearray(tiff.read_bytes())
+    at = data.index(b"\x15\x01\x03\x00\x01\x00\x00\x00")  # SamplesPerPixel, one short
+    data[at + 8] = 162
+    tiff.write_bytes(data)
+    done = run(tiff, *CLICK, "--model", model)
+    assert done.returncode == 2
+    assert "many.tif" in one_line(done.stderr)
+
+
 def test_a_full_disk_is_no_bad_input(
     photo: Path, model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
