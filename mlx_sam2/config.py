@@ -114,7 +114,12 @@ class SAM2Config(Config):
         yield self.max_cond_frames_in_attn not in (0, 1), self, "max_cond_frames_in_attn", "must be -1 or at least 2"
         yield self.directly_add_no_mem_embed, self, "directly_add_no_mem_embed", "must be true, as published"
         needs = self.pred_obj_scores and self.use_obj_ptrs_in_encoder
-        yield needs or not self.fixed_no_obj_ptr, self, "fixed_no_obj_ptr", "needs object scores and pointers"
+        yield (
+            needs or not self.fixed_no_obj_ptr,
+            self,
+            "fixed_no_obj_ptr",
+            "needs pred_obj_scores and use_obj_ptrs_in_encoder",
+        )
         ok = self.add_tpos_enc_to_obj_ptrs or not self.proj_tpos_enc_in_obj_ptrs
         yield ok, self, "proj_tpos_enc_in_obj_ptrs", "needs add_tpos_enc_to_obj_ptrs"
 

@@ -90,7 +90,13 @@ class SAM2(nn.Module):
         model = SAM2(config)
         for part in set(SAM2(self._config)) - set(self):  # video modules that an image-only checkpoint left out
             model.pop(part, None)
-        model.load_weights(tree_flatten(self.parameters()), strict=True)
+        ours, needed = tree_flatten(self.parameters()), dict(tree_flatten(model.parameters()))
+        differing = {name for name, value in ours if name not in needed or needed[name].shape != value.shape}
+        differing |= needed.keys() - dict(ours).keys()
+        if differing:
+            names = ", ".join(sorted(differing)[:3]) + (", ..." if len(differing) > 3 else "")
+            raise ValueError(f"these options ask for another model: {len(differing)} weights do not fit ({names})")
+        model.load_weights(ours, strict=True)
         return model.eval()
 
     # ---- images
