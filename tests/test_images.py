@@ -47,7 +47,7 @@ def test_modes_are_converted_as_pillow_does(tmp_path: Path, mode: str) -> None:
     path = tmp_path / ("a.png" if mode in ("1", "L", "LA", "P", "RGBA") else "a.tif")
     if mode in ("LA", "RGBA"):
         image.putalpha(Image.fromarray(PHOTO[..., 0]))  # dropped, not composited
-    if mode == "HSV":
+    if mode in ("HSV", "YCbCr"):  # no file format has HSV; Pillow 12 cannot read its own YCbCr TIFF
         np.testing.assert_array_equal(images.to_array(image), np.asarray(image.convert("RGB")))
         return
     image.save(path)
