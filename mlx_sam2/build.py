@@ -24,7 +24,7 @@ def build_model(
     video: bool = False,
     apply_postprocessing: bool = True,
     hydra_overrides_extra: Sequence[str] = (),
-    device: str | None = None,
+    device: str | mx.Device | None = None,
     mode: str = "eval",
     config: SAM2Config | dict[str, Any] | str | None = None,
     dtype: str | mx.Dtype | None = None,
@@ -77,14 +77,16 @@ def _replace(config: SAM2Config, options: dict[str, Any]) -> SAM2Config:
     return dataclasses.replace(config, decoder=decoder, **options)
 
 
-def set_device(device: str | None) -> None:
-    """Make "cpu" or "gpu" MLX's default device; None leaves it.
+def set_device(device: str | mx.Device | mx.DeviceType | None) -> None:
+    """Make "cpu" or "gpu" (or a device of MLX) the default device; None leaves it.
 
     Raises:
         ValueError: for another name, or a GPU where MLX has none.
     """
     if device is None:
         return
+    if isinstance(device, (mx.Device, mx.DeviceType)):
+        device = "cpu" if device == mx.cpu else "gpu"
     name = str(device).split(":")[0]
     if name == "cpu":
         mx.set_default_device(mx.cpu)

@@ -14,6 +14,8 @@ from .config import PUBLISHED, SAM2Config
 from .video_predictor import SAM2VideoPredictor
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from .model.sam2 import SAM2
 
 # The official YAML files end in t, s, b+ and l.
@@ -28,7 +30,7 @@ _YAML_NAMES = {
 def build_sam2(
     config_file: str | None,
     ckpt_path: str,
-    device: str | None = None,
+    device: str | mx.Device | None = None,
     mode: str = "eval",
     hydra_overrides_extra: Sequence[str] = (),
     apply_postprocessing: bool = True,
@@ -59,7 +61,7 @@ def build_sam2_hf(model_id: str, **options: Any) -> SAM2:
 
 
 def build_sam2_video_predictor(
-    config_file: str | None, ckpt_path: str, device: str | None = None, mode: str = "eval", **options: Any
+    config_file: str | None, ckpt_path: str, device: str | mx.Device | None = None, mode: str = "eval", **options: Any
 ) -> SAM2VideoPredictor:
     """A video predictor from a configuration and a checkpoint; arguments as for ``build_sam2``."""
     return SAM2VideoPredictor.from_pretrained(

@@ -236,7 +236,7 @@ class SAM2ImagePredictor:
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         if box is not None:
             corners = _finite(box, "box")
-            if corners.ndim not in (1, 2) or corners.shape[-1] != 4 or corners.size == 0:
+            if corners.size == 0 or (corners.shape[-1:] != (4,) and corners.shape[-2:] != (2, 2)):
                 raise ValueError(f"box has shape {corners.shape}; it must be (4,) or (B, 4) as x0, y0, x1, y1")
             corners = corners.reshape(-1, 2, 2)
             parts.append((corners, np.tile([[TOP_LEFT, BOTTOM_RIGHT]], (len(corners), 1))))

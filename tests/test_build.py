@@ -121,8 +121,8 @@ def test_compile_image_encoder_may_be_refused(folder: str, nano_config: SAM2Conf
 # ---- devices
 
 
-@pytest.mark.parametrize("name", ["cpu", "cpu:0"])
-def test_cpu(folder: str, name: str) -> None:
+@pytest.mark.parametrize("name", ["cpu", "cpu:0", mx.cpu, mx.Device(mx.cpu)])
+def test_cpu(folder: str, name: Any) -> None:
     build.build_model(folder, device=name)
     assert mx.default_device() == mx.Device(mx.cpu)
 

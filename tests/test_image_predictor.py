@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -37,3 +39,18 @@ def test_nothing_given_as_a_batch(predictor: SAM2ImagePredictor) -> None:
     with pytest.raises(ValueError, match=r"point_coords has shape \(0, 1, 2\)"):
         predictor.predict(point_coords=np.zeros((0, 1, 2)), point_labels=np.zeros((0, 1)))
     assert predictor.predict(**CLICK)[0].shape == (3, 60, 80)  # the image is still set
+
+
+def test_boxes_in_any_official_shape(predictor: SAM2ImagePredictor) -> None:
+    predictor.set_image(synthetic.picture())
+    boxes = np.array([[20, 30, 120, 200], [50, 60, 150, 160]])
+    for box, given in ((boxes[0], boxes[0].reshape(2, 2)), (boxes, boxes[:, None]), (boxes, boxes.reshape(2, 2, 2))):
+        for ours, expected in zip(predictor.predict(box=given), predictor.predict(box=box), strict=True):
+            np.testing.assert_array_equal(ours, expected)
+
+
+@pytest.mark.parametrize("box", [[1, 2, 3], [[1, 2, 3]], [], 5, np.zeros((2, 3, 2))])
+def test_no_boxes(predictor: SAM2ImagePredictor, box: Any) -> None:
+    predictor.set_image(synthetic.picture())
+    with pytest.raises(ValueError, match=r"it must be \(4,\) or \(B, 4\) as x0, y0, x1, y1"):
+        predictor.predict(box=box)
