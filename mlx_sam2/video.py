@@ -328,9 +328,12 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
 
         device = str(source) if isinstance(source, int) else source.partition(":")[2] or "0"
         return open_camera(device, camera_options or {})
-    if isinstance(source, (bytes, str, os.PathLike)):
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if isinstance(source, (bytes, str, os.PathLike)) and source:
         return _open_file(source)
-    if isinstance(source, Iterable) and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
+    is_file = isinstance(source, (bytes, str)) or hasattr(source, "read")  # empty, or open: give its path or its bytes
+    if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
         indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
         return SequenceSource(source) if indexed else StreamSource(source)
     raise VideoError(

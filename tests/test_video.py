@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import random
 from collections.abc import Iterator
 from fractions import Fraction
@@ -264,6 +265,9 @@ def test_generator_is_read_frame_by_frame() -> None:
         ([np.zeros((0, 4, 3), np.uint8)], r"with shape \(0, 4, 3\)"),
         ({"frames": 1}, "dict is no source of frames"),
         (None, "NoneType is no source"),
+        ("", "str is no source"),
+        (b"", "bytes is no source"),
+        (io.BytesIO(b"x"), "BytesIO is no source of frames: give a folder of frames, a video file, its bytes"),
         (True, "bool is no source"),
         ("nowhere.mp4", "nowhere.mp4 does not exist"),
     ],
