@@ -28,8 +28,9 @@ print("fast" if fast else "slow")
 
 def run_python(code: str, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, **variables}
-    if "MLX_SAM2_BLAS" not in variables:
-        environment.pop("MLX_SAM2_BLAS", None)
+    for name in ("MLX_SAM2_BLAS", "OPENBLAS_THREAD_TIMEOUT"):
+        if name not in variables:
+            environment.pop(name, None)
     return subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
 
 
@@ -99,3 +100,10 @@ z = torch.complex(torch.arange(9.0), torch.arange(9.0) + 1).to(torch.complex128)
 print(complex(torch.vdot(z, z)), complex(numpy.vdot(z.numpy(), z.numpy())))
 """
     assert run_python(code).stdout == "(489+0j) (489+0j)\n"
+
+
+@needs_blas
+@pytest.mark.parametrize(("given", "kept"), [({}, "18"), ({"OPENBLAS_THREAD_TIMEOUT": "20"}, "20")])
+def test_idle_threads_sleep_soon_unless_told_otherwise(given: dict[str, str], kept: str) -> None:
+    code = "import os, mlx_sam2, mlx.core\nprint(os.environ['OPENBLAS_THREAD_TIMEOUT'])"
+    assert run_python(code, **given).stdout == f"{kept}\n"

@@ -210,10 +210,9 @@ def test_random_prompts(pair: Pair, number: int, draw: np.random.Generator) -> N
     pair.set_image(image)
     ours, theirs = pair.ours.get_image_embedding(), pair.official.get_image_embedding().numpy()
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=FEATURE_TOL)
-    for kind in KINDS:
-        prompts = [draw_prompt(draw, kind, *image.shape[:2]) for _ in range(2)]
-        compared = [pair.compare(prompt, f"{kind}: {prompt}") for prompt in prompts]
-        assert any(compared)
+    prompts = [(kind, draw_prompt(draw, kind, *image.shape[:2])) for kind in KINDS for _ in range(2)]
+    compared = [pair.compare(prompt, f"{kind}: {prompt}") for kind, prompt in prompts]
+    assert sum(compared) > len(compared) / 2
 
 
 def test_kinds_of_image(pair: Pair, draw: np.random.Generator) -> None:
