@@ -1,13 +1,48 @@
-"""Binary masks: connected components, hole filling, boxes, COCO run-length encoding, polygons. Pure numpy.
+"""Binary masks: connected components and hole filling; and the door to what else is done with masks.
 
-Masks are (H, W) arrays, true or non-zero inside; components are 8-connected, as in the official code.
+Masks are (H, W) arrays, true or non-zero inside; components are 8-connected, as in the official code. Boxes
+and non-maximum suppression are in ``mask_boxes.py``, COCO's run-length encoding in ``mask_rle.py``, outlines in
+``mask_shapes.py``, other libraries' forms in ``mask_export.py``; all of it can be had from here. Pure numpy.
 """
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
+
+from .mask_boxes import box_iou, mask_to_bbox, mask_to_box, nms
+from .mask_rle import (
+    compress_rle,
+    mask_iou,
+    mask_to_rle,
+    pack_masks,
+    packed_to_rles,
+    rle_area,
+    rle_to_bbox,
+    rle_to_box,
+    rle_to_mask,
+)
+from .mask_shapes import mask_to_polygons
+
+__all__ = [
+    "box_iou",
+    "clean_logits",
+    "compress_rle",
+    "connected_components",
+    "fill_holes",
+    "mask_iou",
+    "mask_to_bbox",
+    "mask_to_box",
+    "mask_to_polygons",
+    "mask_to_rle",
+    "nms",
+    "pack_masks",
+    "packed_to_rles",
+    "remove_small_regions",
+    "rle_area",
+    "rle_to_bbox",
+    "rle_to_box",
+    "rle_to_mask",
+]
 
 # ---- connected components, by runs of set pixels in a row
 
@@ -122,200 +157,26 @@ def clean_logits(
     return cleaned
 
 
-# ---- boxes
+def remove_small_regions(mask: np.ndarray, area_thresh: float, mode: str) -> tuple[np.ndarray, bool]:
+    """Fill the small holes of a mask, or remove its small islands (official ``amg.py``, same name).
 
+    Args:
+        mask: (H, W) bool.
+        area_thresh: components with fewer pixels are small (fewer: ``fill_holes`` takes this many, too).
+        mode: "holes" or "islands". Of islands that are all small the largest, the first of equals, is kept.
 
-def mask_to_box(mask: np.ndarray) -> list[int]:
-    """[x0, y0, x1, y1], the first and last pixels inside, both included; zeros when empty.
-
-    Official ``amg.py``, ``batched_mask_to_box``.
+    Returns:
+        The mask, (H, W) bool, and whether anything changed; if not, it is `mask` itself.
     """
-    columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
-    if len(columns) == 0:
-        return [0, 0, 0, 0]
-    return [int(columns[0]), int(rows[0]), int(columns[-1]), int(rows[-1])]
-
-
-def mask_to_bbox(mask: np.ndarray) -> list[int]:
-    """COCO's [x, y, width, height], which counts both end pixels; zeros when empty."""
-    if not mask.any():
-        return [0, 0, 0, 0]
-    x0, y0, x1, y1 = mask_to_box(mask)
-    return [x0, y0, x1 - x0 + 1, y1 - y0 + 1]
-
-
-# ---- COCO run-length encoding: column by column, the first count is background
-
-_MAX_CHARACTERS = 12  # of one count: 60 bits
-
-
-def mask_to_rle(mask: np.ndarray, compressed: bool = True) -> dict[str, Any]:
-    """COCO's {"size": [H, W], "counts": ...} of one mask.
-
-    `counts` is COCO's compressed string, as ``pycocotools.mask.encode`` gives it (there as bytes), or with
-    ``compressed=False`` the list of run lengths.
-    """
-    height, width = mask.shape
-    flat = np.asfortranarray(mask, dtype=bool).ravel(order="F")
-    edges = np.flatnonzero(flat[1:] != flat[:-1]) + 1
-    counts = np.diff(edges, prepend=0, append=flat.size)
-    if flat.size and flat[0]:
-        counts = np.concatenate([[0], counts])
-    return {"size": [height, width], "counts": _compress(counts) if compressed else counts.tolist()}
-
-
-def rle_to_mask(rle: dict[str, Any]) -> np.ndarray:
-    """(H, W) bool of a COCO run-length encoding, compressed or not.
-
-    Raises:
-        ValueError: the counts are damaged or do not add up to the size.
-    """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    counts = _decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, np.int64)
-    # Each count on its own first: a sum that wraps around would agree with any size.
-    if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
-        raise ValueError(f"damaged run-length encoding: its counts do not add up to {height} x {width}")
-    inside = np.arange(len(counts)) % 2 == 1
-    return np.repeat(inside, counts).reshape(width, height).T
-
-
-def _compress(counts: np.ndarray) -> str:
-    """Five bits a character, lowest first, bit 5 set on all but a count's last.
-
-    From the fourth on, counts are differences to the one two before.
-    """
-    rest = counts.astype(np.int64)
-    rest[3:] -= counts[1:-2]
-    characters, used = [], []
-    going = np.ones(len(rest), bool)
-    while going.any():
-        bits = rest & 31
-        rest >>= 5
-        used.append(going)
-        going = going & (rest != np.where(bits & 16, -1, 0))
-        characters.append(bits + 32 * going + 48)
-    return np.stack(characters, 1)[np.stack(used, 1)].astype(np.uint8).tobytes().decode("ascii")
-
-
-def _decompress(text: str | bytes) -> np.ndarray:
-    code = np.frombuffer(text.encode("latin-1", "replace") if isinstance(text, str) else text, np.uint8)
-    code = code.astype(np.int64) - 48
-    last = np.flatnonzero(code & 32 == 0)
-    if len(code) and (code.min() < 0 or code.max() > 63 or len(last) == 0 or last[-1] != len(code) - 1):
-        raise ValueError("damaged run-length encoding: not COCO's compressed counts")
-    if len(code) == 0:
-        return np.zeros(0, np.int64)
-    first = np.concatenate([[0], last[:-1] + 1])
-    if (last - first).max() >= _MAX_CHARACTERS:
-        raise ValueError("damaged run-length encoding: a count is too long")
-    place = np.arange(len(code)) - np.repeat(first, last - first + 1)
-    counts = np.add.reduceat((code & 31) << (5 * place), first)
-    negative = code[last] & 16 != 0
-    counts -= np.where(negative, np.int64(1) << (5 * (last - first + 1)), 0)
-    counts[1::2] = counts[1::2].cumsum()
-    counts[2::2] = counts[2::2].cumsum()
-    return counts
-
-
-# ---- polygons
-
-
-def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
-    """One polygon [x0, y0, x1, y1, ...] for each 8-connected component, in COCO's form, exact.
-
-    The corners are corners of pixels: pixel (row, column) covers x in column..column+1 and y in row..row+1,
-    so a filled polygon is the component, pixel for pixel. COCO's polygons cannot have holes, so each hole is
-    joined to the outline above it by a vertical cut of no width, walked down and up again: filled by the
-    even-odd or the non-zero rule, and by ``pycocotools.mask.frPyObjects``, the hole stays open.
-    """
-    if not mask.any():
-        return []
-    x0, y0, x1, y1 = mask_to_box(mask)
-    inside = np.asarray(mask[y0 : y1 + 1, x0 : x1 + 1], bool)
-    x, y, succ, is_inside = _corners(inside)
-    outlines, holes = [], []
-    for ring in _rings(range(len(x)), succ):
-        (outlines if is_inside[ring[0]] else holes).append(ring[0])
-    _cut_to_holes(inside, holes, x, y, succ, is_inside)
-    polygons = []
-    for ring in _rings(outlines, succ):
-        points = [(x[i] + x0, y[i] + y0) for i in ring]
-        kept = [p for p, before in zip(points, [points[-1], *points[:-1]], strict=True) if p != before]
-        polygons.append([c for p in kept for c in p])
-    return polygons
-
-
-def _rings(begin: Any, succ: list[int]) -> list[list[int]]:
-    """The cycles of `succ` that hold the nodes `begin`, each from its first node in that order."""
-    seen, rings = bytearray(len(succ)), []
-    for node in begin:
-        ring = []
-        while not seen[node]:
-            seen[node] = 1
-            ring.append(node)
-            node = succ[node]
-        if ring:
-            rings.append(ring)
-    return rings
-
-
-def _corners(inside: np.ndarray) -> tuple[list[int], list[int], list[int], list[bool]]:
-    """The corners of all outlines in raster order: x, y, next corner, if the pixel below right is inside.
-
-    Outlines are walked with the inside on the right hand: top sides eastwards, right sides south. The
-    corners on a grid line pair up into sides. Where two pixels touch by a corner only, the corner is doubled,
-    once for the side on its left, once for that on its right, and linked so that both pixels stay joined.
-    """
-    p = np.pad(inside, 1)
-    a, b, c, d = p[:-1, :-1], p[:-1, 1:], p[1:, :-1], p[1:, 1:]
-    double = (a == d) & (b == c) & (a != b)
-    y, x = np.nonzero((a ^ b ^ c ^ d) | double)
-    copies = 1 + double[y, x]
-    second = np.arange(copies.sum()) - np.repeat(copies.cumsum() - copies, copies) == 1
-    y, x = np.repeat(y, copies), np.repeat(x, copies)
-    b, c, d, double = b[y, x], c[y, x], d[y, x], double[y, x]
-    # Which of the sides at this corner are meant: the one to the right (or left), the one below (or above).
-    right = np.where(double, second, b != d)
-    down = np.where(double, second != d, c != d)
-    succ = np.empty(len(x), np.int64)
-    row = np.lexsort((right, x, y))  # left end, right end, left end, ...
-    left, right_end = row[0::2], row[1::2]
-    east = d[left]
-    succ[left[east]], succ[right_end[~east]] = right_end[east], left[~east]
-    column = np.lexsort((down, y, x))
-    top, bottom = column[0::2], column[1::2]
-    south = c[top]
-    succ[top[south]], succ[bottom[~south]] = bottom[south], top[~south]
-    return x.tolist(), y.tolist(), succ.tolist(), d.tolist()
-
-
-def _cut_to_holes(
-    inside: np.ndarray, holes: list[int], x: list[int], y: list[int], succ: list[int], is_inside: list[bool]
-) -> None:
-    """Join each hole, given by its top left corner, to the side above it, in place.
-
-    That side belongs to an outline or to another hole that begins higher up, so the cuts form trees.
-    """
-    if not holes:
-        return
-    width = inside.shape[1] + 1
-    east = np.array([i for i, j in enumerate(succ) if is_inside[i] and y[i] == y[j] and x[i] < x[j]])
-    begins = np.array(y)[east] * width + np.array(x)[east]
-    before = np.empty(len(succ), np.int64)
-    before[succ] = np.arange(len(succ))
-    cuts = []
-    for hole in holes:
-        clear = np.flatnonzero(~inside[: y[hole], x[hole]])
-        cuts.append((int(clear[-1]) + 1 if len(clear) else 0, x[hole], hole))
-    tail = {}  # of each side, the last corner put into it: several cuts may leave one side, westmost first
-    for top, column, hole in sorted(cuts):
-        side = int(east[np.searchsorted(begins, top * width + column, side="right") - 1])
-        last = tail.get(side, side)
-        end = succ[last]
-        arrive, back, leave = len(succ), len(succ) + 1, len(succ) + 2
-        x += [column] * 3
-        y += [top, y[hole], top]
-        succ += [hole, leave, end]
-        succ[last], succ[before[hole]] = arrive, back
-        tail[side] = leave
+    if mode not in ("holes", "islands"):
+        raise ValueError(f'mode must be "holes" or "islands", got {mode!r}')
+    inside = np.asarray(mask, bool)
+    starts, ends, component, areas = _components(~inside if mode == "holes" else inside)
+    small = areas < area_thresh
+    if not small.any():
+        return mask, False
+    if mode == "islands" and small.all():
+        small[areas.argmax()] = False
+    chosen = small[component]
+    changed = _paint(inside.shape, starts[chosen], ends[chosen], np.ones(chosen.sum())) > 0
+    return inside ^ changed, True

@@ -1,0 +1,109 @@
+"""Outlines of masks: exact polygons, and smooth ones. Pure numpy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from .mask_boxes import mask_to_box
+
+
+def mask_to_polygons(mask: np.ndarray) -> list[list[int]]:
+    """One polygon [x0, y0, x1, y1, ...] for each 8-connected component, in COCO's form, exact.
+
+    The corners are corners of pixels: pixel (row, column) covers x in column..column+1 and y in row..row+1,
+    so a filled polygon is the component, pixel for pixel. COCO's polygons cannot have holes, so each hole is
+    joined to the outline above it by a vertical cut of no width, walked down and up again: filled by the
+    even-odd or the non-zero rule, and by ``pycocotools.mask.frPyObjects``, the hole stays open.
+    """
+    if not mask.any():
+        return []
+    x0, y0, x1, y1 = mask_to_box(mask)
+    inside = np.asarray(mask[y0 : y1 + 1, x0 : x1 + 1], bool)
+    x, y, succ, is_inside = _corners(inside)
+    outlines, holes = [], []
+    for ring in _rings(range(len(x)), succ):
+        (outlines if is_inside[ring[0]] else holes).append(ring[0])
+    _cut_to_holes(inside, holes, x, y, succ, is_inside)
+    polygons = []
+    for ring in _rings(outlines, succ):
+        points = [(x[i] + x0, y[i] + y0) for i in ring]
+        kept = [p for p, before in zip(points, [points[-1], *points[:-1]], strict=True) if p != before]
+        polygons.append([c for p in kept for c in p])
+    return polygons
+
+
+def _rings(begin: Any, succ: list[int]) -> list[list[int]]:
+    """The cycles of `succ` that hold the nodes `begin`, each from its first node in that order."""
+    seen, rings = bytearray(len(succ)), []
+    for node in begin:
+        ring = []
+        while not seen[node]:
+            seen[node] = 1
+            ring.append(node)
+            node = succ[node]
+        if ring:
+            rings.append(ring)
+    return rings
+
+
+def _corners(inside: np.ndarray) -> tuple[list[int], list[int], list[int], list[bool]]:
+    """The corners of all outlines in raster order: x, y, next corner, if the pixel below right is inside.
+
+    Outlines are walked with the inside on the right hand: top sides eastwards, right sides south. The
+    corners on a grid line pair up into sides. Where two pixels touch by a corner only, the corner is doubled,
+    once for the side on its left, once for that on its right, and linked so that both pixels stay joined.
+    """
+    p = np.pad(inside, 1)
+    a, b, c, d = p[:-1, :-1], p[:-1, 1:], p[1:, :-1], p[1:, 1:]
+    double = (a == d) & (b == c) & (a != b)
+    y, x = np.nonzero((a ^ b ^ c ^ d) | double)
+    copies = 1 + double[y, x]
+    second = np.arange(copies.sum()) - np.repeat(copies.cumsum() - copies, copies) == 1
+    y, x = np.repeat(y, copies), np.repeat(x, copies)
+    b, c, d, double = b[y, x], c[y, x], d[y, x], double[y, x]
+    # Which of the sides at this corner are meant: the one to the right (or left), the one below (or above).
+    right = np.where(double, second, b != d)
+    down = np.where(double, second != d, c != d)
+    succ = np.empty(len(x), np.int64)
+    row = np.lexsort((right, x, y))  # left end, right end, left end, ...
+    left, right_end = row[0::2], row[1::2]
+    east = d[left]
+    succ[left[east]], succ[right_end[~east]] = right_end[east], left[~east]
+    column = np.lexsort((down, y, x))
+    top, bottom = column[0::2], column[1::2]
+    south = c[top]
+    succ[top[south]], succ[bottom[~south]] = bottom[south], top[~south]
+    return x.tolist(), y.tolist(), succ.tolist(), d.tolist()
+
+
+def _cut_to_holes(
+    inside: np.ndarray, holes: list[int], x: list[int], y: list[int], succ: list[int], is_inside: list[bool]
+) -> None:
+    """Join each hole, given by its top left corner, to the side above it, in place.
+
+    That side belongs to an outline or to another hole that begins higher up, so the cuts form trees.
+    """
+    if not holes:
+        return
+    width = inside.shape[1] + 1
+    east = np.array([i for i, j in enumerate(succ) if is_inside[i] and y[i] == y[j] and x[i] < x[j]])
+    begins = np.array(y)[east] * width + np.array(x)[east]
+    before = np.empty(len(succ), np.int64)
+    before[succ] = np.arange(len(succ))
+    cuts = []
+    for hole in holes:
+        clear = np.flatnonzero(~inside[: y[hole], x[hole]])
+        cuts.append((int(clear[-1]) + 1 if len(clear) else 0, x[hole], hole))
+    tail = {}  # of each side, the last corner put into it: several cuts may leave one side, westmost first
+    for top, column, hole in sorted(cuts):
+        side = int(east[np.searchsorted(begins, top * width + column, side="right") - 1])
+        last = tail.get(side, side)
+        end = succ[last]
+        arrive, back, leave = len(succ), len(succ) + 1, len(succ) + 2
+        x += [column] * 3
+        y += [top, y[hole], top]
+        succ += [hole, leave, end]
+        succ[last], succ[before[hole]] = arrive, back
+        tail[side] = leave
