@@ -1,5 +1,29 @@
-"""Operations with a pure-MLX reference each; Metal kernels join them here."""
+"""Fused operations: a Metal kernel each, with a reference made of MLX's own operations beside it.
 
-from .axial_rope import axial_rope
+`MLX_SAM2_KERNELS=0` turns the kernels off, `=1` takes them wherever they can serve; unset, the way that was measured to
+be the faster one on this machine is taken (`python -m mlx_sam2.doctor`), or a built-in choice.
+"""
 
-__all__ = ["axial_rope"]
+from __future__ import annotations
+
+import os
+
+import mlx.core as mx
+
+VARIABLE = "MLX_SAM2_KERNELS"
+
+
+def metal_allowed() -> bool:
+    """Whether Metal kernels may be used now. The one rule; asked at every call, replaceable in tests."""
+    return os.environ.get(VARIABLE) != "0" and mx.metal.is_available() and mx.default_device().type == mx.gpu
+
+
+def metal_forced() -> bool:
+    """Whether kernels are taken without regard to speed."""
+    return os.environ.get(VARIABLE) == "1"
+
+
+from .attention import attend  # noqa: E402  the ops ask the rules above
+from .axial_rope import axial_rope  # noqa: E402
+
+__all__ = ["attend", "axial_rope", "metal_allowed", "metal_forced"]

@@ -6,7 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import FpnConfig, HieraConfig, SAM2Config
-from .layers import MLP, attend, resize_bicubic, resize_bilinear
+from ..kernels import attend
+from .layers import MLP, resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
 

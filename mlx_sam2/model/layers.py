@@ -11,6 +11,8 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 
+from ..kernels import attend
+
 ACTIVATIONS: dict[str, Callable[[mx.array], mx.array]] = {"relu": nn.relu, "gelu": nn.gelu}  # gelu is the erf form
 
 
@@ -75,11 +77,6 @@ def split_heads(x: mx.array, num_heads: int) -> mx.array:
 def merge_heads(x: mx.array) -> mx.array:
     """(B, heads, N, D) -> (B, N, heads * D)."""
     return x.swapaxes(1, 2).flatten(2)
-
-
-def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T / sqrt(D)) v over (B, heads, N, D)."""
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0 / math.sqrt(q.shape[-1]))
 
 
 # ---- position encodings

@@ -6,8 +6,8 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import MemoryConfig, MemoryEncoderConfig
-from ..kernels import axial_rope
-from .layers import ACTIVATIONS, Attention, attend, merge_heads, sine_position_encoding, split_heads
+from ..kernels import attend, axial_rope
+from .layers import ACTIVATIONS, Attention, merge_heads, sine_position_encoding, split_heads
 
 ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
 POSITION_SCALE = 0.1  # of the sine encoding added to the input of memory attention

@@ -1,0 +1,195 @@
+"""Which way an op goes: its Metal kernel, or the reference made of MLX's own operations.
+
+Every op here is an `Op`: a reference, a kernel, and what is needed to choose between them. A kernel is an optimisation
+with a witness: its first use checks it against the reference, on a small case of the same variant.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import numpy as np
+
+import mlx_sam2.kernels as rules  # the rule is looked up at call time: tests replace it there
+
+from . import choices
+
+TOLERANCE = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest value; a wrong kernel is far off
+
+
+class Tensor(NamedTuple):
+    """An array to be made: its shape, and its dtype where that is not the case's own."""
+
+    shape: tuple[int, ...]
+    dtype: mx.Dtype | None = None
+
+
+@dataclass(frozen=True)
+class Op:
+    """One operation in two forms that take the same positional arguments."""
+
+    name: str
+    reference: Callable[..., mx.array]  # MLX's own operations, on any device
+    kernel: Callable[..., mx.array]  # one Metal kernel
+    supports: Callable[..., bool]  # whether the kernel can serve these arguments
+    variant: Callable[..., str]  # what is compiled in: dtype, head dim, window, ...
+    size: Callable[..., str]  # what else its speed depends on: tokens, grid; the batch left out
+    small: Callable[..., tuple[Any, ...]]  # arguments -> those of a small case of the same variant, with `Tensor`s
+    minimum_bytes: Callable[..., int]  # every input byte that is needed read once, every output byte written once
+    cases: tuple[tuple[Any, ...], ...] = ()  # arguments with `Tensor`s: what tests, doctor and benchmark share
+    preferred: Callable[..., bool] = field(default=lambda *args: True)  # the built-in choice where none is stored
+
+    def __call__(self, *args: Any) -> mx.array:
+        for calls in _recorders.get():
+            calls.append((self, tuple(_describe(a) for a in args)))
+        return self.kernel(*args) if self.uses_kernel(*args) else self.reference(*args)
+
+    def uses_kernel(self, *args: Any) -> bool:
+        """Whether a call with these arguments goes through the Metal kernel."""
+        if _tracing_for_metal.get():
+            return self.supports(*args)
+        if not rules.metal_allowed() or not self.supports(*args):
+            return False
+        return (rules.metal_forced() or self._chosen(*args)) and _trusted(self, *args)
+
+    def _chosen(self, *args: Any) -> bool:
+        stored = choices.lookup(self.key(*args))
+        return self.preferred(*args) if stored is None else stored
+
+    def key(self, *args: Any) -> str:
+        """The name of a choice: op, variant and size."""
+        return f"{self.name} {self.variant(*args)} {self.size(*args)}"
+
+
+# ---- checked at first use
+
+_lock = threading.Lock()
+_verdicts: dict[tuple[str, str], bool] = {}  # (op, variant) -> agrees with the reference
+_distrusted: set[str] = set()  # ops that failed once: one warning, then the reference
+
+
+def forget_checks() -> None:
+    """Forget what was checked, so that the next use of every kernel checks again (tests, doctor)."""
+    with _lock:
+        _verdicts.clear()
+        _distrusted.clear()
+
+
+def _trusted(op: Op, *args: Any) -> bool:
+    key = (op.name, op.variant(*args))
+    with _lock:
+        if op.name in _distrusted:
+            return False
+        if key not in _verdicts:
+            fault = check(op, *args)
+            _verdicts[key] = fault is None
+            if fault is not None:
+                _distrusted.add(op.name)
+                warnings.warn(
+                    f"mlx_sam2: the Metal kernel {op.name} ({key[1]}) is not used on this machine, because {fault}. "
+                    "MLX's own operations take its place, with the same results; `python -m mlx_sam2.doctor` says more",
+                    RuntimeWarning,
+                    stacklevel=4,
+                )
+        return _verdicts[key]
+
+
+def check(op: Op, *args: Any) -> str | None:
+    """Run a small case of the same variant both ways; what is wrong with the kernel, or None."""
+    dtype = next(a.dtype for a in args if isinstance(a, mx.array | Tensor))
+    small = make_arguments(op.small(*args), dtype)
+    try:
+        result = op.kernel(*small)
+        mx.eval(result)
+    except (RuntimeError, ValueError) as error:
+        return f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
+    difference = relative_difference(result, exact_reference(op, small))
+    if difference <= TOLERANCE[dtype]:
+        return None
+    return f"it differs from the reference by {difference:.1e} of the largest value (allowed {TOLERANCE[dtype]:.0e})"
+
+
+def exact_reference(op: Op, args: tuple[Any, ...]) -> mx.array:
+    """The reference on the CPU in float32: no reduced matrix precision there, whatever the GPU does."""
+    with mx.stream(mx.cpu):
+        result = op.reference(*(a.astype(mx.float32) if isinstance(a, mx.array) else a for a in args))
+        mx.eval(result)
+    return result
+
+
+def relative_difference(result: mx.array, expected: mx.array) -> float:
+    """Largest difference as a share of the largest expected value; infinite for another shape or a NaN."""
+    a, b = (np.array(x.astype(mx.float32)) for x in (result, expected))
+    if a.shape != b.shape or not np.isfinite(a).all():
+        return float("inf")
+    return float(np.abs(a - b).max(initial=0) / max(float(np.abs(b).max(initial=0)), 1e-30))
+
+
+def make_arguments(args: tuple[Any, ...], dtype: mx.Dtype, seed: int = 0) -> tuple[Any, ...]:
+    """Fill the `Tensor`s of a case with the same normal numbers everywhere; other arguments stay."""
+    random = np.random.default_rng(seed)
+    return tuple(
+        mx.array(random.standard_normal(a.shape, dtype=np.float32)).astype(a.dtype or dtype)
+        if isinstance(a, Tensor)
+        else a
+        for a in args
+    )
+
+
+# ---- seeing the ops of a model
+
+_recorders: ContextVar[tuple[list[tuple[Op, tuple[Any, ...]]], ...]] = ContextVar("recorders", default=())
+_tracing_for_metal: ContextVar[bool] = ContextVar("tracing_for_metal", default=False)
+
+
+def _describe(argument: Any) -> Any:
+    return Tensor(tuple(argument.shape), argument.dtype) if isinstance(argument, mx.array) else argument
+
+
+@contextmanager
+def recorded() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
+    """List every op that is called inside the block, with `Tensor`s in place of arrays. Nothing is evaluated."""
+    calls: list[tuple[Op, tuple[Any, ...]]] = []
+    token = _recorders.set((*_recorders.get(), calls))
+    try:
+        yield calls
+    finally:
+        _recorders.reset(token)
+
+
+@contextmanager
+def tracing_for_metal() -> Iterator[None]:
+    """Inside the block every op that has a kernel takes it, unchecked: for export tracing, which runs nothing."""
+    token = _tracing_for_metal.set(True)
+    try:
+        yield
+    finally:
+        _tracing_for_metal.reset(token)
+
+
+# ---- building kernels
+
+
+def metal_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str = "") -> Any:
+    """``mx.fast.metal_kernel``, built once. The emulator replaces MLX's function, hence it is part of the key."""
+    return _build(mx.fast.metal_kernel, name, inputs, outputs, source, header)
+
+
+@lru_cache(maxsize=64)
+def _build(factory: Any, name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str) -> Any:
+    return factory(
+        name=f"mlx_sam2_{name}",
+        input_names=list(inputs),
+        output_names=list(outputs),
+        source=source,
+        header=header,
+        ensure_row_contiguous=True,
+    )

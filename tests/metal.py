@@ -1,0 +1,52 @@
+"""Metal kernels on a machine without Metal: the house's emulator, where it is."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import pytest
+
+import mlx_sam2.kernels as kernels
+from mlx_sam2.kernels.dispatch import forget_checks
+
+FOLDER = Path(__file__).parents[2] / "shared" / "metalcpu"
+NAMES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+# of the largest value: float32 sums in another order, halves are rounded once on the way in and once on the way out
+RELATIVE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1.6e-2}
+
+
+def emulator() -> Any:
+    """The module ``metalcpu``; skips the test where it can't run."""
+    if not (FOLDER / "metalcpu.py").is_file():
+        pytest.skip(f"no Metal here, and no emulator at {FOLDER}: it is not part of the repository")
+    if importlib.util.find_spec("ziglang") is None:
+        pytest.skip("no Metal here, and the emulator needs `pip install ziglang`")
+    os.environ.setdefault("METALCPU_CACHE", str(Path(tempfile.gettempdir()) / "metalcpu_cache"))
+    if str(FOLDER) not in sys.path:
+        sys.path.insert(0, str(FOLDER))
+    import metalcpu
+
+    return metalcpu
+
+
+@contextlib.contextmanager
+def emulated(mode: str = "fast", order: str = "forward", forced: bool = True) -> Iterator[list[Any]]:
+    """Inside the block the package believes that it has Metal; kernels run in the emulator. Yields its reports."""
+    metalcpu = emulator()
+    forget_checks()
+    with pytest.MonkeyPatch.context() as patch, metalcpu.emulate(mode=mode, order=order) as reports:
+        patch.setattr(kernels, "metal_allowed", lambda: True)
+        patch.setattr(kernels, "metal_forced", lambda: forced)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", "mlx_sam2: ")  # a kernel that fails its first-use check fails the test
+            yield reports
+    forget_checks()
