@@ -15,6 +15,7 @@ from .layers import MLP, resize_bilinear, sine_position_encoding, sine_time_enco
 from .mask_decoder import DecoderOutput, MaskDecoder
 from .memory import MemoryAttention, MemoryEncoder
 from .prompt_encoder import PADDING, PromptEncoder
+from .quantization import quantize, schemes_of
 
 NO_OBJECT_LOGIT = -1024.0
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a given 0/1 mask as logits: -10 and +10
@@ -90,6 +91,7 @@ class SAM2(nn.Module):
         model = SAM2(config)
         for part in set(SAM2(self._config)) - set(self):  # video modules that an image-only checkpoint left out
             model.pop(part, None)
+        quantize(model, schemes_of(self))
         ours, needed = tree_flatten(self.parameters()), dict(tree_flatten(model.parameters()))
         differing = {name for name, value in ours if name not in needed or needed[name].shape != value.shape}
         differing |= needed.keys() - dict(ours).keys()

@@ -1,0 +1,118 @@
+"""Which layers may be quantised, and how a model gets them (``mlx.nn.quantize``, affine groups of weights).
+
+A matrix (O, I) becomes integers of 4 or 8 bits and, for every ``group_size`` inputs, a scale and a bias. A width that
+the group size does not divide takes the next smaller group that divides it; where none does the layer stays as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+
+BITS = (4, 8)
+GROUP_SIZES = (128, 64, 32)
+
+# The projections and MLPs of the three transformers, by the names of their layers. Everything else keeps its
+# precision: norms, embeddings and convolutions, the shortcuts of the trunk, the heads, whose outputs are scores and
+# mask weights, and in memory attention the projections to queries, keys and values, which are small (2 % of tiny) and
+# which rotate with the position.
+QUANTIZED: tuple[str, ...] = (
+    r"image_encoder\.trunk\.blocks\.\d+\.attn\.(qkv|proj)",
+    r"image_encoder\.trunk\.blocks\.\d+\.mlp\.layers\.\d+",
+    r"memory_attention\.layers\.\d+\.(self_attn|cross_attn_image)\.out_proj",
+    r"memory_attention\.layers\.\d+\.linear[12]",
+    r"sam_mask_decoder\.transformer\.(layers\.\d+\.\w+|final_attn_token_to_image)\.(q|k|v|out)_proj",
+    r"sam_mask_decoder\.transformer\.layers\.\d+\.mlp\.layers\.\d+",
+)
+_MAY_BE_QUANTIZED = re.compile("|".join(f"(?:{pattern})" for pattern in QUANTIZED))
+
+
+class Scheme(NamedTuple):
+    """How the weights of a layer are packed."""
+
+    group_size: int
+    bits: int
+
+
+def fitting_group(width: int, wanted: int) -> int | None:
+    """The largest group size, at most the wanted one, that divides the width of a layer's input."""
+    return next((size for size in GROUP_SIZES if size <= wanted and width % size == 0), None)
+
+
+def plan(model: nn.Module, scheme: Scheme) -> tuple[dict[str, Scheme], list[str]]:
+    """The layers to quantise, each with its scheme, and those that no group size fits.
+
+    Returns:
+        {name of a layer: scheme}, in which only the group size may differ from what was asked for; and the names of
+        layers of ``QUANTIZED`` that have to stay as they are.
+    """
+    chosen: dict[str, Scheme] = {}
+    left: list[str] = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.Linear) and _MAY_BE_QUANTIZED.fullmatch(name):
+            group = fitting_group(layer.weight.shape[1], scheme.group_size)
+            if group is None:
+                left.append(name)
+            else:
+                chosen[name] = Scheme(group, scheme.bits)
+    return dict(sorted(chosen.items())), sorted(left)
+
+
+def quantize(model: nn.Module, schemes: Mapping[str, Scheme]) -> None:
+    """Replace the named linear layers by quantised ones, in place; a name or a width that does not fit is left out."""
+
+    def scheme_of(name: str, layer: nn.Module) -> dict[str, int] | bool:
+        scheme = schemes.get(name)
+        fits = scheme is not None and isinstance(layer, nn.Linear) and layer.weight.shape[1] % scheme.group_size == 0
+        return scheme._asdict() if fits else False
+
+    if schemes:
+        nn.quantize(model, class_predicate=scheme_of)
+
+
+def schemes_of(model: nn.Module) -> dict[str, Scheme]:
+    """The quantised layers of a model."""
+    layers = ((name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.QuantizedLinear))
+    return {name: Scheme(layer.group_size, layer.bits) for name, layer in sorted(layers)}
+
+
+def recognise(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Scheme]:
+    """The schemes of packed layers, from the shapes of their tensors and the widths of the unquantised model.
+
+    Raises:
+        ValueError: one line, where tensors called ``.scales`` are not those of a layer packed in 4 or 8 bits.
+    """
+    layers = dict(model.named_modules())
+    found = {}
+    for key, scales in sorted(shapes.items()):
+        name, _, leaf = key.rpartition(".")
+        if leaf != "scales":
+            continue
+        packed = shapes.get(f"{name}.weight", ())
+        layer = layers.get(name)
+        if not isinstance(layer, nn.Linear):
+            raise ValueError(f"{key} belongs to no linear layer of this model")
+        rows, width = layer.weight.shape
+        fits = len(packed) == len(scales) == 2 and packed[0] == scales[0] == rows and scales[1] > 0
+        scheme = Scheme(width // scales[1], packed[1] * 32 // width) if fits else None
+        if scheme not in {Scheme(group, bits) for group in GROUP_SIZES for bits in BITS} or (
+            (packed[1] * 32, scales[1] * scheme.group_size) != (width * scheme.bits, width)
+        ):
+            sizes = f"weight {list(packed)}, scales {list(scales)}"
+            raise ValueError(f"{name} ({rows} x {width}) is not packed in 4 or 8 bits as MLX does it: {sizes}")
+        found[name] = scheme
+    return found
+
+
+def pack(weight: mx.array, scheme: Scheme) -> tuple[mx.array, mx.array, mx.array]:
+    """(O, I) -> the tensors ``weight``, ``scales`` and ``biases`` of a quantised layer."""
+    return tuple(mx.quantize(weight, group_size=scheme.group_size, bits=scheme.bits))
+
+
+def unpack(weight: mx.array, scales: mx.array, biases: mx.array, scheme: Scheme) -> mx.array:
+    """The inverse of ``pack``, as far as there is one: (O, I) in the dtype of the scales."""
+    return mx.dequantize(weight, scales, biases, group_size=scheme.group_size, bits=scheme.bits)
