@@ -10,6 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .mask_boxes import box_iou, mask_to_bbox, mask_to_box, nms
+from .mask_export import record_mask, to_label_image, to_supervision
 from .mask_rle import (
     compress_rle,
     mask_iou,
@@ -37,11 +38,14 @@ __all__ = [
     "nms",
     "pack_masks",
     "packed_to_rles",
+    "record_mask",
     "remove_small_regions",
     "rle_area",
     "rle_to_bbox",
     "rle_to_box",
     "rle_to_mask",
+    "to_label_image",
+    "to_supervision",
 ]
 
 # ---- connected components, by runs of set pixels in a row
