@@ -18,6 +18,8 @@ from mlx.utils import tree_flatten
 from . import hub, key_map, torch_file
 from .checkpoint_reader import Checkpoint, CheckpointError, Weight, read, read_config, some
 from .config import PUBLISHED, SAM2Config
+from .model.quantization import quantize
+from .model.quantization import recognise as recognise_schemes
 from .model.sam2 import SAM2
 
 __all__ = [
@@ -126,23 +128,18 @@ KEPT_FLOAT32 = ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
 
 
 def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
-    """A model of this configuration with the checkpoint's weights.
+    """A model of this configuration with the checkpoint's weights, quantised where they are.
 
     Raises:
         CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
     """
-    model = SAM2(config)
-    expected = {key: tuple(value.shape) for key, value in tree_flatten(model.parameters())}
-    video = {key for key in expected if key_map.is_video_only(key)}
-    if not video & checkpoint.weights.keys():
-        for name in key_map.VIDEO_ONLY:
-            model.pop(name.removesuffix("."), None)
-        expected = {key: shape for key, shape in expected.items() if key not in video}
-    _compare(checkpoint, expected)
+    model = frame(checkpoint, config)
     loaded = []
     try:
         for key, weight in checkpoint.weights.items():
-            value = weight.read().astype(mx.float32 if key in KEPT_FLOAT32 else dtype)
+            value = weight.read()
+            if value.dtype != mx.uint32:  # packed weights stay
+                value = value.astype(mx.float32 if key in KEPT_FLOAT32 else dtype)
             mx.eval(value)  # one by one: the file's copy of a tensor is gone before the next is read
             loaded.append((key, value))
     except torch_file.TorchFileError as error:
@@ -151,18 +148,41 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     return model.eval()
 
 
-def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[int, ...]]) -> None:
+def frame(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
+    """The model that a checkpoint's tensors fit, one by one, and that none of them has been put into.
+
+    Raises:
+        CheckpointError: as ``build``.
+    """
+    model = SAM2(config)
+    video = {key for key, _ in tree_flatten(model.parameters()) if key_map.is_video_only(key)}
+    if not video & checkpoint.weights.keys():
+        for name in key_map.VIDEO_ONLY:
+            model.pop(name.removesuffix("."), None)
+    if checkpoint.layout == "mlx":
+        try:
+            quantize(model, recognise_schemes(model, {key: w.shape for key, w in checkpoint.weights.items()}))
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    _compare(checkpoint, {key: (tuple(v.shape), v.dtype == mx.uint32) for key, v in tree_flatten(model.parameters())})
+    return model
+
+
+def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], bool]]) -> None:
+    """Check names, shapes and types against those of the parameters: {key: (shape, whether it is packed)}."""
     weights = checkpoint.weights
     missing = [_file_name(checkpoint.layout, key) for key in expected if key not in weights]
     unexpected = [*checkpoint.unknown, *(w.name for key, w in weights.items() if key not in expected)]
     misshapen = []
     for key in expected.keys() & weights.keys():
-        weight = weights[key]
-        if weight.mlx_shape != expected[key]:
+        weight, (shape, packed) = weights[key], expected[key]
+        if weight.mlx_shape != shape:
             axes = key_map.torch_axes(key) if weight.axes else None
-            needed = [expected[key][a] for a in axes] if axes else list(expected[key])
+            needed = [shape[a] for a in axes] if axes else list(shape)
             misshapen.append(f"{weight.name}: {list(weight.shape)} instead of {needed}")
-        elif weight.dtype not in _FLOATING:
+        elif packed and weight.dtype != "uint32":
+            misshapen.append(f"{weight.name}: {weight.dtype} instead of uint32")
+        elif not packed and weight.dtype not in _FLOATING:
             misshapen.append(f"{weight.name}: {weight.dtype} instead of a floating-point type")
     found = (("missing", missing), ("unexpected", unexpected), ("wrong", misshapen))
     problems = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in found if names)

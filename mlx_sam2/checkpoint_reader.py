@@ -2,18 +2,20 @@
 
 - official: a ``.pt`` of facebookresearch/sam2, or the same names in a safetensors file;
 - transformers: ``model.safetensors`` (or several, with an index) and ``config.json``;
-- ours: ``config.json`` and ``model.safetensors`` with metadata {"format": "mlx"}, in MLX layouts.
+- ours: ``config.json`` and ``model.safetensors`` (or several, with an index) with metadata {"format": "mlx"}, in MLX
+  layouts; a quantised layer is three tensors, ``weight``, ``scales`` and ``biases``.
 
 Which kind a file is shows in the names of its tensors.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 
@@ -62,6 +64,8 @@ class Checkpoint:
     unknown: tuple[str, ...]  # names in the file that no SAM 2 has
     config: SAM2Config | None  # as given, or from config.json
     metadata: dict[str, str]
+    files: tuple[Path, ...] = ()  # that hold the tensors
+    values: dict[str, Any] = field(default_factory=dict)  # config.json as it stands, where it was read
 
 
 def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Checkpoint:
@@ -79,10 +83,11 @@ def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Chec
         file = _weights_file(path) if path.is_dir() else path
         config_file = file.parent / hub.CONFIG
         has_config = path.is_dir() or file.name in (hub.WEIGHTS, safetensors_file.INDEX_NAME)
+        values: dict[str, Any] = {}
         if config is None and has_config and config_file.is_file():
-            config = read_config(config_file)
-        raw, metadata = _read_tensors(file)
-        return _interpret(path, raw, metadata, config)
+            values, config = _read_json(config_file), read_config(config_file)
+        raw, metadata, files = _read_tensors(file)
+        return _interpret(Checkpoint(path, "", {}, (), config, metadata, files, values), raw)
     except OSError as error:
         raise CheckpointError(f"cannot read {error.filename or path}: {error.strerror or error}") from None
     except (torch_file.TorchFileError, safetensors_file.SafetensorsFileError, ConfigError) as error:
@@ -104,35 +109,65 @@ def _weights_file(folder: Path) -> Path:
     raise CheckpointError(f"{folder} holds no weights: no {hub.WEIGHTS} and no .pt file")
 
 
-_Raw = dict[str, "mx.array | torch_file.TensorRef"]
+class _Raw(NamedTuple):
+    """A tensor by its name in the file."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    fetch: Callable[[], mx.array]
 
 
-def _read_tensors(file: Path) -> tuple[_Raw, dict[str, str]]:
-    """The tensors of a weights file by their names in it, and its metadata."""
+class _SafetensorsFile:
+    """The tensors of one file, each given away when it is asked for.
+
+    MLX reads an array when it is evaluated, and the array keeps what was read. Kept here, the whole file would
+    stay in memory beside the model; a tensor that is asked for twice is mapped again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arrays, self.metadata = safetensors_file.read(path)
+        self.tensors = {
+            name: _Raw(tuple(value.shape), str(value.dtype).removeprefix("mlx.core."), lambda n=name: self._take(n))
+            for name, value in self._arrays.items()
+        }
+
+    def _take(self, name: str) -> mx.array:
+        if name not in self._arrays:
+            self._arrays = safetensors_file.read(self.path)[0]
+        return self._arrays.pop(name)
+
+
+def _read_tensors(file: Path) -> tuple[dict[str, _Raw], dict[str, str], tuple[Path, ...]]:
+    """The tensors of a weights file by their names in it, its metadata, and the files that it consists of."""
     if file.name.endswith(".index.json"):
         weight_map = safetensors_file.read_index(file)
-        raw: _Raw = {}
-        for shard in sorted(set(weight_map.values())):
-            raw.update(safetensors_file.read(file.parent / shard)[0])
+        shards = [_SafetensorsFile(file.parent / name) for name in sorted(set(weight_map.values()))]
+        raw = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
         absent = weight_map.keys() - raw.keys()
         if absent:
             raise CheckpointError(f"{file}: its files lack {some(absent)}")
-        return raw, {}
+        if len({shard.metadata.get("format") for shard in shards}) > 1:
+            raise CheckpointError(f"{file}: its files are of different formats; download or convert it again")
+        return raw, shards[0].metadata, tuple(shard.path for shard in shards)
     with file.open("rb") as opened:  # what the file is shows in its first bytes, not in its name
         head = opened.read(9)
     if file.suffix == ".safetensors" or head[8:] == b"{":
-        return safetensors_file.read(file)
-    return torch_file.read(file), {}
+        only = _SafetensorsFile(file)
+        return only.tensors, only.metadata, (file,)
+    refs = torch_file.read(file)
+    return {name: _Raw(ref.shape, ref.dtype, _fetcher(ref)) for name, ref in refs.items()}, {}, (file,)
 
 
-def _interpret(path: Path, raw: _Raw, metadata: dict[str, str], config: SAM2Config | None) -> Checkpoint:
-    """Give every tensor its official name and its axes."""
+def _interpret(found: Checkpoint, raw: dict[str, _Raw]) -> Checkpoint:
+    """The checkpoint with every tensor under its official name and with its axes."""
+    path = found.path
     if raw and all(name.startswith(_PARALLEL_PREFIX) for name in raw):
         raw = {name.removeprefix(_PARALLEL_PREFIX): value for name, value in raw.items()}
     if any(name.startswith("vision_encoder.") for name in raw):
         layout = "transformers"
     elif any(name.startswith("image_encoder.") for name in raw):
-        layout = "mlx" if metadata.get("format") == "mlx" else "official"
+        layout = "mlx" if found.metadata.get("format") == "mlx" else "official"
     else:
         raise CheckpointError(f"{path} is no SAM 2 checkpoint: its tensors have names such as {some(raw, 2)}")
     weights: dict[str, Weight] = {}
@@ -147,39 +182,38 @@ def _interpret(path: Path, raw: _Raw, metadata: dict[str, str], config: SAM2Conf
         if key is None:
             unknown.append(name)
             continue
-        fetch = _fetcher(value)
+        fetch = value.fetch
         if name in key_map.POSITION_COPIES and all(copy in raw for copy in key_map.POSITION_COPIES):
-            fetch = _same(path, *(_fetcher(raw[copy]) for copy in key_map.POSITION_COPIES))
+            fetch = _same(path, *(raw[copy].fetch for copy in key_map.POSITION_COPIES))
         axes = None if layout == "mlx" else key_map.mlx_axes(key)
-        weights[key] = Weight(name, tuple(value.shape), _dtype_name(value), axes, fetch)
-    return Checkpoint(path, layout, weights, tuple(unknown), config, metadata)
+        weights[key] = Weight(name, value.shape, value.dtype, axes, fetch)
+    return dataclasses.replace(found, layout=layout, weights=weights, unknown=tuple(unknown))
 
 
-def _dtype_name(value: mx.array | torch_file.TensorRef) -> str:
-    return str(value.dtype).removeprefix("mlx.core.")
-
-
-def _fetcher(value: mx.array | torch_file.TensorRef) -> Callable[[], mx.array]:
-    if isinstance(value, mx.array):
-        return lambda: value
-
+def _fetcher(ref: torch_file.TensorRef) -> Callable[[], mx.array]:
     def fetch() -> mx.array:
-        array = value.read()
-        if value.dtype == "float64":
+        array = ref.read()
+        if ref.dtype == "float64":
             return mx.array(array, dtype=mx.float32)
-        return mx.array(array).view(mx.bfloat16) if value.dtype == "bfloat16" else mx.array(array)
+        return mx.array(array).view(mx.bfloat16) if ref.dtype == "bfloat16" else mx.array(array)
 
     return fetch
 
 
-def _point_rows(path: Path, table: mx.array | torch_file.TensorRef) -> dict[str, Weight]:
+def _point_rows(path: Path, table: _Raw) -> dict[str, Weight]:
     """Transformers' table of point embeddings, (4, C), as four official tensors of (1, C)."""
-    rows, fetch = len(key_map.POINT_ROWS), _fetcher(table)
+    rows = len(key_map.POINT_ROWS)
     if len(table.shape) != 2 or table.shape[0] != rows:
         shape = list(table.shape)
         raise CheckpointError(f"{path}: {key_map.POINT_TABLE} has the shape {shape}; it needs {rows} rows")
     return {
-        key: Weight(key_map.POINT_TABLE, (1, table.shape[1]), _dtype_name(table), None, lambda i=i: fetch()[i : i + 1])
+        key: Weight(
+            key_map.POINT_TABLE,
+            (1, table.shape[1]),
+            table.dtype,
+            None,
+            lambda i=i: mx.contiguous(table.fetch()[i : i + 1]),
+        )
         for i, key in enumerate(key_map.POINT_ROWS)
     }
 
