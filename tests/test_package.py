@@ -27,10 +27,13 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = FLOORS[-1]
 PART_OF = {  # rooms of several files
+    "benchmark_stages": "benchmark",
     "config_formats": "config",
     "config_parts": "config",
     "torch_pickle": "torch_file",
     "checkpoint_reader": "checkpoint",
+    "hub_client": "hub",
+    "hub_upload": "hub",
     "mask_boxes": "masks",
     "mask_export": "masks",
     "mask_rle": "masks",

@@ -1,0 +1,211 @@
+"""Times the stages of a model on this machine: ``python -m mlx_sam2.benchmark``.
+
+A table, then one line of JSON. Speed does not depend on the weights: without ``--model`` they are random.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .cli import BAD_INPUT, FAILURE, Parser, complain
+
+if TYPE_CHECKING:
+    from .benchmark_stages import Stage
+    from .model.sam2 import SAM2
+
+GROUPS = ("load", "image", "everything", "video", "start-up")
+MIN_SECONDS = 1.0  # of repetitions of a fast stage
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
+        prog="python -m mlx_sam2.benchmark",
+        description="Time the stages of a model on this machine. Prints a table, and one line of JSON at the end.",
+    )
+    parser.add_argument(
+        "--size",
+        default="tiny",
+        help="published size with random weights: tiny, small, base_plus, large, sam2-tiny, ...; default: %(default)s",
+    )
+    parser.add_argument("--model", help="measure with the weights of this folder, file or Hub id instead")
+    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: that of `segment`")
+    parser.add_argument(
+        "--stages",
+        nargs="+",
+        choices=GROUPS,
+        default=list(GROUPS),
+        help="which stages to run; default: all",
+    )
+    parser.add_argument("--repeat", type=_positive, default=5, help="runs at least, after one to warm up; default: 5")
+    parser.add_argument("--json", action="store_true", help="print the line of JSON only")
+    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
+    return int(text)
+
+
+# ---- measuring
+
+
+def measure(stage: Stage, repeat: int) -> dict[str, Any]:
+    """Median and spread in milliseconds, and peak memory of MLX in MB, after one run to warm up."""
+    import mlx.core as mx
+
+    gc.collect()
+    if stage.outside:
+        runs = [stage.run() for _ in range(repeat + 1)][1:]
+        return _measured([r["seconds"] for r in runs], **_memory_of_load(runs[0]))
+    stage.run()
+    mx.clear_cache()
+    before = mx.get_active_memory()
+    mx.reset_peak_memory()
+    seconds: list[float] = []
+    while len(seconds) < repeat or (sum(seconds) < MIN_SECONDS and len(seconds) < 100):
+        start = time.perf_counter()
+        stage.run()
+        seconds.append(time.perf_counter() - start)
+    return _measured(seconds, peak_mb=mx.get_peak_memory() / 1e6, base_mb=before / 1e6)
+
+
+def _measured(seconds: list[float], **more: float) -> dict[str, Any]:
+    milliseconds = [1e3 * s for s in seconds]
+    return {
+        "median_ms": round(statistics.median(milliseconds), 3),
+        "min_ms": round(min(milliseconds), 3),
+        "max_ms": round(max(milliseconds), 3),
+        "runs": len(seconds),
+        **{name: round(value, 1) for name, value in more.items()},
+    }
+
+
+def _memory_of_load(run: dict[str, float]) -> dict[str, float]:
+    return {"peak_mb": run["after_mb"], "base_mb": run["before_mb"]} if "after_mb" in run else {}
+
+
+def machine() -> dict[str, str]:
+    """What the numbers belong to."""
+    import mlx.core as mx
+
+    from . import __version__
+
+    device = mx.device_info()
+    return {
+        "device": str(device.get("device_name", platform.machine())),
+        "backend": "metal" if mx.metal.is_available() else str(mx.default_device().type).rsplit(".", 1)[-1],
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "mlx": mx.__version__,
+        "mlx_sam2": __version__,
+    }
+
+
+# ---- the command
+
+
+def _model(args: argparse.Namespace) -> SAM2:
+    """The model, with random weights unless ``--model`` names real ones."""
+    import mlx.core as mx
+    from mlx.utils import tree_map
+
+    from . import checkpoint, hub
+    from .model.sam2 import SAM2
+
+    if args.model is not None:
+        return checkpoint.load(args.model, dtype=args.dtype)
+    published = hub.published(args.size)
+    if published is None:
+        raise ValueError(f"--size {args.size!r} is none of the published sizes: tiny, small, base_plus, large, ...")
+    mx.random.seed(0)
+    model = SAM2(published.config)
+    dtype = checkpoint.parse_dtype(args.dtype)
+    model.update(tree_map(lambda w: w.astype(dtype), model.parameters()))
+    mx.eval(model.parameters())
+    return model.eval()
+
+
+def _stages(group: str, model: SAM2, folder: Path, args: argparse.Namespace) -> list[Stage]:
+    from . import benchmark_stages as stages
+
+    makers: dict[str, Callable[[], list[Stage]]] = {
+        "load": lambda: [stages.load_stage(folder, args.dtype or "")],
+        "image": lambda: stages.image_stages(model),
+        "everything": lambda: [stages.everything_stage(model)],
+        "video": lambda: stages.video_stages(model),
+        "start-up": stages.start_up_stages,
+    }
+    return makers[group]()
+
+
+def _run(args: argparse.Namespace) -> int:
+    from tqdm import tqdm
+
+    from . import checkpoint
+
+    model = _model(args)
+    name = args.model or args.size
+    report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": str(model.dtype).removeprefix("mlx.core.")}
+    results: dict[str, dict[str, Any]] = {}
+    with tempfile.TemporaryDirectory(prefix="mlx_sam2-benchmark-") as temporary:
+        folder = Path(temporary) / "model"
+        if "load" in args.stages:
+            checkpoint.save(model, folder)
+        groups = tqdm(args.stages, unit="group", disable=None, leave=False)
+        for group in groups:
+            groups.set_postfix_str(group)
+            for stage in _stages(group, model, folder, args):
+                results[stage.name] = measure(stage, args.repeat)
+    if not args.json:
+        print(_table(report, results))
+    print(json.dumps({**report, "stages": results}))
+    return 0
+
+
+def _table(report: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
+    found = report["machine"]
+    lines = [
+        f"{report['model']}, {report['dtype']}, {found['device']} ({found['backend']}), {found['system']}, "
+        f"Python {found['python']}, MLX {found['mlx']}, mlx_sam2 {found['mlx_sam2']}",
+        "",
+        "| stage | median ms | min | max | runs | peak MB |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, r in results.items():
+        peak = f"{r['peak_mb']:.0f}" if "peak_mb" in r else ""
+        lines.append(
+            f"| {name} | {r['median_ms']:.1f} | {r['min_ms']:.1f} | {r['max_ms']:.1f} | {r['runs']} | {peak} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    from .hub import HubError
+
+    try:
+        return _run(args)
+    except (ValueError, HubError) as error:  # of the options, the checkpoint or its configuration
+        complain(parser.prog, error)
+        return BAD_INPUT
+    except (RuntimeError, OSError) as error:
+        complain(parser.prog, error)
+        return FAILURE
+    except KeyboardInterrupt:
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
