@@ -6,19 +6,22 @@ every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from . import hub, key_map, torch_file
+from . import converted, hub, key_map, safetensors_writer, torch_file
 from .checkpoint_reader import Checkpoint, CheckpointError, Weight, read, read_config, some
 from .config import PUBLISHED, SAM2Config
-from .model.quantization import quantize
+from .model.quantization import quantize, schemes_of
 from .model.quantization import recognise as recognise_schemes
 from .model.sam2 import SAM2
 
@@ -86,6 +89,11 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
         if dtype == value if isinstance(dtype, mx.Dtype) else dtype == name:
             return value
     raise ValueError(f"dtype={dtype!r} is not one that weights may have: use {', '.join(DTYPES)}")
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """ "float16" for ``mx.float16``."""
+    return str(dtype).removeprefix("mlx.core.")
 
 
 def recognise(checkpoint: Checkpoint) -> SAM2Config:
@@ -203,7 +211,7 @@ def _file_name(layout: str, key: str) -> str:
 
 
 def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
-    """Write a model in our layout: ``config.json`` and ``model.safetensors``, in the dtype it has.
+    """Write a model in our layout: ``config.json`` and ``model.safetensors``, in the dtype and packing it has.
 
     The folder appears when it is complete; an existing one is left alone.
 
@@ -213,19 +221,34 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     from . import __version__
 
     folder = Path(os.path.expanduser(folder))
-    if folder.exists():
+    if os.path.lexists(folder):
         raise CheckpointError(f"{folder} exists already: name another folder or remove it")
+    tensors = [
+        safetensors_writer.Tensor(key, tuple(value.shape), dtype_name(value.dtype), lambda v=value: v)
+        for key, value in tree_flatten(model.parameters())
+    ]
+    dtype = dtype_name(model.dtype)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-            unfinished = Path(temporary) / folder.name
-            unfinished.mkdir()
-            (unfinished / hub.CONFIG).write_text(json.dumps(model.config.to_dict(), indent=2) + "\n")
-            metadata = {"format": "mlx", "mlx_sam2": __version__}
-            weights = dict(tree_flatten(model.parameters()))
-            mx.save_safetensors(str(unfinished / hub.WEIGHTS), weights, metadata)
-            unfinished.rename(folder)
+        with unfinished(folder) as temporary:
+            files = safetensors_writer.write(temporary, tensors, {"format": "mlx", "mlx_sam2": __version__})
+            values = converted.describe(model.config, dtype=dtype, files=files, schemes=schemes_of(model))
+            (temporary / hub.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
-    except RuntimeError as error:  # how MLX reports a full disk
-        raise CheckpointError(f"cannot write {folder}: {error}") from None
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the one that is wanted; it takes its name when all went well, and is gone otherwise.
+
+    Raises:
+        OSError: it cannot be made or renamed; FileExistsError where the folder has appeared meanwhile.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as temporary:
+        inside = Path(temporary) / folder.name
+        inside.mkdir()
+        yield inside
+        if os.path.lexists(folder):  # renaming would replace an empty folder
+            raise FileExistsError(errno.EEXIST, "exists already", str(folder))
+        inside.rename(folder)

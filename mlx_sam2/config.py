@@ -41,6 +41,9 @@ __all__ = [
 ]
 
 
+BESIDE = ("model_type", "quantization", "mlx_sam2")  # in our config.json, and not of the configuration
+
+
 @dataclass(frozen=True)
 class SAM2Config(Config):
     """A whole model (official ``SAM2Base``). The defaults are SAM 2.1 tiny, built with post-processing."""
@@ -147,7 +150,9 @@ class SAM2Config(Config):
             return config_formats.from_official(values)
         if config_formats.is_transformers(values):
             return config_formats.from_transformers(values)
-        ours = {k: v for k, v in values.items() if k != "model_type"}
+        ours = {k: v for k, v in values.items() if k not in BESIDE}
+        if "vision_config" in ours:  # a converted folder keeps what transformers wrote beside our own fields
+            ours = {k: v for k, v in ours.items() if k in {f.name for f in dataclasses.fields(cls)}}
         if values.get("model_type", "mlx_sam2") != "mlx_sam2":
             raise ConfigError(
                 f"model_type {brief(values['model_type'])} is not a SAM 2 model (mlx_sam2, sam2 or sam2_video)"

@@ -199,7 +199,8 @@ def is_official(values: dict[str, Any]) -> bool:
 
 
 def is_transformers(values: dict[str, Any]) -> bool:
-    return "vision_config" in values or values.get("model_type") in ("sam2", "sam2_video")
+    kind = values.get("model_type")
+    return kind in ("sam2", "sam2_video") or ("vision_config" in values and kind != "mlx_sam2")
 
 
 def _leaf_paths(tree: dict[str, Any]) -> list[str]:
