@@ -6,23 +6,45 @@ Downloads go through ``huggingface_hub``, so its cache, tokens, offline mode (``
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
+import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 
-from . import safetensors_file
+from . import safetensors_file, torch_file
 from .config import PUBLISHED, PublishedModel
+from .hub_client import (
+    CONFIG,
+    MAX_CONFIG_BYTES,
+    TORCH_SUFFIXES,
+    WEIGHTS,
+    HubError,
+    calm,
+    causes,
+    client_errors,
+    explain_machine,
+    explain_status,
+    patiently,
+    status_of,
+)
+from .hub_upload import upload
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-TORCH_SUFFIXES = (".pt", ".pth", ".torch")
+__all__ = ["CONFIG", "TORCH_SUFFIXES", "WEIGHTS", "Fetched", "HubError", "fetch", "published", "resolve", "upload"]
+
 FILE_SUFFIXES = (*TORCH_SUFFIXES, ".bin", ".ckpt", ".safetensors", ".json", ".zip")
 
 _INSTEAD = "or pass a local folder or file instead (--model PATH)"
 
 
-class HubError(RuntimeError):
-    """A name leads to no checkpoint: no such file, no such repository, no access, no network. One line."""
+@dataclass(frozen=True)
+class Fetched:
+    """A checkpoint on this machine, and where it came from."""
+
+    path: Path  # a folder, or the file itself
+    repo_id: str | None = None  # "owner/name"; None: it is a local path
+    commit: str | None = None  # of the repository: what the revision stood for
 
 
 def published(name: str) -> PublishedModel | None:
@@ -35,7 +57,12 @@ def published(name: str) -> PublishedModel | None:
 
 
 def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
-    """The local folder or file that holds a checkpoint, downloaded if need be.
+    """The local folder or file that holds a checkpoint, downloaded if need be: the path of ``fetch``."""
+    return fetch(id_or_path, revision, token).path
+
+
+def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Fetched:
+    """Find a checkpoint, and download it if need be: weights with their ``config.json``, or a single ``.pt``.
 
     Args:
         id_or_path: an existing path (which always wins), a short name such as "tiny" or "sam2-large", an
@@ -51,7 +78,7 @@ def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, tok
     if text and os.path.exists(path):
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
-        return path
+        return Fetched(path)
     model = published(text)
     if model is not None:
         return _Repo(model.repo_id, revision, token).fetch((WEIGHTS, model.filename))
@@ -68,13 +95,6 @@ def _looks_like_a_path(text: str) -> bool:
     return marked or text.endswith(("/", *FILE_SUFFIXES)) or text.count("/") > 1
 
 
-def _network_errors() -> tuple[type[Exception], ...]:
-    """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
-    from huggingface_hub.errors import HfHubHTTPError
-
-    return OSError, HfHubHTTPError.__bases__[0]
-
-
 class _Repo:
     """One repository of the Hub at one revision, seen through the cache."""
 
@@ -82,8 +102,8 @@ class _Repo:
         self.repo_id, self.revision, self.token = repo_id, revision, token
         self.unreachable: BaseException | None = None  # why the network is not asked again
 
-    def fetch(self, candidates: tuple[str | None, ...]) -> Path:
-        """The first candidate that the repository has, with what belongs to it; None means "its only .pt".
+    def fetch(self, candidates: tuple[str | None, ...]) -> Fetched:
+        """The first candidate that the repository has, with what belongs to it; None means "its only weights".
 
         What is not on the Hub, and what is not in the cache of a machine without network, is treated alike:
         the next candidate is tried. So a machine that went offline finds whichever file it once downloaded.
@@ -91,19 +111,27 @@ class _Repo:
         from huggingface_hub.errors import HFValidationError
 
         try:
-            self._probe()
-            for name in candidates:
-                found = self._weights(name) if name else self._only_torch_file()
-                if found is not None:
-                    return found
+            with calm():
+                return patiently(lambda: self._attempt(candidates))
         except safetensors_file.SafetensorsFileError as error:
             raise HubError(str(error)) from None
         except HFValidationError as error:
             raise HubError(f"{self.repo_id!r} is no Hub id ({' '.join(str(error).split())[:120]})") from None
-        except _network_errors() as error:
+        except (*client_errors(), RuntimeError) as error:  # the latter: how hf_xet reports what it cannot do
+            if isinstance(error, HubError):
+                raise
             raise HubError(self._explain(error)) from None
+
+    def _attempt(self, candidates: tuple[str | None, ...]) -> Fetched:
+        self.unreachable = None
+        self._probe()
+        for name in candidates:
+            found = self._weights(name or self._only_weights() or "")
+            if found is not None:
+                path, commit = found
+                return Fetched(path, self.repo_id, commit)
         if self.unreachable is not None:
-            raise HubError(self._explain(self.unreachable))
+            raise self.unreachable
         tried = " or ".join(name for name in candidates if name)
         raise HubError(f"Hub repository {self.repo_id} holds no SAM 2 checkpoint ({tried}, or a .pt file)")
 
@@ -119,22 +147,24 @@ class _Repo:
             get_hf_file_metadata(hf_hub_url(self.repo_id, CONFIG, revision=self.revision), token=self.token)
         except EntryNotFoundError:
             pass
-        except _network_errors() as error:
+        except client_errors() as error:
             self.unreachable = error
 
-    def _weights(self, name: str) -> Path | None:
-        """Download a weights file and its companions. A folder for safetensors, the file itself for .pt."""
-        file = self._download(name, self.revision)
-        if file is None or not name.startswith(WEIGHTS):
-            return file
+    def _weights(self, name: str) -> tuple[Path, str] | None:
+        """Download a weights file and its companions: a folder for safetensors, the file itself for .pt; the commit."""
+        file = self._download(name, self.revision) if name else None
+        if file is None:
+            return None
         commit = file.parent.name  # of the snapshot, so that all files belong together
+        if name.endswith(TORCH_SUFFIXES):
+            return file, commit
         if self._download(CONFIG, commit) is None and self.unreachable is not None and not self._known_absent(commit):
             return None
         if name == safetensors_file.INDEX_NAME:
             shards = sorted(set(safetensors_file.read_index(file).values()))
             if any(self._download(shard, commit) is None for shard in shards):
                 return None
-        return file.parent
+        return file.parent, commit
 
     def _download(self, name: str, revision: str | None) -> Path | None:
         """The file's path in the cache, or None if the repository (offline: the cache) has no such file."""
@@ -142,15 +172,64 @@ class _Repo:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         local = self.unreachable is not None
+        kept = self._blobs()
         try:
-            return Path(
+            file = Path(
                 hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
             )
         except LocalEntryNotFoundError as error:
             self.unreachable = self.unreachable or error.__cause__ or error
+            return None
         except EntryNotFoundError:
-            pass
-        return None
+            return None
+        blob = Path(os.readlink(file)) if file.is_symlink() else file  # its name is the hash that the Hub stated
+        if blob.name in kept or blob == file:
+            self._check_whole(file, name)
+        else:
+            self._check_hash(file, blob.name, name)
+        return file
+
+    def _blobs(self) -> set[str]:
+        """Names of the contents that the cache holds of this repository."""
+        from huggingface_hub import constants
+
+        folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo_id.replace('/', '--')}", "blobs")
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+
+    def _check_whole(self, file: Path, name: str) -> None:
+        """Notice a file of the cache that was cut off or damaged since it came; its headers say so."""
+        try:
+            if name.endswith(".safetensors"):
+                safetensors_file.check(file)
+            elif name.endswith(".json"):
+                safetensors_file.read_json(file, max(MAX_CONFIG_BYTES, safetensors_file.MAX_INDEX_BYTES))
+            elif torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file):
+                raise torch_file.TorchFileError("its end is missing")
+        except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
+            at = f" --revision {self.revision}" if self.revision else ""
+            raise HubError(
+                f"{file} is cut off or damaged ({file.stat().st_size} bytes): fetch it again with "
+                f"hf download {self.repo_id} {name}{at} --force-download"
+            ) from None
+
+    def _check_hash(self, file: Path, stated: str, name: str) -> None:
+        """Compare a file that has just come with the hash that the Hub stated; one that differs is not kept."""
+        if re.fullmatch(r"[0-9a-f]{64}", stated):
+            digest = hashlib.sha256()
+        elif re.fullmatch(r"[0-9a-f]{40}", stated):  # small files: as git counts
+            digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+        else:
+            return  # a mirror with hashes of its own
+        with file.open("rb") as opened:
+            while part := opened.read(1 << 20):
+                digest.update(part)
+        if digest.hexdigest() != stated:
+            (file.parent / os.readlink(file)).unlink()
+            file.unlink()
+            raise HubError(
+                f"{name} of {self.repo_id} arrived damaged: its hash is not the one that the Hub states; it was "
+                "removed: run the same again"
+            )
 
     def _known_absent(self, commit: str) -> bool:
         """Whether the cache remembers that the repository has no config.json."""
@@ -158,14 +237,15 @@ class _Repo:
 
         return try_to_load_from_cache(self.repo_id, CONFIG, revision=commit) is _CACHED_NO_EXIST
 
-    def _only_torch_file(self) -> Path | None:
+    def _only_weights(self) -> str | None:
+        """Name of the one safetensors file of a repository, or of its one .pt file."""
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
         if self.unreachable is None:
             names = HfApi(token=self.token).list_repo_files(self.repo_id, revision=self.revision)
         else:
-            patterns = [f"*{suffix}" for suffix in TORCH_SUFFIXES]
+            patterns = [f"*{suffix}" for suffix in (".safetensors", *TORCH_SUFFIXES)]
             try:
                 folder = snapshot_download(
                     self.repo_id, revision=self.revision, allow_patterns=patterns, local_files_only=True
@@ -173,14 +253,17 @@ class _Repo:
             except LocalEntryNotFoundError:
                 return None
             names = [p.name for p in Path(folder).iterdir()]
-        names = sorted(n for n in names if n.endswith(TORCH_SUFFIXES) and "/" not in n)
-        if len(names) > 1:
-            shown = ", ".join(names[:5])
-            raise HubError(
-                f"Hub repository {self.repo_id} holds {len(names)} PyTorch files ({shown}): download one "
-                f"(hf download {self.repo_id} {names[0]}) and pass its path"
-            )
-        return self._download(names[0], self.revision) if names else None
+        for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+            found = sorted(n for n in names if n.endswith(suffixes) and "/" not in n)
+            if len(found) > 1:
+                shown = ", ".join(found[:5])
+                raise HubError(
+                    f"Hub repository {self.repo_id} holds {len(found)} weights files ({shown}): download one "
+                    f"(hf download {self.repo_id} {found[0]}) and pass its path"
+                )
+            if found:
+                return found[0]
+        return None
 
     def _explain(self, error: BaseException) -> str:
         """One line for whatever went wrong. Nothing of a request is quoted: it may hold a token."""
@@ -196,16 +279,22 @@ class _Repo:
             )
         if isinstance(error, errors.RevisionNotFoundError):
             return f"Hub repository {repo} has no revision {self.revision!r}"
-        status = getattr(getattr(error, "response", None), "status_code", None)
+        if isinstance(error, errors.LocalTokenNotFoundError):
+            return f"token=True asks for the stored token, and there is none: run hf auth login ({repo})"
+        status = status_of(error)
         if status in (401, 403):
             return f"the Hub refused access to {repo} (HTTP {status}): run hf auth login or pass another token="
         absent = f"{repo}{f' at revision {self.revision!r}' if self.revision else ''} is not in the local cache"
-        if isinstance(error, errors.OfflineModeIsEnabled):
+        if any(isinstance(e, errors.OfflineModeIsEnabled) for e in causes(error)):
             return (
                 f"{absent}, and HF_HUB_OFFLINE keeps the network off: unset it and connect once (the "
                 f"download is kept), {_INSTEAD}"
             )
-        if isinstance(error, OSError) and error.errno and not isinstance(error, ConnectionError):
-            return f"cannot download {repo}: {error.strerror} ({error.filename or constants.HF_HUB_CACHE})"
+        if machine := explain_machine(error):
+            return f"cannot download {repo}: {machine}"
+        if said := explain_status(error):
+            return f"{absent}, and {said}"
         why = f"HTTP {status}" if status else type(error).__name__
+        if self.unreachable is None:
+            return f"the download of {repo} from {endpoint} broke off ({why}): run the same again, {_INSTEAD}"
         return f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"

@@ -31,22 +31,33 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
         OSError: the file cannot be opened.
     """
     import mlx.core as mx
+
+    metadata = check(path)
+    try:
+        return mx.load(str(path), format="safetensors"), metadata
+    except RuntimeError as error:  # an element type that MLX has not, such as F64
+        raise SafetensorsFileError(f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})") from None
+
+
+def check(path: str | os.PathLike[str]) -> dict[str, str]:
+    """Compare a file's header with its length, reading nothing else; gives the header's metadata.
+
+    Raises:
+        SafetensorsFileError: the header is damaged or lies, or the file is cut off.
+        OSError: the file cannot be opened.
+    """
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
     path.open("rb").close()  # a missing or forbidden file is an OSError with its name
     try:
         with safe_open(str(path), framework="numpy") as file:
-            metadata = file.metadata() or {}
+            return file.metadata() or {}
     except SafetensorError as error:
         why = " ".join(str(error).split())[:160]
         raise SafetensorsFileError(
             f"{path}: no safetensors file, or truncated or damaged ({why}); download or copy it again"
         ) from None
-    try:
-        return mx.load(str(path), format="safetensors"), metadata
-    except RuntimeError as error:  # an element type that MLX has not, such as F64
-        raise SafetensorsFileError(f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})") from None
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:

@@ -1,0 +1,158 @@
+"""The ground of the Hub's two halves: names of files, and what the client raises and logs, as one line."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import re
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+_T = TypeVar("_T")
+
+WEIGHTS = "model.safetensors"
+CONFIG = "config.json"
+TORCH_SUFFIXES = (".pt", ".pth", ".torch")
+MAX_CONFIG_BYTES = 1 << 20
+
+PAUSES = (1.0, 4.0)  # seconds before the second and the third try
+LONGEST_WAIT = 60.0  # a server that asks for more is told to the user instead
+
+
+class HubError(RuntimeError):
+    """The Hub, or a name that leads there, gives no checkpoint or takes none. One line that says what to do."""
+
+
+def client_errors() -> tuple[type[Exception], ...]:
+    """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return OSError, HfHubHTTPError.__bases__[0]
+
+
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it was raised from."""
+    while error is not None:
+        yield error
+        error = error.__cause__
+
+
+def status_of(error: BaseException) -> int | None:
+    """The HTTP status that an error, or one that it was raised from, reports."""
+    return next((s for e in causes(error) if (s := getattr(_response(e), "status_code", None))), None)
+
+
+def _response(error: BaseException) -> object | None:
+    return getattr(error, "response", None)
+
+
+def retry_after(error: BaseException) -> float | None:
+    """Seconds that the server asks to wait, from its Retry-After header."""
+    for cause in causes(error):
+        text = str(getattr(_response(cause), "headers", {}).get("Retry-After", ""))
+        if text.isdigit():
+            return float(text[:9])
+    return None
+
+
+def patiently(action: Callable[[], _T]) -> _T:
+    """Call ``action`` up to three times: a Hub that fails (5xx), or asks to slow down (429), may recover."""
+    for pause in PAUSES:
+        try:
+            return action()
+        except client_errors() as error:
+            status = status_of(error) or 0
+            wait = max(pause, retry_after(error) or 0.0)
+            if not (status in (408, 429) or status >= 500) or wait > LONGEST_WAIT:
+                raise
+        _tell(f"the Hub answers HTTP {status}: trying again in {wait:.0f} s")
+        time.sleep(wait)
+    return action()
+
+
+def _tell(text: str) -> None:
+    """A passing remark, which belongs to a terminal as progress bars do."""
+    if sys.stderr.isatty():
+        print(text, file=sys.stderr)
+
+
+@contextmanager
+def calm() -> Iterator[None]:
+    """Keep the client's log of retries from the user, and its bars where nobody watches them.
+
+    The first retry of a call is told in one line on a terminal, and a long wait that the Hub asks for anywhere.
+    """
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+    from huggingface_hub.utils import logging as client_logging  # importing it makes the handlers
+
+    handlers = list(client_logging.get_logger("huggingface_hub").handlers)
+    retries = _Retries()
+    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    if hide:
+        disable_progress_bars()
+    for handler in handlers:
+        handler.addFilter(retries)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Not enough free disk space", UserWarning)  # the error says it
+            yield
+    finally:
+        for handler in handlers:
+            handler.removeFilter(retries)
+        if hide:
+            enable_progress_bars()
+
+
+class _Retries(logging.Filter):
+    """Takes the client's warnings out of its log."""
+
+    told = False
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.levelno != logging.WARNING:
+            return True
+        text = record.getMessage()
+        wait = re.search(r"Waiting (\d+)", text)
+        if wait and int(wait[1]) > LONGEST_WAIT:
+            print(f"the Hub asks to wait {wait[1]} s (HTTP 429); Ctrl-C gives up", file=sys.stderr)
+        elif not self.told and re.search(r"Retrying|Waiting|Trying to resume", text):
+            self.told = True
+            _tell("the connection to the Hub failed: trying again")
+        return False
+
+
+def one_line(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
+    """Foreign text on one short line without control characters and without tokens."""
+    plain = " ".join(re.sub(r"[^\x20-\x7e]+", " ", str(text)).split())
+    for secret in secrets:
+        if isinstance(secret, str) and secret:
+            plain = plain.replace(secret, "<token>")
+    plain = re.sub(r"\b(hf|api_org)_\w+|(?<=Bearer )\S+", "<token>", plain)
+    return plain if len(plain) <= 160 else plain[:157] + "..."
+
+
+def explain_machine(error: BaseException) -> str | None:
+    """What failed on this machine rather than on the Hub: the disk, permissions. None: nothing of that kind."""
+    from huggingface_hub import constants
+
+    for cause in causes(error):
+        if not isinstance(cause, OSError) or isinstance(cause, ConnectionError) or not cause.errno:
+            continue
+        if cause.errno in (errno.ENOSPC, errno.EDQUOT):
+            return f"no space left for {constants.HF_HUB_CACHE}: free some, or set HF_HOME to a folder on a larger disk"
+        return f"{cause.strerror} ({cause.filename or constants.HF_HUB_CACHE})"
+    return None
+
+
+def explain_status(error: BaseException) -> str | None:
+    """What a refusal of the Hub means that does not depend on what was asked; None if the status says nothing."""
+    status, wait = status_of(error), retry_after(error)
+    if status == 429:
+        return f"the Hub limits requests (HTTP 429): run it again in {wait or 60:.0f} s, or log in with hf auth login"
+    if status is not None and status >= 500:
+        return f"the Hub fails at the moment (HTTP {status}): run it again later"
+    return None
