@@ -1,4 +1,4 @@
-"""Photos in, pictures out: read and orient, resize and normalise; masks, overlays and cut-outs to files."""
+"""Photos in, pictures out: read and orient, resize and normalise; write. ``image_drawing.py`` draws the pictures."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageOps
+
+from .image_drawing import BLUE, GREEN, RED, WHITE, YELLOW, cutout, mask_picture, overlay, overlay_labels
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -21,6 +23,29 @@ MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
+
+__all__ = [
+    "BLUE",
+    "GREEN",
+    "LOSSLESS",
+    "MAX_PIXELS",
+    "MAX_SIDE",
+    "PICTURES",
+    "RED",
+    "WHITE",
+    "YELLOW",
+    "ImageError",
+    "check_output",
+    "cutout",
+    "mask_picture",
+    "mask_prompt",
+    "overlay",
+    "overlay_labels",
+    "preprocess",
+    "read",
+    "to_array",
+    "write",
+]
 
 LOSSLESS = (".png", ".tif", ".tiff")
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")
@@ -176,121 +201,6 @@ def mask_prompt(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     inside = (picture.max(axis=2) >= 128).astype(np.float32)
     resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
     return np.array(20 * resized[..., 0] - 10)
-
-
-# ---- pictures of a result
-
-BLUE = (30, 144, 255)
-GREEN = (46, 204, 64)
-RED = (255, 65, 54)
-YELLOW = (255, 220, 0)
-WHITE = (255, 255, 255)
-DARK = (16, 16, 16)
-
-
-def mask_picture(mask: np.ndarray) -> np.ndarray:
-    """(H, W) mask -> (H, W) uint8, 255 inside and 0 outside."""
-    return np.where(mask, np.uint8(255), np.uint8(0))
-
-
-def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 4) RGBA: the image inside the mask, transparent and black outside."""
-    alpha = mask_picture(mask)
-    return np.dstack([np.where(mask.astype(bool)[..., None], image, np.uint8(0)), alpha])
-
-
-def overlay(
-    image: np.ndarray,
-    mask: np.ndarray,
-    points: Sequence[tuple[float, float]] = (),
-    labels: Sequence[int] = (),
-    box: Sequence[float] | None = None,
-    opacity: float = 0.5,
-) -> np.ndarray:
-    """Show a mask and its prompts on a photo: (H, W, 3) uint8.
-
-    The mask is tinted blue and outlined in white with a dark rim, just outside its pixels. Points are green
-    discs with a plus, or red ones with a minus; the box is yellow. Sizes follow the photo's.
-
-    Args:
-        image: (H, W, 3) uint8.
-        mask: (H, W).
-        points: (x, y) in pixels, with `labels` 1 or 0.
-        box: x0, y0, x1, y1 in pixels.
-        opacity: of the tint, 0..1.
-    """
-    picture = image.copy()
-    inside = np.asarray(mask, bool)
-    side = max(image.shape[:2])
-    unit = max(1, round(side / 400))  # the thickness of a line
-    if inside.any():
-        _tint(picture, inside, unit, opacity)
-    shown = Image.fromarray(picture)
-    if box is not None:
-        _draw_box(shown, box, unit)
-    for (x, y), label in zip(points, labels, strict=True):
-        _draw_point(shown, x, y, label == 1, max(4, round(side / 75)))
-    return np.asarray(shown)
-
-
-def _tint(picture: np.ndarray, inside: np.ndarray, unit: int, opacity: float) -> None:
-    """Tint and outline in place, working on the part around the mask only."""
-    rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-    part = (
-        slice(max(rows[0] - 3 * unit, 0), rows[-1] + 3 * unit + 1),
-        slice(max(columns[0] - 3 * unit, 0), columns[-1] + 3 * unit + 1),
-    )
-    inside, region = inside[part], picture[part]
-    for channel, colour in enumerate(BLUE):
-        blend = np.rint((1 - opacity) * np.arange(256) + opacity * colour).astype(np.uint8)
-        region[..., channel] = np.where(inside, blend[region[..., channel]], region[..., channel])
-    line = _dilated(inside, unit)
-    rim = _dilated(line, max(1, unit // 2)) & ~line
-    region[rim] = (0.5 * region[rim]).astype(np.uint8)
-    region[line & ~inside] = WHITE
-
-
-def _dilated(mask: np.ndarray, steps: int) -> np.ndarray:
-    """Grow by `steps` pixels in an octagon: 4 and 8 neighbours in turn."""
-    mask, grown, across = mask.copy(), np.empty_like(mask), np.empty_like(mask)
-    for step in range(steps):
-        np.copyto(across, mask)
-        across[:, 1:] |= mask[:, :-1]
-        across[:, :-1] |= mask[:, 1:]
-        np.copyto(grown, across)
-        above_and_below = across if step % 2 else mask
-        grown[1:] |= above_and_below[:-1]
-        grown[:-1] |= above_and_below[1:]
-        mask, grown = grown, mask
-    return mask
-
-
-def _draw_box(shown: Image.Image, box: Sequence[float], unit: int) -> None:
-    """A yellow frame with a dark rim on both sides."""
-    draw = ImageDraw.Draw(shown)
-    x0, y0, x1, y1 = (round(c) for c in box)
-    x1, y1 = min(x1, shown.width - 1), min(y1, shown.height - 1)
-    rim = max(1, unit // 2)
-    for grow, colour, width in ((rim, DARK, unit + 2 * rim), (0, YELLOW, unit)):
-        corners = (x0 - grow, y0 - grow, max(x1, x0) + grow, max(y1, y0) + grow)
-        draw.rectangle(corners, outline=colour, width=width)
-
-
-def _draw_point(shown: Image.Image, x: float, y: float, positive: bool, radius: int) -> None:
-    """A disc with a plus or a minus, drawn four times as large and reduced for smooth edges."""
-    scale, size = 4, 2 * radius + 1
-    sprite = Image.new("RGBA", (scale * size, scale * size))
-    draw = ImageDraw.Draw(sprite)
-    centre = scale * size / 2
-    for share, colour in ((1.0, DARK), (0.9, WHITE), (0.72, GREEN if positive else RED)):
-        r = share * centre
-        draw.ellipse((centre - r, centre - r, centre + r, centre + r), fill=(*colour, 255))
-    long, thick = 0.4 * centre, 0.1 * centre
-    draw.rectangle((centre - long, centre - thick, centre + long, centre + thick), fill=(*WHITE, 255))
-    if positive:
-        draw.rectangle((centre - thick, centre - long, centre + thick, centre + long), fill=(*WHITE, 255))
-    sprite = sprite.resize((size, size), Image.Resampling.BOX)
-    shown.paste(sprite, (round(x) - radius, round(y) - radius), sprite)
 
 
 # ---- writing

@@ -43,6 +43,7 @@ PART_OF = {  # rooms of several files
     "mask_export": "masks",
     "mask_rle": "masks",
     "mask_shapes": "masks",
+    "image_drawing": "images",
     "camera": "video",
     "video_file": "video",
     "video_sinks": "video",
