@@ -7,6 +7,7 @@ be the faster one on this machine is taken (`python -m mlx_sam2.doctor`), or a b
 from __future__ import annotations
 
 import os
+import warnings
 
 import mlx.core as mx
 
@@ -15,12 +16,31 @@ VARIABLE = "MLX_SAM2_KERNELS"
 
 def metal_allowed() -> bool:
     """Whether Metal kernels may be used now. The one rule; asked at every call, replaceable in tests."""
-    return os.environ.get(VARIABLE) != "0" and mx.metal.is_available() and mx.default_device().type == mx.gpu
+    return setting() != "0" and mx.metal.is_available() and mx.default_device().type == mx.gpu
 
 
 def metal_forced() -> bool:
     """Whether kernels are taken without regard to speed."""
-    return os.environ.get(VARIABLE) == "1"
+    return setting() == "1"
+
+
+def setting() -> str:
+    """What MLX_SAM2_KERNELS asks for: "0", "1", or "" for the faster way. Anything else is told once, and ignored."""
+    value = os.environ.get(VARIABLE, "")
+    if value in ("", "0", "1"):
+        return value
+    if value not in _complained:
+        _complained.add(value)
+        warnings.warn(
+            f"mlx_sam2: {VARIABLE}={value!r} is ignored: 0 turns the Metal kernels off, 1 takes them wherever they "
+            "can serve, unset takes the faster way",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+    return ""
+
+
+_complained: set[str] = set()
 
 
 from .attention import attend  # noqa: E402  the ops ask the rules above

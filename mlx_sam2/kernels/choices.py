@@ -1,8 +1,146 @@
-"""Choices between a kernel and MLX's own path that were measured on this machine (`python -m mlx_sam2.doctor`)."""
+"""Choices between a kernel and MLX's own path that were measured on this machine (`python -m mlx_sam2.doctor`).
+
+They stand in `choices.json` in the user's cache folder, under a name made of the chip, the version of MLX and the
+version of this package, so that none outlives what it was measured with.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import stat
+import sys
+import threading
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+
+from .. import __version__
+
+VARIABLE = "MLX_SAM2_CACHE"
+MAX_BYTES = 1 << 20
+MAX_MACHINES = 16  # older ones are dropped
+MAX_CHOICES = 500  # of one machine
+
+_lock = threading.Lock()
+_loaded: dict[str, bool] | None = None  # of this machine; read at the first question
+
+
+class ChoicesError(ValueError):
+    """The file of choices cannot be used. One line."""
+
+
+def folder() -> Path:
+    """The cache folder: MLX_SAM2_CACHE, or what the platform says."""
+    if asked := os.environ.get(VARIABLE):
+        return Path(os.path.expanduser(asked))
+    if sys.platform == "darwin":
+        return Path(os.path.expanduser("~/Library/Caches/mlx_sam2"))
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    return Path(cache if os.path.isabs(cache) else os.path.expanduser("~/.cache"), "mlx_sam2")
+
+
+def path() -> Path:
+    return folder() / "choices.json"
+
+
+def machine() -> str:
+    """What a choice holds for: chip, MLX, package."""
+    device = mx.gpu if mx.metal.is_available() else mx.cpu
+    chip = mx.device_info(device).get("device_name", "unknown chip")
+    return f"{chip}, mlx {mx.__version__}, mlx_sam2 {__version__}"
+
 
 def lookup(key: str) -> bool | None:
-    """Whether the kernel was the faster way for this op, variant and size; None where nothing was measured."""
-    return None
+    """Whether the kernel was the faster way for this op, variant and size; None where nothing was measured.
+
+    The file is read once a process. One that cannot be used is ignored with one warning.
+    """
+    global _loaded
+    if _loaded is None:
+        with _lock:
+            if _loaded is None:
+                _loaded = _load()
+    return _loaded.get(key)
+
+
+def forget() -> None:
+    """Read the file again at the next question."""
+    global _loaded
+    with _lock:
+        _loaded = None
+
+
+def store(measured: Mapping[str, bool]) -> Path:
+    """Add choices for this machine, in place of those of the same name; a file that cannot be used is replaced.
+
+    Returns:
+        The file, which appears under its name only when it is complete.
+
+    Raises:
+        OSError: the folder cannot be made or written to.
+    """
+    try:
+        machines = _read()
+    except ChoicesError:
+        machines = {}
+    ours = machines.pop(machine(), {})
+    for key in measured:
+        ours.pop(key, None)  # the latest come last
+    ours = dict(list({**ours, **measured}.items())[-MAX_CHOICES:])
+    machines = dict(list(machines.items())[-(MAX_MACHINES - 1) :])
+    file = path()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_name(f".{file.name}.{os.getpid()}.part")
+    try:
+        part.write_text(json.dumps({"format": 1, "machines": {**machines, machine(): ours}}, indent=1) + "\n")
+        os.replace(part, file)
+    finally:
+        part.unlink(missing_ok=True)
+    forget()
+    return file
+
+
+def _load() -> dict[str, bool]:
+    try:
+        return _read().get(machine(), {})
+    except ChoicesError as error:
+        warnings.warn(
+            f"mlx_sam2: the measured choices between kernels are not used, for {error}; "
+            "`python -m mlx_sam2.doctor` measures them anew",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return {}
+
+
+def _read() -> dict[str, dict[str, bool]]:
+    """{machine: {key: kernel is faster}}; {} where there is no file.
+
+    Raises:
+        ChoicesError: it is not a regular file, too long, or not what ``store`` writes.
+    """
+    file = path()
+    try:
+        info = os.stat(file)
+        if not stat.S_ISREG(info.st_mode) or info.st_size > MAX_BYTES:
+            raise ChoicesError(f"{file} is no file of at most {MAX_BYTES:,} bytes")
+        with file.open("rb") as opened:
+            content = json.loads(opened.read(MAX_BYTES))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    except OSError as error:
+        raise ChoicesError(f"{file} cannot be read ({error.strerror})") from None
+    except (ValueError, RecursionError) as error:
+        raise error if isinstance(error, ChoicesError) else ChoicesError(f"{file} is damaged") from None
+    machines = content.get("machines") if isinstance(content, dict) and content.get("format") == 1 else None
+    if not isinstance(machines, dict) or not all(map(_is_choices, machines.values())):
+        raise ChoicesError(f"{file} does not hold choices")
+    return machines
+
+
+def _is_choices(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(chosen, bool) for chosen in value.values())
