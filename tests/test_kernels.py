@@ -112,7 +112,7 @@ def test_axial_rope_in_metal_at_full_size(dtype: str) -> None:
 
 
 def test_axial_rope_moves_few_bytes() -> None:
-    """At most 1.15 times the bytes that have to move; the table is read once for 16 tokens, which shows on small grids."""
+    """At most 1.15 times the bytes that have to move; reading the table once for 16 tokens shows on small grids."""
     x = (Tensor((1, 1, 3 * 1024 + 64, 32)), 32, 32, 10000.0, 64)
     args = make_arguments(x, mx.float32)
     with metal.emulated("check") as reports:
