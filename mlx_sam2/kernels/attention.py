@@ -21,9 +21,10 @@ def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     Returns:
         (B, heads, N, Dv), the dtype of q; softmax in float32.
     """
+    v = mx.broadcast_to(v, (*k.shape[:-1], v.shape[-1]))
     scale = 1.0 / math.sqrt(q.shape[-1])
     on_metal = mx.metal.is_available() and mx.default_device().type == mx.gpu
-    if on_metal and (width := _padded_width(q.shape[-1], v.shape[-1])):
+    if on_metal and (width := fused_width(q.shape[-1], v.shape[-1])):
         q, k, v_padded = (_pad_channels(x, width) for x in (q, k, v))
         return mx.fast.scaled_dot_product_attention(q, k, v_padded, scale=scale)[..., : v.shape[-1]]
     b, heads, n, _ = q.shape
@@ -34,7 +35,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     return mx.concatenate([mx.fast.scaled_dot_product_attention(p, k, v, scale=scale) for p in parts], axis=2)
 
 
-def _padded_width(dim: int, value_dim: int) -> int | None:
+def fused_width(dim: int, value_dim: int) -> int | None:
     """The head dim to pad to with zeros, which is exact; None where no fused attention is within reach."""
     widths = [w for w in FUSED_HEAD_DIMS if max(dim, value_dim) <= w <= 1.5 * max(dim, value_dim)]
     return widths[0] if widths else None

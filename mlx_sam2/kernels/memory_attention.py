@@ -1,0 +1,284 @@
+"""Attention of a frame to its memories, fused (official ``RoPEAttention``; online softmax: arXiv 2205.14135)."""
+
+from __future__ import annotations
+
+import math
+
+import mlx.core as mx
+
+from .attention import attend, fused_width
+from .dispatch import Op, Tensor, metal_kernel
+
+SIMDGROUPS = 8  # of a threadgroup; each has 8 queries
+QUERIES, THREADS = 8 * SIMDGROUPS, 32 * SIMDGROUPS
+KEYS = (32, 16, 8)  # keys of a block: the largest that fits
+SCRATCH = 24 << 10  # bytes of threadgroup memory, of 32 KB
+REGISTERS = 100  # 32-bit registers of a lane that queries, scores and results may fill, of 128
+THREADGROUPS = 256  # fewer leave cores idle at the end, or from the start: then the keys are split
+MIN_BLOCKS = 8  # of keys in a split
+MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
+
+# Everything is transposed, S' = K Q' and O' = V' P', because then the scores lie in the lanes exactly as the second
+# product needs them, and the queries, not the keys, are the operand that is read crosswise: once, from device memory.
+#
+# A threadgroup has 64 queries and a range of the keys (grid: x lanes, y query blocks, z item * splits + split); a
+# simdgroup has 8 of the queries with all their channels. A lane holds two neighbouring elements of each 8x8 matrix, at
+# row `row` and columns `col`, `col` + 1, as in MLX's own attention. In registers for the whole run: the queries (D / 8
+# pairs of T), the results (DV / 8 pairs of float), the scores of one block (BK / 8 pairs), the largest score and the
+# sum of each of the lane's two queries. For D = 256, DV = 64 that is 32 + 16 + 8 registers in half precision and
+# 64 + 16 + 4 in float32, of 128. In threadgroup memory: a block of keys, row by row, and of values, transposed, rows
+# padded by 16 bytes so that the 8 rows of a matrix start in different banks.
+#
+# Each query block reads its keys and values once, so they are read N / 64 times in all; scores never leave the
+# registers. A key (D + DV elements) costs 2 (D + DV) operations for each of 64 queries: 64 operations a byte in half
+# precision, 32 in float32, whatever the sizes. An M2 Max does 34 a byte (13.6 TFLOP/s, 400 GB/s), so half precision
+# needs half of its bandwidth at full speed even if no cache ever helps; with 32 queries it would need all of it.
+HEADER = """
+// d += a b for 8x8 matrices, of which a lane holds two elements
+template <typename T>
+inline void multiply_add(thread metal::float2& d, metal::vec<T, 2> a, metal::vec<T, 2> b) {
+    metal::simdgroup_matrix<T, 8, 8> A, B;
+    metal::simdgroup_matrix<float, 8, 8> C, D;
+    reinterpret_cast<thread metal::vec<T, 2>&>(A.thread_elements()) = a;
+    reinterpret_cast<thread metal::vec<T, 2>&>(B.thread_elements()) = b;
+    reinterpret_cast<thread metal::float2&>(C.thread_elements()) = d;
+    metal::simdgroup_multiply_accumulate(D, A, B, C);
+    d = reinterpret_cast<thread metal::float2&>(D.thread_elements());
+}
+
+// over the rows of a matrix: lanes 2, 4 and 16 apart hold the same columns
+inline float rows_max(float x) {
+    x = metal::max(x, metal::simd_shuffle_xor(x, ushort(2)));
+    x = metal::max(x, metal::simd_shuffle_xor(x, ushort(4)));
+    return metal::max(x, metal::simd_shuffle_xor(x, ushort(16)));
+}
+inline float rows_sum(float x) {
+    x += metal::simd_shuffle_xor(x, ushort(2));
+    x += metal::simd_shuffle_xor(x, ushort(4));
+    return x + metal::simd_shuffle_xor(x, ushort(16));
+}
+inline float2 exp2_of(float2 x) { return float2(metal::fast::exp2(x.x), metal::fast::exp2(x.y)); }
+"""
+
+SOURCE = """
+    using T2 = metal::vec<T, 2>;
+    using T4 = metal::vec<T, 4>;
+    constexpr uint LDK = D + 16 / sizeof(T), LDV = BK + 16 / sizeof(T);
+    threadgroup T keys[BK * LDK];
+    threadgroup T values[DV * LDV];
+
+    const uint me = thread_position_in_threadgroup.x, lane = me % 32;
+    const uint row = ((lane / 4) & 4) + (lane / 2) % 4, col = ((lane / 4) & 2) * 2 + (lane % 2) * 2;
+    const uint N = uint(q_shape[2]), M = uint(k_shape[2]), parts = uint(splits);
+    const uint item = threadgroup_position_in_grid.z / parts, part = threadgroup_position_in_grid.z % parts;
+    const uint value_item = v_shape[1] == 1 ? item / uint(q_shape[1]) : item;
+    const device T* key_rows = k + item * M * D;
+    const device T* value_rows = v + value_item * M * DV;
+    const uint query = threadgroup_position_in_grid.y * QUERIES + me / 32 * 8 + col;  // and query + 1
+    const uint blocks = (M + BK - 1) / BK;
+
+    T2 queries[D / 8];
+    const device T* query_rows = q + (item * N + query) * D + row;
+    #pragma clang loop unroll(full)
+    for (short c = 0; c < D / 8; c++)
+        queries[c] = T2(query < N ? query_rows[8 * c] : T(0), query + 1 < N ? query_rows[D + 8 * c] : T(0));
+    float2 result[DV / 8];
+    #pragma clang loop unroll(full)
+    for (short d = 0; d < DV / 8; d++) result[d] = float2(0.0f);
+    float2 best = float2(-FLT_MAX), total = float2(0.0f);
+
+    for (uint block = part * blocks / parts; block < (part + 1) * blocks / parts; block++) {
+        threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the block before
+        for (uint i = me; i < BK * D / 4; i += THREADS) {
+            const uint n = i / (D / 4), c = 4 * (i % (D / 4)), key = block * BK + n;
+            *((threadgroup T4*)(keys + n * LDK + c)) =
+                key < M ? *((const device T4*)(key_rows + key * D + c)) : T4(T(0));
+        }
+        for (uint i = me; i < BK / 2 * DV; i += THREADS) {
+            const uint n = 2 * (i / DV), d = i % DV, key = block * BK + n;
+            const T a = key < M ? value_rows[key * DV + d] : T(0);
+            const T b = key + 1 < M ? value_rows[(key + 1) * DV + d] : T(0);
+            *((threadgroup T2*)(values + d * LDV + n)) = T2(a, b);
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);
+
+        float2 score[BK / 8];
+        #pragma clang loop unroll(full)
+        for (short j = 0; j < BK / 8; j++) score[j] = float2(0.0f);
+        #pragma clang loop unroll(full)
+        for (short c = 0; c < D / 8; c++) {
+            simdgroup_barrier(mem_flags::mem_none);  // keeps the compiler from loading all matrices first
+            #pragma clang loop unroll(full)
+            for (short j = 0; j < BK / 8; j++) {
+                const T2 a = *((const threadgroup T2*)(keys + (8 * j + row) * LDK + 8 * c + col));
+                multiply_add<T>(score[j], a, queries[c]);
+            }
+        }
+
+        float2 top = best;
+        #pragma clang loop unroll(full)
+        for (short j = 0; j < BK / 8; j++) {
+            score[j] = block * BK + 8 * j + row < M ? score[j] * scale : float2(-FLT_MAX);
+            top = metal::max(top, score[j]);
+        }
+        top = float2(rows_max(top.x), rows_max(top.y));
+        const float2 shrink = exp2_of(best - top);
+        best = top;
+        total *= shrink;
+        #pragma clang loop unroll(full)
+        for (short d = 0; d < DV / 8; d++) result[d] *= shrink;
+        #pragma clang loop unroll(full)
+        for (short j = 0; j < BK / 8; j++) {
+            score[j] = exp2_of(score[j] - top);
+            total += score[j];  // of this row only; all rows are summed at the end
+        }
+        #pragma clang loop unroll(full)
+        for (short j = 0; j < BK / 8; j++) {
+            simdgroup_barrier(mem_flags::mem_none);
+            #pragma clang loop unroll(full)
+            for (short d = 0; d < DV / 8; d++) {
+                const T2 a = *((const threadgroup T2*)(values + (8 * d + row) * LDV + 8 * j + col));
+                multiply_add<float>(result[d], float2(float(a.x), float(a.y)), score[j]);
+            }
+        }
+    }
+
+    total = float2(rows_sum(total.x), rows_sum(total.y));
+    #pragma clang loop unroll(full)
+    for (short e = 0; e < 2; e++) {
+        if (query + e < N) {
+            const uint place = (part * uint(q_shape[0] * q_shape[1]) + item) * N + query + e;
+            #pragma clang loop unroll(full)
+            for (short d = 0; d < DV / 8; d++) out[place * DV + 8 * d + row] = U(result[d][e] / total[e]);
+            if (row == 0) weight[place] = best[e] + metal::log2(total[e]);
+        }
+    }
+"""
+
+
+def block_of_keys(dim: int, value_dim: int, itemsize: int) -> int | None:
+    """Keys of a block, None where not even the smallest fits into threadgroup memory."""
+    pad = 16 // itemsize
+    fits = (n for n in KEYS if (n * (dim + pad) + value_dim * (n + pad)) * itemsize <= SCRATCH)
+    return next(fits, None)
+
+
+def registers(dim: int, value_dim: int, itemsize: int) -> int:
+    """32-bit registers of a lane that hold queries, results and the scores of a block."""
+    return dim // 8 * 2 * itemsize // 4 + value_dim // 8 * 2 + (block_of_keys(dim, value_dim, itemsize) or 0) // 8 * 2
+
+
+def key_splits(q: mx.array, k: mx.array, v: mx.array) -> int:
+    """Into how many parts the keys are split, so that there are threadgroups enough for the GPU's cores.
+
+    64 threadgroups (one object, N = 4096) keep 38 cores busy for 64 / 76 of the time, 256 for 256 / 266; the parts
+    write 1 MB each in float32, beside 1.2 GB of keys and values.
+    """
+    b, heads, n, d = q.shape
+    threadgroups = b * heads * -(-n // QUERIES)
+    blocks = -(-k.shape[2] // block_of_keys(d, v.shape[-1], q.itemsize))
+    return max(min(-(-THREADGROUPS // threadgroups), blocks // MIN_BLOCKS), 1)
+
+
+def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    (b, heads, n, d), value_dim = q.shape, v.shape[-1]
+    splits = key_splits(q, k, v)
+    dtype = q.dtype if splits == 1 else mx.float32
+    kernel = metal_kernel("memory_attention", ("q", "k", "v", "scale", "splits"), ("out", "weight"), SOURCE, HEADER)
+    block = block_of_keys(d, value_dim, q.itemsize)
+    constants = {"D": d, "DV": value_dim, "BK": block, "QUERIES": QUERIES, "THREADS": THREADS}
+    out, weight = kernel(
+        inputs=[q, k, v, math.log2(math.e) / math.sqrt(d), splits],
+        template=[("T", q.dtype), ("U", dtype), *constants.items()],
+        grid=(THREADS, -(-n // QUERIES), b * heads * splits),
+        threadgroup=(THREADS, 1, 1),
+        output_shapes=[(splits, b, heads, n, value_dim), (splits, b, heads, n, 1)],
+        output_dtypes=[dtype, mx.float32],
+    )
+    if splits == 1:
+        return out.squeeze(0)
+    share = mx.softmax(weight * math.log(2), axis=0)  # of each part of the keys, (splits, B, heads, N, 1)
+    return (out * share).sum(axis=0).astype(q.dtype)
+
+
+def _supports(q: mx.array, k: mx.array, v: mx.array) -> bool:
+    d, value_dim = q.shape[-1], v.shape[-1]
+    if q.dtype not in (mx.float32, mx.float16, mx.bfloat16) or (k.dtype, v.dtype) != (q.dtype, q.dtype):
+        return False
+    if d % 8 or value_dim % 8 or not min(q.size, k.size, v.size):
+        return False
+    # rows of 8 elements and more: smaller inputs would be bound as `constant`, which the kernel does not expect
+    fits = block_of_keys(d, value_dim, q.itemsize) is not None and registers(d, value_dim, q.itemsize) <= REGISTERS
+    return fits and max(q.size, k.size, v.size) < MAX_ELEMENTS
+
+
+def _preferred(q: mx.array, k: mx.array, v: mx.array) -> bool:
+    # where MLX would write the scores out, and where the results are small: at D = Dv = 256 MLX's maintainers measured
+    # that their own fused attention loses to two large matrix products
+    return fused_width(q.shape[-1], v.shape[-1]) is None and 2 * v.shape[-1] <= q.shape[-1]
+
+
+def _variant(q: mx.array, k: mx.array, v: mx.array) -> str:
+    parts = "keys split" if key_splits(q, k, v) > 1 else "keys whole"
+    return f"{str(q.dtype).removeprefix('mlx.core.')} D={q.shape[-1]} Dv={v.shape[-1]} {parts}"
+
+
+def _small(q: mx.array, k: mx.array, v: mx.array) -> tuple[object, ...]:
+    block = block_of_keys(q.shape[-1], v.shape[-1], q.itemsize)
+    keys = (2 * MIN_BLOCKS if key_splits(q, k, v) > 1 else 2) * block + 3
+    return (
+        Tensor((1, 1, QUERIES + 5, q.shape[-1])),
+        Tensor((1, 1, keys, q.shape[-1])),
+        Tensor((1, 1, keys, v.shape[-1])),
+    )
+
+
+def _case(b: int, heads: int, n: int, m: int, d: int, value_dim: int, value_heads: int = 1) -> tuple[Tensor, ...]:
+    return Tensor((b, heads, n, d)), Tensor((b, heads, m, d)), Tensor((b, value_heads, m, value_dim))
+
+
+memory_attention_op = Op(
+    name="memory_attention",
+    reference=attend,
+    kernel=memory_attention_kernel,
+    supports=_supports,
+    variant=_variant,
+    size=lambda q, k, v: f"heads={q.shape[1]} N={q.shape[2]} M={k.shape[2]}",
+    small=_small,
+    minimum_bytes=lambda q, k, v: q.nbytes + k.nbytes + v.nbytes + q.nbytes // q.shape[-1] * v.shape[-1],
+    cases=(
+        _case(1, 1, 16, 52, 64, 16),
+        _case(2, 1, 70, 37, 64, 16),
+        _case(1, 2, 9, 5, 16, 8, 2),
+        _case(2, 2, 65, 41, 24, 40),
+        _case(1, 1, 33, 530, 64, 16),
+        _case(1, 1, 72, 75, 256, 64),
+        _case(1, 1, 40, 50, 256, 256),
+        _case(1, 1, 4096, 7 * 4096 + 64, 256, 64),
+        _case(1, 1, 4096, 4096, 256, 256),
+    ),
+    preferred=_preferred,
+)
+
+
+def memory_attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+    """softmax(q k^T / sqrt(D)) v for many keys, with values narrower than the queries (memories of 64 channels).
+
+    Args:
+        q: (B, heads, N, D), rotated by ``axial_rope`` where it has a place.
+        k: (B, heads, M, D), likewise.
+        v: (B, heads or 1, M, Dv); with 1 the heads share the values.
+
+    Returns:
+        (B, heads, N, Dv), the dtype of ``q``; softmax in float32.
+
+    Raises:
+        ValueError: when the shapes do not fit each other.
+    """
+    fits = q.ndim == k.ndim == v.ndim == 4 and k.shape[:2] == q.shape[:2] and k.shape[3] == q.shape[3]
+    if not fits or v.shape[0] != q.shape[0] or v.shape[1] not in (1, q.shape[1]) or v.shape[2] != k.shape[2]:
+        raise ValueError(
+            f"memory_attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit: (B, heads, N, D), "
+            "(B, heads, M, D) and (B, heads or 1, M, Dv) are needed"
+        )
+    return memory_attention_op(q, k, v)
