@@ -11,15 +11,24 @@ from typing import TYPE_CHECKING, Any
 from ._blas import prefer_system_blas
 
 if TYPE_CHECKING:
+    from .automatic_mask_generator import SAM2AutomaticMaskGenerator
     from .checkpoint import load
     from .config import SAM2Config
     from .image_predictor import SAM2ImagePredictor
     from .video_predictor import SAM2VideoPredictor
 
 __version__ = "0.1.0"
-__all__ = ["SAM2Config", "SAM2ImagePredictor", "SAM2VideoPredictor", "__version__", "load"]
+__all__ = [
+    "SAM2AutomaticMaskGenerator",
+    "SAM2Config",
+    "SAM2ImagePredictor",
+    "SAM2VideoPredictor",
+    "__version__",
+    "load",
+]
 
 _ROOMS = {
+    "SAM2AutomaticMaskGenerator": "automatic_mask_generator",
     "SAM2Config": "config",
     "SAM2ImagePredictor": "image_predictor",
     "SAM2VideoPredictor": "video_predictor",

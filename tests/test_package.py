@@ -44,6 +44,8 @@ PART_OF = {  # rooms of several files
     "mask_rle": "masks",
     "mask_shapes": "masks",
     "image_drawing": "images",
+    "mask_crops": "automatic_mask_generator",
+    "mask_upscale": "automatic_mask_generator",
     "camera": "video",
     "video_file": "video",
     "video_sinks": "video",
