@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import DecoderConfig, SAM2Config
-from .layers import MLP, Attention
+from .layers import GELU, MLP, Attention
 
 UPSCALE_NORM_EPS = 1e-6  # LayerNorm2d; the transformer's norms use 1e-5, MLX's default
 PRESENT = 10.0  # object score of a model without an object-score head
@@ -92,9 +92,9 @@ class MaskDecoder(nn.Module):
         self.output_upscaling = [
             nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
             nn.LayerNorm(dim // 4, eps=UPSCALE_NORM_EPS),
-            nn.GELU(),
+            GELU(),
             nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
-            nn.GELU(),
+            GELU(),
         ]
         if config.use_high_res_features_in_sam:
             self.conv_s0 = nn.Conv2d(dim, dim // 8, 1)

@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import SAM2Config
-from .layers import PositionEmbeddingRandom
+from .layers import GELU, PositionEmbeddingRandom
 
 # Labels of points. A box is two points, its corners.
 PADDING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
@@ -28,10 +28,10 @@ class PromptEncoder(nn.Module):
         self.mask_downscaling = [
             nn.Conv2d(1, hidden // 4, 2, stride=2),
             nn.LayerNorm(hidden // 4, eps=MASK_NORM_EPS),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(hidden // 4, hidden, 2, stride=2),
             nn.LayerNorm(hidden, eps=MASK_NORM_EPS),
-            nn.GELU(),
+            GELU(),
             nn.Conv2d(hidden, dim, 1),
         ]
         self.no_mask_embed = nn.Embedding(1, dim)
