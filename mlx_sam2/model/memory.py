@@ -6,7 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import MemoryConfig, MemoryEncoderConfig
-from ..kernels import attend, axial_rope
+from ..kernels import axial_rope, memory_attention
 from .layers import ACTIVATIONS, Attention, merge_heads, sine_position_encoding, split_heads
 
 ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
@@ -24,8 +24,12 @@ class RoPEAttention(Attention):
         """q (B, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C)."""
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
         k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
-        v = split_heads(self.v_proj(v), self.num_heads)
-        return self.out_proj(merge_heads(attend(q, k, v)))
+        if self.num_heads > 1:
+            v = split_heads(self.v_proj(v), self.num_heads)
+            return self.out_proj(merge_heads(memory_attention(q, k, v)))
+        # the weights of a query sum to 1, so an affine projection of the values may as well follow: then the attention
+        # is to C_kv channels instead of C, and the projection is of h * w tokens instead of those of all memories
+        return self.out_proj(self.v_proj(memory_attention(q, k, v[:, None]).squeeze(1)))
 
 
 class MemoryAttentionLayer(nn.Module):
