@@ -30,6 +30,7 @@ class Source:
     sha256: str  # of the weights file; of several, of the lines that sha256sum prints for them
     dtype: str
     layout: str  # "official", "transformers" or "mlx"
+    files: tuple[str, ...]  # the names of the weights files
     revision: str | None = None  # the commit, of a Hub repository
     base_model: str | None = None  # the Hub id that it all began with, where that is known
 

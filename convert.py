@@ -1,0 +1,3 @@
+from mlx_sam2.convert import main
+
+raise SystemExit(main())

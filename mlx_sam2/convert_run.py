@@ -1,0 +1,257 @@
+"""A conversion: everything is decided before anything is written, and what is written appears at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import checkpoint, convert_card, convert_layouts, converted, hub, safetensors_writer, torch_writer
+from .checkpoint import Checkpoint
+from .config import SAM2Config
+from .config_transformers import kept_fields, to_transformers
+from .convert_layouts import ConversionError
+from .converted import Source
+from .hub_upload import REPO_ID
+from .model.quantization import Scheme, plan, schemes_of
+from .safetensors_writer import Tensor
+
+DEFAULT_DTYPE = "float16"  # what Apple's GPUs compute in
+LAYOUTS = ("mlx", "transformers", "official")
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What is going to be written."""
+
+    layout: str
+    config: SAM2Config
+    source: Source
+    values: dict[str, Any]  # the source's config.json
+    dtype: str  # of the weights that are not packed
+    tensors: list[Tensor]
+    name: str  # of the model, with its precision
+    video: bool  # whether the half for video is there
+    scheme: Scheme | None = None
+    schemes: Mapping[str, Scheme] = field(default_factory=dict)
+    unquantized: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what the user should know
+
+    @property
+    def nbytes(self) -> int:
+        return sum(tensor.nbytes for tensor in self.tensors)
+
+    @property
+    def precision(self) -> str:
+        """In words."""
+        return convert_card.precision(self.dtype, self.scheme, self.schemes, self.unquantized)
+
+    @property
+    def default_path(self) -> str:
+        """A name in the working directory."""
+        if self.layout == "official":
+            return f"{self.name}.pt"
+        return f"{self.name}-transformers" if self.layout == "transformers" else self.name
+
+    def texts(self, files: Mapping[str, str], address: str) -> dict[str, str]:
+        """The files beside the weights, whose hashes are given; ``address`` is what ``from_pretrained`` will take."""
+        if self.layout == "official":
+            return {}
+        if self.layout == "transformers":
+            values = to_transformers(self.config, video=self.video, dtype=self.dtype, kept=kept_fields(self.values))
+            return {hub.CONFIG: _json(values)}
+        packing = {"dtype": self.dtype, "schemes": self.schemes, "unquantized": self.unquantized}
+        values = converted.describe(
+            self.config, files=files, default=self.scheme, source=self.source, values=self.values, **packing
+        )
+        card = convert_card.card(
+            self.name, address=address, source=self.source, scheme=self.scheme, nbytes=self.nbytes, **packing
+        )
+        return {
+            convert_card.CARD: card,
+            convert_card.LICENSE: convert_card.license_text(),
+            convert_card.NOTICE: convert_card.notice(self.source, self.precision),
+            hub.CONFIG: _json(values),
+        }
+
+
+def prepare(
+    fetched: hub.Fetched,
+    *,
+    layout: str = "mlx",
+    config: SAM2Config | None = None,
+    dtype: str | None = None,
+    scheme: Scheme | None = None,
+) -> Conversion:
+    """Look at a checkpoint and decide how it will be written; nothing is written, and no tensor is read.
+
+    Args:
+        fetched: the checkpoint, and where it came from.
+        layout: "mlx" (ours), "transformers" or "official".
+        config: of the model; None: as ``mlx_sam2.load`` finds it.
+        dtype: of the weights; None: float16 for our layout, and what every tensor has for the others.
+        scheme: how to quantise; None: not.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged or not SAM 2; ``ConfigError``: its configuration is.
+        ConversionError: it cannot be written as was asked.
+    """
+    found = checkpoint.read(fetched.path, config)
+    config = found.config or checkpoint.recognise(found)
+    model = checkpoint.frame(found, config)
+    packed = schemes_of(model)
+    video = "memory_attention" in model
+    if packed and layout == "mlx":
+        bits = next(iter(packed.values())).bits
+        origin = converted_from(found)
+        raise ConversionError(
+            f"{found.path} is quantised to {bits} bits already: convert what it was made from"
+            f"{f', {origin}' if origin else ''}; --to official and --to transformers unpack it"
+        )
+    if layout == "official" and not video:
+        raise ConversionError(
+            f"{found.path} holds the image half of the model alone; a .pt of the official code needs all"
+        )
+    parameters = convert_layouts.parameters(found, packed)
+    own = parameters["no_mem_embed"].dtype
+    schemes, left = plan(model, scheme) if scheme else ({}, [])
+    if layout == "mlx":
+        dtype = dtype or DEFAULT_DTYPE
+        tensors = convert_layouts.mlx_layout(parameters, dtype, schemes)
+    elif layout == "transformers":
+        tensors = convert_layouts.transformers_layout(parameters, dtype)
+        to_transformers(config, video=video, dtype=dtype or own)  # raises where it has no words for this model
+    else:
+        tensors = convert_layouts.official_layout(parameters, dtype)
+    base = convert_card.base_name(fetched.repo_id, found.path)
+    truth = convert_card.suffix_of(dtype or own, scheme)
+    return Conversion(
+        layout,
+        config,
+        _source(fetched, found, own),
+        found.values,
+        dtype or own,
+        tensors,
+        f"{base}-{truth}",
+        video,
+        scheme,
+        schemes,
+        left,
+        _notes(layout, found, own, dtype or own, packed),
+    )
+
+
+def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:
+    origin = converted_from(found)
+    return Source(
+        name=fetched.repo_id or os.path.basename(os.path.abspath(fetched.path)),
+        sha256=sha256_of(found.files),
+        dtype=dtype,
+        layout=found.layout,
+        files=tuple(path.name for path in found.files),
+        revision=fetched.commit,
+        base_model=origin or fetched.repo_id,
+    )
+
+
+def converted_from(found: Checkpoint) -> str | None:
+    """The Hub id that a folder of ours was converted from, if it says so."""
+    section = found.values.get(converted.SECTION)
+    source = section.get("source") if isinstance(section, dict) else None
+    origin = source.get("base_model") if isinstance(source, dict) else None
+    return origin if isinstance(origin, str) and re.fullmatch(REPO_ID, origin) else None
+
+
+def _notes(layout: str, found: Checkpoint, own: str, dtype: str, packed: Mapping[str, Scheme]) -> list[str]:
+    """What becomes of weights that were no longer float32."""
+    notes = []
+    if packed:
+        bits = next(iter(packed.values())).bits
+        notes.append(f"{len(packed)} layers of {bits} bits become {dtype} numbers; what the rounding lost stays lost")
+    elif own != dtype and checkpoint.DTYPES[own].size < checkpoint.DTYPES[dtype].size:
+        notes.append(f"the weights are {own} already: {dtype} holds the same numbers in twice the space")
+    elif layout != "mlx" and own == dtype != "float32":
+        notes.append(f"the weights are {own} and stay so")
+    if any(weight.dtype == "float64" for weight in found.weights.values()):
+        notes.append("float64 tensors are rounded to float32 first")
+    return notes
+
+
+def sha256_of(files: tuple[Path, ...]) -> str:
+    """Of one file; of several, of what sha256sum prints for them."""
+    hashes = []
+    for path in files:
+        digest = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+        hashes.append(digest.hexdigest())
+    if len(hashes) == 1:
+        return hashes[0]
+    lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(hashes, files, strict=True))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def write(
+    job: Conversion,
+    out: Path,
+    *,
+    address: str | None = None,
+    shard_bytes: int = safetensors_writer.SHARD_BYTES,
+    progress: Callable[[int], object] = lambda count: None,
+) -> None:
+    """Write the folder (official: the ``.pt`` file). It appears under its name when it is complete.
+
+    Args:
+        job: from ``prepare``.
+        out: a path that does not exist.
+        address: how the model card calls the model; None: the name of ``out``.
+        shard_bytes: the largest weights file, beyond which there are several.
+        progress: called with a number of bytes after each tensor.
+
+    Raises:
+        ConversionError: a value does not fit its precision.
+        OSError: the disk is full or fails, or ``out`` exists.
+    """
+    with checkpoint.unfinished(out) as temporary:
+        if job.layout == "official":
+            temporary.rmdir()
+            torch_writer.write(temporary, job.tensors, progress)
+            return
+        metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
+        files = safetensors_writer.write(temporary, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
+        for name, text in job.texts(files, address or out.name).items():
+            (temporary / name).write_text(text, encoding="utf-8")
+
+
+def _metadata(source: Source) -> dict[str, str]:
+    from . import __version__
+
+    return {"format": "mlx", "mlx_sam2": __version__, **source.metadata()}
+
+
+def _json(values: dict[str, Any]) -> str:
+    return json.dumps(values, indent=2) + "\n"
+
+
+def listing(job: Conversion, address: str, shard_bytes: int = safetensors_writer.SHARD_BYTES) -> dict[str, int]:
+    """The files that ``write`` makes, with their sizes in bytes (of a ``.pt``, about); for --dry-run."""
+    if job.layout == "official":
+        return {"": job.nbytes}
+    shards = safetensors_writer.split(job.tensors, shard_bytes)
+    names = safetensors_writer.shard_names(len(shards))
+    metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
+    sizes = {
+        name: len(safetensors_writer.header(shard, metadata)) + sum(tensor.nbytes for tensor in shard)
+        for name, shard in zip(names, shards, strict=True)
+    }
+    if len(shards) > 1:
+        index = safetensors_writer.index_text(dict(zip(names, shards, strict=True)))
+        sizes[safetensors_writer.INDEX_NAME] = len(index.encode())
+    files = dict.fromkeys(sizes, "0" * 64)
+    return sizes | {name: len(text.encode()) for name, text in job.texts(files, address).items()}
