@@ -1,0 +1,81 @@
+"""Losses of the SAM 2 paper: 20 focal + dice on the best of three masks, L1 on the IoU, cross entropy on presence.
+
+Two things are ours: the single-mask token is trained on every prompt beside the three (the paper trains one or the
+other), and a dense loss on the encoder's features, which small training budgets need.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from model import AuxiliaryHead, Decoded
+
+__all__ = ["dense_loss", "mask_losses", "true_ious"]
+
+
+def _focal_and_dice(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """(N, M, h, w) logits and (N, 1, h, w) targets in 0..1 -> (N, M)."""
+    soft = soft.expand_as(logits)
+    probability = torch.sigmoid(logits)
+    cross = F.binary_cross_entropy_with_logits(logits, soft, reduction="none")
+    weight = (probability - soft).abs().square() * (0.25 * soft + 0.75 * (1 - soft)) * 2
+    focal = (weight * cross).mean((2, 3))
+    overlap = (probability * soft).sum((2, 3))
+    dice = 1 - (2 * overlap + 1) / (probability.sum((2, 3)) + soft.sum((2, 3)) + 1)
+    return 20 * focal + dice
+
+
+def true_ious(logits: torch.Tensor, soft: torch.Tensor) -> torch.Tensor:
+    """IoU of (N, M, h, w) logits > 0 with (N, 1, h, w) targets > 0.5, (N, M)."""
+    answer, target = logits > 0, soft > 0.5
+    union = (answer | target).sum((2, 3)).clamp(min=1)
+    return (answer & target).sum((2, 3)) / union
+
+
+def mask_losses(out: Decoded, targets: torch.Tensor, stride: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The loss of one answer, and what to log of it; targets (N, S, S) bool, compared at 1/stride of their size."""
+    soft = F.avg_pool2d(targets[:, None].float(), stride) if stride > 1 else targets[:, None].float()
+    logits = out.masks
+    if logits.shape[-1] != soft.shape[-1]:
+        logits = F.interpolate(logits, size=soft.shape[-2:], mode="bilinear", align_corners=False)
+    present = targets.flatten(1).any(1).float()
+    count = present.sum().clamp(min=1)
+    each = _focal_and_dice(logits, soft)
+    single = (each[:, 0] * present).sum() / count
+    best, which = each[:, 1:].min(1)
+    multi = (best * present).sum() / count
+    with torch.no_grad():
+        ious = true_ious(logits, soft)
+    iou = ((out.ious - ious).abs().mean(1) * present).sum() / count
+    score = F.binary_cross_entropy_with_logits(out.score[:, 0], present)
+    rows = torch.arange(len(ious))
+    chosen = ious[rows, 1 + out.ious[:, 1:].argmax(1)]
+    log = {
+        "single": (ious[:, 0] * present).sum() / count,
+        "best": (ious[:, 1:].max(1).values * present).sum() / count,
+        "chosen": (chosen * present).sum() / count,
+        "mask_loss": multi.detach(),
+        "iou_loss": iou.detach(),
+        "score_loss": score.detach(),
+    }
+    return single + multi + iou + score, log
+
+
+def dense_loss(head: AuxiliaryHead, neck: list[torch.Tensor], ids: torch.Tensor, pixels: int = 96) -> torch.Tensor:
+    """Edges and objects at stride 4, and whether two sampled pixels belong to the same object; ids (B, S, S)."""
+    maps = head(neck)
+    plane = ids[:, None].float()
+    edge = (F.max_pool2d(plane, 4) != -F.max_pool2d(-plane, 4)).float()
+    solid = F.avg_pool2d((plane > 0).float(), 4)
+    loss = F.binary_cross_entropy_with_logits(maps[:, :1], edge) + F.binary_cross_entropy_with_logits(
+        maps[:, 1:2], solid
+    )
+    small = ids[:, 2::4, 2::4].flatten(1)
+    weights = 1.0 / torch.stack([row.long().bincount(minlength=256) for row in small]).clamp(min=1).float()
+    index = torch.multinomial(weights.gather(1, small.long()), pixels, replacement=True)  # as often from every object
+    names = small.gather(1, index)
+    vectors = maps[:, 2:].flatten(2).gather(2, index[:, None].expand(-1, maps.shape[1] - 2, -1))
+    vectors = F.normalize(vectors, dim=1)
+    same = (names[:, :, None] == names[:, None, :]).float()
+    logits = vectors.transpose(1, 2) @ vectors * head.scale[0] * 2 + head.scale[1]
+    return loss + F.binary_cross_entropy_with_logits(logits, same)
