@@ -17,7 +17,7 @@ import goldens
 import synthetic
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2.config import DecoderConfig, HieraConfig, SAM2Config
-from mlx_sam2.model.image_encoder import MultiScaleBlock, max_pool, window_partition, window_unpartition
+from mlx_sam2.model.image_encoder import MultiScaleBlock
 from mlx_sam2.model.layers import resize_bicubic, resize_bilinear, sine_position_encoding
 from mlx_sam2.model.mask_decoder import DecoderOutput, TwoWayAttentionBlock
 from mlx_sam2.model.sam2 import SAM2, ImageFeatures
@@ -562,22 +562,6 @@ def test_hiera_block_by_its_definition(kind: str, height: int, width: int) -> No
     for b in range(2):
         expected = block_by_definition(x[b].astype(np.float64), weights, window, heads, kind == "pooling")
         np.testing.assert_allclose(got[b], expected, rtol=0, atol=5e-6)  # measured: 5e-7
-
-
-@pytest.mark.parametrize(("height", "width"), [(8, 8), (5, 6), (3, 9)])
-def test_windows_and_back(height: int, width: int) -> None:
-    x = normal("x", (2, height, width, 3), 0)
-    windows = window_partition(mx.array(x), 4)
-    assert windows.shape[1:] == (4, 4, 3)
-    assert windows.shape[0] == 2 * -(-height // 4) * -(-width // 4)
-    np.testing.assert_array_equal(np.array(window_unpartition(windows, 4, height, width)), x)
-    np.testing.assert_array_equal(np.array(windows)[1, 0, 0], x[0, 0, 4])  # the next one to the right
-    assert np.abs(np.array(windows)).sum() == pytest.approx(np.abs(x).sum(), rel=1e-6)  # the rest is zeros
-
-
-def test_max_pool_drops_what_fills_no_window() -> None:
-    x = mx.arange(15.0).reshape(1, 3, 5, 1)
-    np.testing.assert_array_equal(np.array(max_pool(x, 2))[0, :, :, 0], [[6, 8]])
 
 
 def test_position_embedding_tiles_the_window(nano_model: SAM2) -> None:

@@ -6,62 +6,35 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import FpnConfig, HieraConfig, SAM2Config
-from ..kernels import attend
+from ..kernels import attend, mask_unit_attention
+from ..kernels.mask_unit_attention import max_pool
 from .layers import MLP, resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
 
 
-def window_partition(x: mx.array, window: int) -> mx.array:
-    """(B, H, W, C) -> (B * windows, window, window, C); the right and bottom edges are padded with zeros.
-
-    Nothing masks the padding: as in the official code its tokens take part in the attention.
-    """
-    b, h, w, c = x.shape
-    pad_h, pad_w = -h % window, -w % window
-    if pad_h or pad_w:
-        x = mx.pad(x, ((0, 0), (0, pad_h), (0, pad_w), (0, 0)))
-    rows, columns = (h + pad_h) // window, (w + pad_w) // window
-    x = x.reshape(b, rows, window, columns, window, c)
-    return x.swapaxes(2, 3).reshape(-1, window, window, c)  # (B, rows, columns, window, window, C)
-
-
-def window_unpartition(x: mx.array, window: int, height: int, width: int) -> mx.array:
-    """(B * windows, window, window, C) -> (B, height, width, C), without the padding."""
-    rows, columns = -(-height // window), -(-width // window)
-    x = x.reshape(-1, rows, columns, window, window, x.shape[-1]).swapaxes(2, 3)
-    x = x.reshape(-1, rows * window, columns * window, x.shape[-1])
-    return x[:, :height, :width]
-
-
-def max_pool(x: mx.array, stride: int) -> mx.array:
-    """Non-overlapping max-pooling of (B, H, W, C); rows and columns that fill no window are dropped."""
-    b, h, w, c = x.shape
-    x = x[:, : h // stride * stride, : w // stride * stride]
-    return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
-
-
 class MultiScaleAttention(nn.Module):
-    """Attention over all tokens of its input, with optional max-pooling of the queries."""
+    """Attention within windows or over the whole grid, with optional max-pooling of the queries."""
 
-    def __init__(self, dim: int, dim_out: int, num_heads: int, q_stride: int | None):
+    def __init__(self, dim: int, dim_out: int, num_heads: int, q_stride: int | None, window: int):
         super().__init__()
         self.num_heads = num_heads
-        self.q_stride = q_stride
+        self.q_stride = q_stride or 1
+        self.window = window  # 0: the whole grid
         self.qkv = nn.Linear(dim, 3 * dim_out)
         self.proj = nn.Linear(dim_out, dim_out)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(B, H, W, dim) -> (B, H / q_stride, W / q_stride, dim_out)."""
-        b, h, w, _ = x.shape
-        qkv = self.qkv(x).reshape(b, h * w, 3, self.num_heads, -1)
-        q, k, v = qkv[:, :, 0], qkv[:, :, 1], qkv[:, :, 2]  # each (B, H * W, heads, D)
-        if self.q_stride is not None:
-            q = max_pool(q.reshape(b, h, w, -1), self.q_stride)
-            h, w = q.shape[1:3]
-            q = q.reshape(b, h * w, self.num_heads, -1)
-        x = attend(q.swapaxes(1, 2), k.swapaxes(1, 2), v.swapaxes(1, 2))  # (B, heads, H * W, D)
-        return self.proj(x.swapaxes(1, 2).reshape(b, h, w, -1))
+        """(B, H, W, dim) -> (B, H // q_stride, W // q_stride, dim_out)."""
+        qkv = self.qkv(x)
+        if self.window:
+            return self.proj(mask_unit_attention(qkv, self.qkv.bias, self.num_heads, self.window, self.q_stride))
+        q, k, v = mx.split(qkv, 3, axis=-1)  # each (B, H, W, dim_out)
+        if self.q_stride > 1:
+            q = max_pool(q, self.q_stride)
+        b, h, w, _ = q.shape
+        q, k, v = (t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).swapaxes(1, 2) for t in (q, k, v))
+        return self.proj(attend(q, k, v).swapaxes(1, 2).reshape(b, h, w, -1))  # attended: (B, heads, H * W, D)
 
 
 class MultiScaleBlock(nn.Module):
@@ -73,10 +46,10 @@ class MultiScaleBlock(nn.Module):
         dim = config.embed_dim_at_stage(config.stage_of_block(max(block - 1, 0)))
         dim_out = config.embed_dim_at_stage(stage)
         pools = block in config.q_pool_block_indices
-        self.window_size = config.window_size_of_block(block)
         self.q_stride = config.q_stride[0] if pools else None
         self.norm1 = nn.LayerNorm(dim, eps=TRUNK_NORM_EPS)
-        self.attn = MultiScaleAttention(dim, dim_out, config.num_heads_at_stage(stage), self.q_stride)
+        heads, window = config.num_heads_at_stage(stage), config.window_size_of_block(block)
+        self.attn = MultiScaleAttention(dim, dim_out, heads, self.q_stride, window)
         self.norm2 = nn.LayerNorm(dim_out, eps=TRUNK_NORM_EPS)
         self.mlp = MLP(dim_out, int(dim_out * config.mlp_ratio), dim_out, 2, activation="gelu")
         if dim != dim_out:
@@ -90,15 +63,8 @@ class MultiScaleBlock(nn.Module):
             shortcut = self.proj(x)
             if self.q_stride is not None:
                 shortcut = max_pool(shortcut, self.q_stride)
-        x = shortcut + self._attend_windows(x, shortcut.shape[1:3])
+        x = shortcut + self.attn(x)
         return x + self.mlp(self.norm2(x))
-
-    def _attend_windows(self, x: mx.array, out_size: tuple[int, int]) -> mx.array:
-        if self.window_size == 0:
-            return self.attn(x)
-        out_window = self.window_size // (self.q_stride or 1)
-        x = self.attn(window_partition(x, self.window_size))
-        return window_unpartition(x, out_window, *out_size)
 
 
 class PatchEmbed(nn.Module):

@@ -1,0 +1,415 @@
+"""Attention inside the windows (mask units) of Hiera (official ``modeling/backbones/``; arXiv 2306.00989)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .attention import attend
+from .dispatch import Op, Tensor, metal_kernel
+
+MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
+MAX_HEAD_DIM = 256
+BUDGET = 20 << 10  # bytes of keys and values that a threadgroup holds at once, of 32 KB
+
+# A unit is one head of one window. Its queries are cut into rows of 8, one simdgroup each, which keeps its queries and
+# its sums in registers: with D = 96 that is 24 + 24 of them in float32 and 12 + 24 in half, as in MLX's own attention.
+# The simdgroups of a unit share its keys and values, which pass through threadgroup memory 8 * FRAGMENTS tokens at a
+# time; the softmax is online, in float32, and both products run on 8x8 simdgroup matrices. Keys and values have a
+# buffer each, so that two barriers a block suffice: the values arrive while scores are computed, the next keys while
+# values are summed. Small windows put several units (neighbouring heads, neighbouring channels) into a threadgroup.
+#
+# Nothing is partitioned, padded or put back: tokens are read where the projection left them and written where the
+# output wants them. Places outside the grid are tokens whose key is the bias, all alike: one key stands for all n of
+# them, its score raised by log(n). Their queries are never wanted: pooling drops a cell that lies across the edge.
+#
+# The channels of a dot product may come in any order. Lane (fm, fn) of a matrix holds [fm][fn] and [fm][fn + 1]; two
+# matrices together take 16 channels, the first the even ones and the second the odd ones. So a lane reads 4 neighbours
+# of a query and 2 of a key, keys lie as they came, without transposition, and no two lanes meet in a bank: a row in
+# threadgroup memory is an odd number of 16-byte units. Values and sums are dealt likewise, 4 neighbours for a lane.
+HEADER = """
+#define UNROLL _Pragma("clang loop unroll(full)")
+
+template <typename T, int D, int ROW, int THREADS>
+METAL_FUNC void stage(
+    threadgroup T* to, const device T* grid, const device T* outside, uint stride, uint grid_width, uint width,
+    uint inside, uint keys, uint first, uint count, uint thread_index) {
+    using T4 = metal::vec<T, 4>;
+    const float per_row = 1.0f / float(width);
+    for (uint e = thread_index; e < count * (D / 4); e += THREADS) {
+        const uint slot = e / (D / 4), channel = 4 * (e % (D / 4)), key = first + slot;
+        T4 value = T4(T(0));  // no key: its score is masked, and its value must be a number
+        if (key < inside) {
+            const uint y = uint((float(key) + 0.5f) * per_row), x = key - y * width;
+            value = *(const device T4*)(grid + (y * grid_width + x) * stride + channel);
+        } else if (key < keys) {
+            value = *(const device T4*)(outside + channel);
+        }
+        *(threadgroup T4*)(to + slot * ROW + channel) = value;
+    }
+}
+
+METAL_FUNC void multiply_add(thread float2& sum, float2 a, float2 b) {
+    metal::simdgroup_matrix<float, 8, 8> left, right, total;
+    left.thread_elements()[0] = a.x;
+    left.thread_elements()[1] = a.y;
+    right.thread_elements()[0] = b.x;
+    right.thread_elements()[1] = b.y;
+    total.thread_elements()[0] = sum.x;
+    total.thread_elements()[1] = sum.y;
+    simdgroup_multiply_accumulate(total, left, right, total);
+    sum = float2(total.thread_elements()[0], total.thread_elements()[1]);
+}
+"""
+SOURCE = """
+    using T2 = metal::vec<T, 2>;
+    using T4 = metal::vec<T, 4>;
+    constexpr int ROW = D * sizeof(T) % 32 == 0 ? D + 16 / sizeof(T) : D;
+    constexpr int KEYS = 8 * FRAGMENTS, PAIRS = D / 16, THREADS = 32 * SIMDGROUPS, OUT = WINDOW / STRIDE;
+    threadgroup T4 key_memory[UNITS * KEYS * ROW / 4];
+    threadgroup T4 value_memory[UNITS * KEYS * ROW / 4];
+
+    // which unit, and where it lies
+    const uint lane = thread_index_in_simdgroup;
+    const uint local = simdgroup_index_in_threadgroup / SIMDGROUPS, mine = simdgroup_index_in_threadgroup % SIMDGROUPS;
+    const uint H = uint(qkv_shape[1]), W = uint(qkv_shape[2]), stride = uint(qkv_shape[3]), C = stride / 3;
+    const uint heads = C / D, out_h = H / STRIDE, out_w = W / STRIDE;
+    const uint rows = (out_h + OUT - 1) / OUT, columns = (out_w + OUT - 1) / OUT;
+    const uint unit = threadgroup_position_in_grid.y * UNITS + local;
+    const bool exists = unit < uint(qkv_shape[0]) * rows * columns * heads;
+    const uint head = unit % heads, window = unit / heads;
+    const uint window_x = window % columns, window_y = window / columns % rows, item = window / (columns * rows);
+    const uint width = metal::min(uint(WINDOW), W - window_x * WINDOW);
+    const uint height = metal::min(uint(WINDOW), H - window_y * WINDOW);
+    const uint out_width = metal::min(uint(OUT), out_w - window_x * OUT);
+    const uint out_height = metal::min(uint(OUT), out_h - window_y * OUT);
+    const uint inside = exists ? width * height : 0, outside = WINDOW * WINDOW - inside;
+    const uint keys = exists ? inside + metal::min(outside, 1u) : 0;
+    const uint queries = exists ? out_width * out_height : 0;
+    const device T* corner =
+        qkv + ((item * H + window_y * WINDOW) * W + window_x * WINDOW) * stride + head * D;
+    if (UNITS == 1 && threadgroup_position_in_grid.x * SIMDGROUPS * 8 >= queries) return;
+
+    // lane (fm, fn) of an 8x8 matrix, as in MLX's steel kernels
+    const uint quad = lane / 4, fm = (quad & 4) + (lane / 2) % 4, fn = (quad & 2) * 2 + (lane % 2) * 2;
+    const uint first_query = (threadgroup_position_in_grid.x * SIMDGROUPS + mine) * 8, query = first_query + fm;
+    const bool active = first_query < queries, wanted = query < queries;
+    const uint query_y = query / out_width, query_x = query % out_width;
+
+    // a query is the largest of STRIDE x STRIDE tokens, channel by channel
+    T4 q[PAIRS > 0 ? PAIRS : 1];
+    T2 q_tail = T2(T(0));
+    UNROLL for (int p = 0; p < PAIRS; p++) q[p] = T4(T(0));
+    if (wanted) {
+        for (uint cell = 0; cell < STRIDE * STRIDE; cell++) {
+            const device T* token = corner + 2 * fn +
+                ((query_y * STRIDE + cell / STRIDE) * W + query_x * STRIDE + cell % STRIDE) * stride;
+            UNROLL for (int p = 0; p < PAIRS; p++) {
+                const T4 v = *(const device T4*)(token + 16 * p);
+                UNROLL for (int i = 0; i < 4; i++)
+                    q[p][i] = cell == 0 ? v[i] : T(metal::max(float(q[p][i]), float(v[i])));
+            }
+            if (D % 16) {
+                const T2 v = *(const device T2*)(token - fn + 16 * PAIRS);
+                UNROLL for (int i = 0; i < 2; i++)
+                    q_tail[i] = cell == 0 ? v[i] : T(metal::max(float(q_tail[i]), float(v[i])));
+            }
+        }
+    }
+
+    threadgroup T* K = (threadgroup T*)key_memory + local * KEYS * ROW;
+    threadgroup T* V = (threadgroup T*)value_memory + local * KEYS * ROW;
+    const uint here = mine * 32 + lane;
+    const uint blocks = UNITS == 1 ? (keys + KEYS - 1) / KEYS : (WINDOW * WINDOW + KEYS - 1) / KEYS;
+    const float scale = metal::precise::rsqrt(float(D)) * M_LOG2E_F;
+    const float weight = metal::precise::log2(float(metal::max(outside, 1u)));
+    float highest = -3.0e38f, total = 0.0f;  // of row fm; the total of this lane's columns only
+    float2 s[FRAGMENTS], o[D / 8];
+    UNROLL for (int i = 0; i < D / 8; i++) o[i] = float2(0.0f);
+
+    stage<T, D, ROW, THREADS>(K, corner + C, bias + C + head * D, stride, W, width, inside, keys, 0,
+        metal::min(uint(KEYS), (keys + 7) / 8 * 8), here);
+    threadgroup_barrier(mem_flags::mem_threadgroup);
+    for (uint block = 0; block < blocks; block++) {
+        const uint first = block * KEYS, left = keys > first ? keys - first : 0;
+        const uint fragments = metal::min(uint(FRAGMENTS), (left + 7) / 8);
+        stage<T, D, ROW, THREADS>(V, corner + 2 * C, bias + 2 * C + head * D, stride, W, width, inside, keys, first,
+            8 * fragments, here);
+
+        if (active && fragments > 0) {
+            UNROLL for (int j = 0; j < FRAGMENTS; j++) s[j] = float2(0.0f);
+            UNROLL for (int p = 0; p < PAIRS; p++) {
+                const float2 even = float2(float(q[p].x), float(q[p].z));
+                const float2 odd = float2(float(q[p].y), float(q[p].w));
+                simdgroup_barrier(mem_flags::mem_none);  // as in steel: loads stay near their use, registers stay few
+                UNROLL for (int j = 0; j < FRAGMENTS; j++) {
+                    if (uint(j) >= fragments) break;
+                    threadgroup T* at = K + (8 * j + fn) * ROW + 16 * p + 2 * fm;
+                    const T2 a = *(threadgroup T2*)at, b = *(threadgroup T2*)(at + ROW);
+                    multiply_add(s[j], even, float2(float(a.x), float(b.x)));
+                    multiply_add(s[j], odd, float2(float(a.y), float(b.y)));
+                }
+            }
+            if (D % 16) {
+                const float2 tail = float2(float(q_tail.x), float(q_tail.y));
+                UNROLL for (int j = 0; j < FRAGMENTS; j++) {
+                    if (uint(j) >= fragments) break;
+                    threadgroup T* at = K + (8 * j + fn) * ROW + 16 * PAIRS + fm;
+                    multiply_add(s[j], tail, float2(float(at[0]), float(at[ROW])));
+                }
+            }
+            float top = highest;
+            UNROLL for (int j = 0; j < FRAGMENTS; j++) {
+                UNROLL for (int i = 0; i < 2; i++) {
+                    const uint key = first + 8 * j + fn + i;
+                    s[j][i] = key < keys ? s[j][i] * scale + (key < inside ? 0.0f : weight) : -3.0e38f;
+                    top = metal::max(top, s[j][i]);
+                }
+            }
+            top = metal::max(top, simd_shuffle_xor(top, ushort(1)));
+            top = metal::max(top, simd_shuffle_xor(top, ushort(8)));
+            const float shrink = metal::fast::exp2(highest - top);
+            highest = top;
+            total *= shrink;
+            UNROLL for (int j = 0; j < FRAGMENTS; j++) {
+                s[j] = float2(metal::fast::exp2(s[j].x - top), metal::fast::exp2(s[j].y - top));
+                total += s[j].x + s[j].y;
+            }
+            UNROLL for (int i = 0; i < D / 8; i++) o[i] *= shrink;
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are there, and the keys are done with
+        if (left > KEYS)
+            stage<T, D, ROW, THREADS>(K, corner + C, bias + C + head * D, stride, W, width, inside, keys, first + KEYS,
+                metal::min(uint(KEYS), (left - KEYS + 7) / 8 * 8), here);
+
+        if (active && fragments > 0) {
+            UNROLL for (int j = 0; j < FRAGMENTS; j++) {
+                if (uint(j) >= fragments) break;
+                simdgroup_barrier(mem_flags::mem_none);
+                threadgroup T* at = V + (8 * j + fm) * ROW + 2 * fn;
+                UNROLL for (int p = 0; p < PAIRS; p++) {
+                    const T4 v = *(threadgroup T4*)(at + 16 * p);
+                    multiply_add(o[2 * p], s[j], float2(float(v.x), float(v.y)));
+                    multiply_add(o[2 * p + 1], s[j], float2(float(v.z), float(v.w)));
+                }
+                if (D % 16) {
+                    const T2 v = *(threadgroup T2*)(at - fn + 16 * PAIRS);
+                    multiply_add(o[D / 8 - 1], s[j], float2(float(v.x), float(v.y)));
+                }
+            }
+        }
+        threadgroup_barrier(mem_flags::mem_threadgroup);  // the next keys are there, and the values are done with
+    }
+
+    total += simd_shuffle_xor(total, ushort(1));
+    total += simd_shuffle_xor(total, ushort(8));
+    if (!wanted) return;
+    const float share = 1.0f / total;
+    device T* to = out + head * D + 2 * fn +
+        ((item * out_h + window_y * OUT + query_y) * out_w + window_x * OUT + query_x) * C;
+    UNROLL for (int p = 0; p < PAIRS; p++) {
+        const float2 a = o[2 * p] * share, b = o[2 * p + 1] * share;
+        *(device T4*)(to + 16 * p) = T4(T(a.x), T(a.y), T(b.x), T(b.y));
+    }
+    if (D % 16) {
+        const float2 a = o[D / 8 - 1] * share;
+        *(device T2*)(to - fn + 16 * PAIRS) = T2(T(a.x), T(a.y));
+    }
+"""
+
+
+# ---- with MLX's own operations
+
+
+def window_partition(x: mx.array, window: int, outside: mx.array) -> mx.array:
+    """(B, H, W, C) -> (B * windows, window, window, C); places beyond the right and bottom edges hold ``outside``.
+
+    Nothing masks them: as in the official code they are tokens like the others.
+    """
+    b, h, w, c = x.shape
+    pad_h, pad_w = -h % window, -w % window
+    if pad_w:
+        x = mx.concatenate([x, mx.broadcast_to(outside, (b, h, pad_w, c))], axis=2)
+    if pad_h:
+        x = mx.concatenate([x, mx.broadcast_to(outside, (b, pad_h, w + pad_w, c))], axis=1)
+    rows, columns = (h + pad_h) // window, (w + pad_w) // window
+    x = x.reshape(b, rows, window, columns, window, c)
+    return x.swapaxes(2, 3).reshape(-1, window, window, c)  # (B, rows, columns, window, window, C)
+
+
+def window_unpartition(x: mx.array, rows: int, columns: int, height: int, width: int) -> mx.array:
+    """(B * rows * columns, window, window, C) -> (B, height, width, C), without what lies beyond."""
+    window, c = x.shape[2:]
+    x = x.reshape(-1, rows, columns, window, window, c).swapaxes(2, 3)
+    x = x.reshape(-1, rows * window, columns * window, c)
+    return x[:, :height, :width]
+
+
+def max_pool(x: mx.array, stride: int) -> mx.array:
+    """Non-overlapping max-pooling of (B, H, W, C); rows and columns that fill no cell are dropped."""
+    b, h, w, c = x.shape
+    x = x[:, : h // stride * stride, : w // stride * stride]
+    return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
+
+
+def mask_unit_attention_reference(
+    qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int
+) -> mx.array:
+    _, h, w, channels = qkv.shape
+    units = window_partition(qkv, window, bias)
+    q, k, v = mx.split(units, 3, axis=-1)  # each (B * windows, window, window, C)
+    if q_stride > 1:
+        q = max_pool(q, q_stride)
+    n, side = len(units), window // q_stride
+    q, k, v = (x.reshape(n, -1, num_heads, channels // 3 // num_heads).swapaxes(1, 2) for x in (q, k, v))
+    x = attend(q, k, v).swapaxes(1, 2).reshape(n, side, side, channels // 3)
+    return window_unpartition(x, -(-h // window), -(-w // window), h // q_stride, w // q_stride)
+
+
+# ---- the kernel's shapes
+
+
+class Layout(NamedTuple):
+    """How a window is laid over threads and threadgroup memory."""
+
+    simdgroups: int  # of a unit in one threadgroup: 8 queries each
+    splits: int  # threadgroups that share the queries of a unit
+    fragments: int  # keys held at once, in eights
+    units: int  # in one threadgroup
+    memory: int  # bytes of threadgroup memory
+
+
+def layout(head_dim: int, window: int, q_stride: int, item_size: int) -> Layout:
+    """At most 16 simdgroups share a unit; its keys come in even blocks that leave room for other threadgroups.
+
+    A threadgroup of 512 threads starts on every Apple GPU if it needs at most 104 registers a thread; beyond a head
+    dim of 128 it may need all 128, and 384 threads is what starts then. A core has about twice the memory that one
+    threadgroup may ask for and runs 500 to 1000 threads, hence the bound on bytes for each simdgroup.
+    """
+    eights = -(-((window // q_stride) ** 2) // 8)
+    splits = -(-eights // (16 if head_dim <= 128 else 12))
+    simdgroups = -(-eights // splits)
+    row = head_dim * item_size + (16 if head_dim * item_size % 32 == 0 else 0)
+    one = 2 * 8 * row  # eight keys and eight values
+    of_window = -(-(window**2) // 8)
+    most = max(min(BUDGET, 2048 * item_size * simdgroups) // one, 1)
+    fragments = -(-of_window // -(-of_window // min(most, 5)))
+    units = max(min(4 // simdgroups, BUDGET // (fragments * one)), 1)
+    return Layout(simdgroups, splits, fragments, units, units * fragments * one)
+
+
+def _windows(height: int, width: int, window: int, q_stride: int) -> tuple[int, int]:
+    """Rows and columns of windows that have queries: all of them, unless pooling drops the last token of an edge."""
+    side = window // q_stride
+    return -(-(height // q_stride) // side), -(-(width // q_stride) // side)
+
+
+def mask_unit_attention_kernel(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> mx.array:
+    b, h, w, channels = qkv.shape
+    head_dim = channels // 3 // num_heads
+    simdgroups, splits, fragments, units, _ = layout(head_dim, window, q_stride, qkv.dtype.size)
+    rows, columns = _windows(h, w, window, q_stride)
+    kernel = metal_kernel("mask_unit_attention", ("qkv", "bias"), ("out",), SOURCE, HEADER)
+    threads = 32 * simdgroups * units
+    constants = {"D": head_dim, "WINDOW": window, "STRIDE": q_stride, "SIMDGROUPS": simdgroups}
+    (out,) = kernel(
+        inputs=[qkv, bias],
+        template=[("T", qkv.dtype), *constants.items(), ("FRAGMENTS", fragments), ("UNITS", units)],
+        grid=(threads * splits, -(-b * rows * columns * num_heads // units), 1),
+        threadgroup=(threads, 1, 1),
+        output_shapes=[(b, h // q_stride, w // q_stride, channels // 3)],
+        output_dtypes=[qkv.dtype],
+    )
+    return out
+
+
+def _supports(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> bool:
+    head_dim = qkv.shape[-1] // 3 // num_heads
+    fits = head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM and window <= 64
+    some = min(qkv.shape[1:3]) >= q_stride and 0 < qkv.size < MAX_ELEMENTS
+    return qkv.dtype in (mx.float32, mx.float16, mx.bfloat16) and bias.dtype == qkv.dtype and fits and some
+
+
+def _preferred(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> bool:
+    """The way that moves fewer bytes.
+
+    In units of B * H * W * C elements the kernel reads 1 of queries and 2 of keys and values for each threadgroup that
+    shares a window, writes 1, in one launch. MLX's way partitions 3 (3 read, 3 written; as much again to pad), attends
+    (3 read, 1 written) and puts 1 back (1 read, 1 written): 12 to 18, in 3 to 7 launches. Beyond a head dim of 128 the
+    sums no longer fit the registers.
+    """
+    head_dim = qkv.shape[-1] // 3 // num_heads
+    return 2 + 2 * layout(head_dim, window, q_stride, qkv.dtype.size).splits < 12 and head_dim <= 128
+
+
+def _minimum_bytes(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> int:
+    b, h, w, channels = qkv.shape
+    rows, columns = _windows(h, w, window, q_stride)
+    tokens = min(rows * window, h) * min(columns * window, w)  # keys and values
+    cells = (h // q_stride) * (w // q_stride)
+    beyond = 2 if h % window or w % window else 0
+    elements = b * (2 * tokens + q_stride**2 * cells + cells) + beyond
+    return elements * channels // 3 * qkv.dtype.size
+
+
+def _variant(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> str:
+    dtype, head_dim = str(qkv.dtype).removeprefix("mlx.core."), qkv.shape[-1] // 3 // num_heads
+    return f"{dtype} D={head_dim} window={window} q_stride={q_stride}"
+
+
+def _small(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> tuple[object, ...]:
+    """Two heads, a whole window and one that lies mostly outside the grid."""
+    channels = 3 * 2 * (qkv.shape[-1] // 3 // num_heads)
+    return Tensor((1, window, window + q_stride, channels)), Tensor((channels,)), 2, window, q_stride
+
+
+def _case(*shape: int, heads: int, window: int, q_stride: int = 1) -> tuple[object, ...]:
+    """(B, H, W, D) as arguments."""
+    b, h, w, d = shape
+    return Tensor((b, h, w, 3 * heads * d)), Tensor((3 * heads * d,)), heads, window, q_stride
+
+
+mask_unit_attention_op = Op(
+    name="mask_unit_attention",
+    reference=mask_unit_attention_reference,
+    kernel=mask_unit_attention_kernel,
+    supports=_supports,
+    variant=_variant,
+    size=lambda qkv, bias, num_heads, *rest: f"grid={qkv.shape[1]}x{qkv.shape[2]} heads={num_heads}",
+    small=_small,
+    minimum_bytes=_minimum_bytes,
+    preferred=_preferred,
+    cases=(  # qkv, bias, num_heads, window, q_stride
+        _case(1, 4, 4, 16, heads=1, window=4),
+        _case(2, 9, 6, 8, heads=3, window=4),
+        _case(1, 11, 5, 24, heads=2, window=4, q_stride=2),
+    ),
+)
+
+
+def mask_unit_attention(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int = 1) -> mx.array:
+    """Attention within each window of a grid, from the fused projection to its output, grid to grid.
+
+    Args:
+        qkv: (B, H, W, 3 * C): queries, keys and values, each of them head by head.
+        bias: (3 * C,), the bias of the projection. The last windows of a row or column may reach beyond the grid; the
+            places there have this q, k and v (zeros, projected) and take part in the attention.
+        num_heads: heads; C is a multiple of it.
+        window: side of a window in tokens.
+        q_stride: queries are max-pooled over cells of this side, which divides the window; 1 pools nothing.
+
+    Returns:
+        (B, H // q_stride, W // q_stride, C), the dtype of ``qkv``; softmax in float32.
+
+    Raises:
+        ValueError: when the shapes or ``q_stride`` do not fit.
+    """
+    channels = qkv.shape[-1]
+    if channels % (3 * num_heads) or bias.shape != (channels,) or window < 1 or q_stride < 1 or window % q_stride:
+        raise ValueError(
+            f"mask_unit_attention: {channels} channels and a bias of {bias.shape} with {num_heads} heads, window "
+            f"{window} and q_stride {q_stride} do not fit: channels are q, k and v of every head, the bias has as "
+            "many, and q_stride divides the window"
+        )
+    return mask_unit_attention_op(qkv, bias.astype(qkv.dtype), num_heads, window, q_stride)
