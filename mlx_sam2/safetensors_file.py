@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 INDEX_NAME = "model.safetensors.index.json"  # lists which of several files holds which tensor
 MAX_INDEX_BYTES = 4 << 20
+MAX_HEADER_BYTES = 4 << 20  # large needs 0.1 MB
 
 
 class SafetensorsFileError(ValueError):
@@ -36,7 +37,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
     try:
         return mx.load(str(path), format="safetensors"), metadata
     except RuntimeError as error:  # an element type that MLX has not, such as F64
-        raise SafetensorsFileError(f"{path}: MLX cannot read it ({' '.join(str(error).split())[:160]})") from None
+        raise SafetensorsFileError(f"{path}: MLX cannot read it ({_shown(error)})") from None
 
 
 def check(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -49,15 +50,23 @@ def check(path: str | os.PathLike[str]) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
-    path.open("rb").close()  # a missing or forbidden file is an OSError with its name
+    with path.open("rb") as file:  # a missing or forbidden file is an OSError with its name
+        length = int.from_bytes(file.read(8), "little")
+    if MAX_HEADER_BYTES < length < path.stat().st_size:  # a longer one is no header: see below
+        raise SafetensorsFileError(f"{path}: its header has {length} bytes; no SAM 2 needs over {MAX_HEADER_BYTES}")
     try:
         with safe_open(str(path), framework="numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        why = " ".join(str(error).split())[:160]
+        why = _shown(error)
         raise SafetensorsFileError(
             f"{path}: no safetensors file, or truncated or damaged ({why}); download or copy it again"
         ) from None
+
+
+def _shown(error: Exception) -> str:
+    """What a reader says of a file, safe to print: it may quote names that are in the file."""
+    return ascii(" ".join(str(error).split()))[1:-1][:160]
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -89,7 +98,7 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SafetensorsFileError(f"{path}: is not valid JSON ({' '.join(str(error).split())[:120]})") from None
+        raise SafetensorsFileError(f"{path}: is not valid JSON ({_shown(error)})") from None
     if not isinstance(value, dict):
         raise SafetensorsFileError(f"{path}: holds a {type(value).__name__}, not an object")
     return value

@@ -8,6 +8,7 @@ it has before memory is taken.
 
 from __future__ import annotations
 
+import io
 import math
 import os
 import struct
@@ -22,6 +23,7 @@ from . import torch_pickle
 from .torch_pickle import TensorClaim, TorchFileError, shown
 
 MAX_PICKLE_BYTES = 4 << 20  # SAM 2 large needs 0.2 MB, with its optimizer 0.6 MB
+MAX_DIRECTORY_BYTES = 4 << 20  # of the archive; as many again
 
 # numpy knows no bfloat16, and a byte that is neither 0 nor 1 is no numpy bool: both are read as bits.
 _READ_AS = {"bfloat16": "uint16", "bool": "uint8"}
@@ -86,17 +88,28 @@ class TensorRef:
         return view != 0 if self.dtype == "bool" else np.ascontiguousarray(view).reshape(self.shape)
 
 
+class _Frugal(io.FileIO):
+    """A file whose reader may not take much of it at once: zipfile takes the whole directory of an archive."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_DIRECTORY_BYTES:
+            raise TorchFileError(f"its directory has {size} bytes; no SAM 2 checkpoint needs {MAX_DIRECTORY_BYTES}")
+        return super().read(size) or b""
+
+
 class _Archive:
     """The zip archive: where the bytes of each entry lie. Compressed or overlapping entries are refused."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
+        with _Frugal(path) as file, zipfile.ZipFile(file) as archive:
             infos = sorted(archive.infolist(), key=lambda info: info.header_offset)
             limits = [info.header_offset for info in infos[1:]] + [archive.start_dir]
         self._entries = {info.filename: (info, limit) for info, limit in zip(infos, limits, strict=True)}
         if len(self._entries) != len(infos):
             raise TorchFileError("two entries of the archive have the same name")
+        if infos and infos[0].header_offset < 0:
+            raise TorchFileError("an entry of the archive begins before the file")
         roots = [name.split("/")[0] for name in self._entries if name.split("/")[1:] == ["data.pkl"]]
         if len(roots) != 1:
             raise TorchFileError("this zip archive is no PyTorch checkpoint: it has no single data.pkl")
