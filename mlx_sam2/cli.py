@@ -8,7 +8,7 @@ import math
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 BAD_INPUT, FAILURE = 2, 1  # exit codes
@@ -65,6 +65,22 @@ def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
     if len(values) != count or not all(map(math.isfinite, values)):
         raise argparse.ArgumentTypeError(f"{text!r} is not {form} in pixels")
     return values
+
+
+def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A parser of one number, whole or not, from `least` to `most`, for ``add_argument(type=...)``."""
+
+    def parse(text: str) -> float:
+        try:
+            value = kind(text) if kind is float or (text.isascii() and text.isdecimal()) else math.nan
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and least <= value <= most):
+            span = f"from {least:g} up" if most == math.inf else f"from {least:g} to {most:g}"
+            raise argparse.ArgumentTypeError(f"{text!r} is not a {'whole ' if kind is int else ''}number {span}")
+        return value
+
+    return parse
 
 
 def check_point(name: str, point: tuple[float, ...], size: tuple[int, int], where: str) -> None:

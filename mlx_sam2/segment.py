@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from . import cli
+from . import cli, segment_everything
 from .cli import UsageError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="a rough mask, white on black, of the photo's size, or square",
     )
     prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
+    segment_everything.add_options(parser)
     cli.add_model_options(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)")
@@ -246,11 +247,15 @@ def _run(args: argparse.Namespace) -> int:
     from .images import ImageError
 
     try:
-        cli.check_model(args.model, args.revision)
-        jobs = _plan(args)
+        segment_everything.refuse_options(args)
+        if not args.merge:
+            cli.check_model(args.model, args.revision)
+        jobs = [] if args.everything else _plan(args)
     except (UsageError, ImageError) as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT
+    if args.everything:
+        return segment_everything.run_everything(args)
     from tqdm import tqdm
 
     from .hub import HubError

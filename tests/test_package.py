@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"build"},
     {"image_predictor", "video_predictor", "automatic_mask_generator"},
     {"build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
-    {"segment", "track", "convert", "benchmark", "doctor"},
+    {"segment", "track", "convert", "benchmark", "doctor", "export"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = FLOORS[-1]
@@ -37,6 +37,7 @@ PART_OF = {  # rooms of several files
     "safetensors_writer": "safetensors_file",
     "torch_writer": "torch_file",
     **{f"convert_{part}": "convert" for part in ("card", "layouts", "run", "verify")},
+    **{f"doctor_{part}": "doctor" for part in ("machine", "measure", "weights")},
     "hub_client": "hub",
     "hub_upload": "hub",
     "mask_boxes": "masks",
@@ -52,6 +53,10 @@ PART_OF = {  # rooms of several files
     "tracker": "video_predictor",
     "video_state": "video_predictor",
     "video_stream": "video_predictor",
+    "segment_everything": "segment",
+    "segment_parts": "segment",
+    "segment_photos": "segment",
+    "segment_ranks": "segment",
     "track_davis": "track",
     "track_prompts": "track",
     "track_run": "track",

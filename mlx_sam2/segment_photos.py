@@ -1,0 +1,166 @@
+"""The photos of ``segment --everything``, and the places where their results go: found and checked first."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from . import images
+from .cli import UsageError
+from .masks import rle_to_mask, to_label_image
+from .segment_parts import Part, Parts, Photo, digest, merged_before
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".heic")
+
+
+def find_photos(paths: Sequence[Path]) -> list[Photo]:
+    """The photos of files and folders, in the order of their names. A name is the one inside a single folder, or
+    the path as it was given. Hidden files of a folder, and its folders, are left out.
+
+    Raises:
+        UsageError: there is none, or one is named twice.
+    """
+    photos = []
+    for path in paths:
+        if not os.path.isdir(path):
+            photos.append(Photo(path, path.as_posix()))
+            continue
+        inside = [p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.name[0] != "." and not p.is_dir()]
+        if not inside:
+            raise UsageError(f"{path} holds no photos ({', '.join(SUFFIXES)}); folders in it are not searched")
+        photos += [Photo(p, p.name if len(paths) == 1 else p.as_posix()) for p in inside]
+    photos.sort(key=lambda photo: photo.name)
+    for one, other in pairwise(photos):
+        if one.name == other.name:
+            raise UsageError(f"{one.path} is named twice")
+    return photos
+
+
+@dataclass
+class Places:
+    """Where the results of photos go. `parts` keeps what is done, for a run that can go on."""
+
+    masks: Path | None = None  # a folder: one for each photo in it
+    overlay: Path | None = None  # a folder, or for one photo a file
+    beside: bool = False  # the overlay is written beside its photo
+    coco: Path | None = None
+    parts: Parts | None = None
+
+    def masks_of(self, photo: Photo) -> Path | None:
+        return self.masks and self.masks / photo.path.stem
+
+    def overlay_of(self, photo: Photo) -> Path | None:
+        if self.overlay and self.overlay.suffix.lower() in images.PICTURES and not os.path.isdir(self.overlay):
+            return self.overlay
+        folder = photo.path.parent if self.beside else self.overlay
+        return folder and folder / f"{photo.path.stem}_overlay.png"
+
+    # ---- before
+
+    def check(self, photos: Sequence[Photo], overwrite: bool) -> None:
+        """Refuse now what writing would refuse later, and what would be lost.
+
+        Raises:
+            UsageError, ImageError: one line.
+        """
+        self._check_folders(photos)
+        if self.coco:
+            ours = (
+                self.parts is not None and os.path.isfile(self.coco) and digest(self.coco) in merged_before(self.parts)
+            )
+            images.check_output(self.coco, overwrite or ours, (".json",))
+        self._check_names(photos)
+        for photo in photos:
+            if self.parts is not None and self.parts.path(photo).exists():
+                continue  # what there is was written by this run, earlier
+            overlay, masks = self.overlay_of(photo), self.masks_of(photo)
+            if overlay and overlay.parent.is_dir():
+                images.check_output(overlay, overwrite)
+            if masks and os.path.lexists(masks) and not masks.is_dir():
+                raise UsageError(f"{masks} is a file: the masks of {photo.path} need a folder of that name")
+            if masks and not overwrite and any(_numbered(masks)):
+                raise UsageError(f"{masks} holds masks already: name another folder, or --overwrite to replace them")
+
+    def _check_folders(self, photos: Sequence[Photo]) -> None:
+        for option, folder in (("--output", self.masks), ("--overlay", self.overlay)):
+            if folder is None or (option == "--overlay" and len(photos) == 1 and self.overlay_of(photos[0]) == folder):
+                continue
+            if folder.suffix.lower() in images.PICTURES and not os.path.isdir(folder):
+                raise UsageError(f"{option} {folder} must name a folder: there are many pictures to write")
+            if os.path.lexists(folder) and not os.path.isdir(folder):
+                raise UsageError(f"{option} {folder} is a file, a folder is needed")
+            place = folder if os.path.isdir(folder) else folder.absolute().parent
+            if not place.is_dir():
+                raise UsageError(f"cannot make {option} {folder}: there is no folder {folder.parent}")
+            if not os.access(place, os.W_OK | os.X_OK):
+                raise UsageError(f"{option} {folder}: no permission to write in {place}")
+
+    def _check_names(self, photos: Sequence[Photo]) -> None:
+        """No two results of one name, and none that replaces a photo or is taken for one next time."""
+        sources = {os.path.realpath(photo.path): photo for photo in photos}
+        taken: dict[Path, Photo] = {}
+        for photo in photos:
+            for path in filter(None, (self.overlay_of(photo), self.masks_of(photo))):
+                if path in taken:
+                    raise UsageError(f"{path} would be of both {taken[path].path} and {photo.path}: rename one of them")
+                taken[path] = photo
+                if os.path.realpath(path) in sources:
+                    raise UsageError(f"{path} would be both a photo and a result")
+        folders = {os.path.realpath(photo.path.parent) for photo in photos}
+        if self.parts is not None and self.overlay and os.path.realpath(self.overlay) in folders:
+            raise UsageError(
+                f"--overlay {self.overlay} is the folder of the photos: next time they would be photos too"
+            )
+
+    # ---- writing
+
+    def remove(self, photo: Photo) -> None:
+        """Remove the results of an earlier run."""
+        overlay, masks = self.overlay_of(photo), self.masks_of(photo)
+        if overlay:
+            overlay.unlink(missing_ok=True)
+        for path in _numbered(masks) if masks else ():
+            path.unlink()
+
+    def write(self, photo: Photo, part: Part, pixels: np.ndarray | None) -> dict[str, Any]:
+        """Write what is not there yet; returns the files, {"masks": [...], "overlay": ...}.
+
+        `pixels` is the photo where it has been read.
+        """
+        files: dict[str, Any] = {}
+        if masks := self.masks_of(photo):
+            masks.parent.mkdir(exist_ok=True)
+            masks.mkdir(exist_ok=True)
+            _sweep(masks)
+            files["masks"] = [masks / f"{i:04d}.png" for i in range(len(part.masks))]
+            for path, mask in zip(files["masks"], part.masks, strict=True):
+                if not path.exists():
+                    images.write(path, images.mask_picture(rle_to_mask(mask["segmentation"])))
+        if overlay := self.overlay_of(photo):
+            if not overlay.parent.is_dir():
+                overlay.parent.mkdir(exist_ok=True)
+            files["overlay"] = overlay
+            if not overlay.exists():
+                _sweep(overlay.parent, overlay.name)
+                pixels = images.read(photo.path) if pixels is None else pixels
+                labels = to_label_image(part.masks, (part.height, part.width))
+                images.write(overlay, images.overlay_labels(pixels, labels))
+        return files
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The masks in a photo's folder."""
+    return [path for path in folder.glob("*.png") if path.stem.isdecimal()]
+
+
+def _sweep(folder: Path, name: str = "") -> None:
+    """Remove what a run that was killed left half-written."""
+    for path in folder.glob(".*.part"):
+        if path.name.startswith(f".{name}"):
+            path.unlink(missing_ok=True)
