@@ -64,6 +64,7 @@ class Config:
         elif kind == "float":
             ok = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e30
             require(ok, self, f.name, "must be a finite number")
+            object.__setattr__(self, f.name, float(value))  # MLX takes no integer beyond 64 bits for one
         elif kind == "tuple[int, ...]":
             ok = isinstance(value, tuple) and len(value) <= 256 and all(is_int(v, 0) for v in value)
             require(ok, self, f.name, "must be a list of non-negative integers")

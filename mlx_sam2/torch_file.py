@@ -69,7 +69,9 @@ class TensorRef:
             claimed = f"claims a storage of {claim.storage_size * itemsize} bytes"
             raise TorchFileError(f"{what} {claimed}, but entry data/{shown(claim.storage_key)} has {stored}")
         # A tensor with more elements than its storage (an expanded one) could ask for any amount of memory.
-        if claim.offset + self._span > claim.storage_size or math.prod(claim.shape) > claim.storage_size:
+        # So could what is empty along one axis: numpy counts its other axes.
+        fits = claim.offset + self._span <= claim.storage_size and math.prod(claim.shape) <= claim.storage_size
+        if not fits or math.prod(n or 1 for n in claim.shape) >= 1 << 40:
             raise TorchFileError(f"{what} does not fit its storage of {claim.storage_size} elements")
 
     def read(self) -> np.ndarray:
@@ -83,8 +85,8 @@ class TensorRef:
         if flat.size != span:
             raise TorchFileError(f"{self.archive.path}: the file became shorter while it was being read")
         flat = flat.astype(dtype, copy=False)
-        strides = [stride * dtype.itemsize for stride in self.claim.strides]
-        view = np.lib.stride_tricks.as_strided(flat, self.shape, strides)
+        used = [stride if n > 1 and span else 0 for n, stride in zip(self.shape, self.claim.strides, strict=True)]
+        view = np.lib.stride_tricks.as_strided(flat, self.shape, [stride * dtype.itemsize for stride in used])
         return view != 0 if self.dtype == "bool" else np.ascontiguousarray(view).reshape(self.shape)
 
 

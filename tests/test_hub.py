@@ -3,54 +3,18 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from checkpoint_files import write_torch, write_transformers
+from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, HubStandIn
 from mlx_sam2 import hub
 from mlx_sam2.config import PUBLISHED
 from synthetic import config_dict, nano_state
 
 TINY = "facebook/sam2.1-hiera-tiny"
-DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens there
-TOKEN = "hf_secretsecretsecret"
-
-ASK = """
-import json, sys
-from mlx_sam2 import hub
-try:
-    print(hub.resolve(*json.loads(sys.argv[1])))
-except hub.HubError as error:
-    print("HubError:", error)
-"""
-
-
-class Machine:
-    """A fresh process with its own cache: the client reads its environment when it is imported."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-
-    def resolve(self, endpoint: str, *arguments: object, **environment: str) -> str:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
-        environment = {**kept, "HF_HOME": str(self.home), "HF_ENDPOINT": endpoint, **environment}
-        environment["HF_HUB_DISABLE_TELEMETRY"] = "1"
-        done = subprocess.run(
-            [sys.executable, "-c", ASK, json.dumps(arguments)],
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == "", "a progress bar although this is no terminal, or the client's retries"
-        assert TOKEN not in done.stdout + done.stderr
-        assert done.stdout.count("\n") == 1, done.stdout
-        return done.stdout.strip()
 
 
 @pytest.fixture
@@ -81,7 +45,10 @@ def test_download_then_offline(machine: Machine, folder: Path) -> None:
         asked = len(stand_in.requests)
         assert machine.resolve(endpoint, "tiny", HF_HUB_OFFLINE="1") == first
         assert len(stand_in.requests) == asked, "offline mode asked the Hub"
-        assert machine.resolve(endpoint, TINY, COMMIT) == first
+        fetched = machine.ask(endpoint, ("resolve", TINY, COMMIT), ("fetch", TINY), ("fetch", str(folder)))
+        assert fetched[0] == first
+        assert fetched[1] == repr(hub.Fetched(Path(first), TINY, COMMIT))
+        assert fetched[2] == repr(hub.Fetched(folder))
     assert machine.resolve(DEAD, TINY) == first
     assert machine.resolve(DEAD, "sam2.1_hiera_tiny", HF_HUB_OFFLINE="1") == first
 
@@ -108,23 +75,24 @@ def test_a_single_torch_file_of_another_repository(machine: Machine, torch_folde
     for name in ("a.pt", "b.pth", "notes.txt"):
         (two / name).write_bytes(b"x")
     with HubStandIn({"someone/tuned": torch_folder, "someone/two": two, "someone/data": tmp_path}) as endpoint:
-        found = machine.resolve(endpoint, "someone/tuned")
+        found, said, nothing = machine.ask(
+            endpoint, ("resolve", "someone/tuned"), ("resolve", "someone/two"), ("resolve", "someone/data")
+        )
         assert found.endswith("sam2.1_hiera_tiny.pt")
-        said = machine.resolve(endpoint, "someone/two")
         assert said.startswith("HubError: ")
         assert "a.pt, b.pth" in said
-        assert "holds no SAM 2 checkpoint" in machine.resolve(endpoint, "someone/data")
+        assert "holds no SAM 2 checkpoint" in nothing
     assert machine.resolve(DEAD, "someone/tuned") == found
     assert machine.resolve(DEAD, "someone/tuned", HF_HUB_OFFLINE="1") == found
 
 
 def test_no_network_and_no_cache(machine: Machine) -> None:
-    for name in ("tiny", "someone/tuned"):
-        said = machine.resolve(DEAD, name)
+    names = [("resolve", "tiny"), ("resolve", "someone/tuned")]
+    for said in machine.ask(DEAD, *names):
         assert "could not be reached" in said
         assert "connect once" in said
         assert "--model PATH" in said
-        said = machine.resolve(DEAD, name, HF_HUB_OFFLINE="1")
+    for said in machine.ask(DEAD, *names, HF_HUB_OFFLINE="1"):
         assert "HF_HUB_OFFLINE" in said
         assert "--model PATH" in said
 
@@ -148,12 +116,21 @@ def test_weights_without_a_configuration(machine: Machine, folder: Path, tmp_pat
 def test_refusals(machine: Machine, folder: Path) -> None:
     stand_in = HubStandIn({TINY: folder, "someone/secret": folder}, {"someone/secret": TOKEN}, gated=("someone/gated",))
     with stand_in as endpoint:
-        assert "no Hub repository someone/typo" in machine.resolve(endpoint, "someone/typo")
-        assert "someone/gated is gated" in machine.resolve(endpoint, "someone/gated")
-        assert "has no revision 'v9'" in machine.resolve(endpoint, TINY, "v9")
-        refused = machine.resolve(endpoint, "someone/secret", None, "hf_wrongwrongwrong")
-        assert "refused access to someone/secret (HTTP 401)" in refused
-        assert machine.resolve(endpoint, "someone/secret", None, TOKEN).endswith(COMMIT)
+        typo, gated, revision, wrong, stored, right = machine.ask(
+            endpoint,
+            ("resolve", "someone/typo"),
+            ("resolve", "someone/gated"),
+            ("resolve", TINY, "v9"),
+            ("resolve", "someone/secret", None, "hf_wrongwrongwrong"),
+            ("resolve", "someone/secret", None, True),
+            ("resolve", "someone/secret", None, TOKEN),
+        )
+        assert "no Hub repository someone/typo" in typo
+        assert "someone/gated is gated" in gated
+        assert "has no revision 'v9'" in revision
+        assert "refused access to someone/secret (HTTP 401)" in wrong
+        assert "there is none: run hf auth login" in stored
+        assert right.endswith(COMMIT)
 
 
 def test_a_hostile_index(machine: Machine, tmp_path: Path) -> None:
