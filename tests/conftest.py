@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 
-import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
-import synthetic
+# Several test processes share the cores: without this each would start a BLAS thread for every one of them.
+_PROCESSES = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+if _PROCESSES > 1:
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", str(max((os.cpu_count() or 1) // _PROCESSES, 1)))
+
+import mlx_sam2  # noqa: E402, F401  before MLX: mlx_sam2/_blas.py
+import synthetic  # noqa: E402
 
 if TYPE_CHECKING:
     from mlx_sam2.config import SAM2Config
