@@ -96,8 +96,13 @@ def dtype_name(dtype: mx.Dtype) -> str:
     return str(dtype).removeprefix("mlx.core.")
 
 
-def recognise(checkpoint: Checkpoint) -> SAM2Config:
+SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"
+
+
+def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
     """The published model that a checkpoint without a configuration belongs to, from its names and shapes.
+
+    ``remedy`` is what the error tells the user to do.
 
     Raises:
         CheckpointError: it is none of the eight; ``config=`` has to say what it is.
@@ -113,7 +118,7 @@ def recognise(checkpoint: Checkpoint) -> SAM2Config:
     width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
     raise CheckpointError(
         f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
-        f"position grid {grid}); pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"
+        f"position grid {grid}); {remedy}"
     )
 
 

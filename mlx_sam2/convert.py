@@ -26,7 +26,7 @@ DESCRIPTION = "Convert a SAM 2 checkpoint to a folder for MLX, or to the layouts
 EPILOG = """\
 examples:
   python -m mlx_sam2.convert --hf-path tiny                          ./sam2.1-hiera-tiny-fp16
-  python -m mlx_sam2.convert --hf-path tiny -q --q-bits 8            ./sam2.1-hiera-tiny-8bit
+  python -m mlx_sam2.convert --hf-path tiny -q                       ./sam2.1-hiera-tiny-8bit
   python -m mlx_sam2.convert --hf-path tuned.pt --config tiny --upload-repo me/tuned-fp16
   python -m mlx_sam2.convert --hf-path ./tuned --to official --mlx-path tuned.pt
   python -m mlx_sam2.convert --mlx-path ./tuned-fp16 --upload-repo me/tuned-fp16     (a folder that is there)
@@ -35,7 +35,7 @@ examples:
 A name that ends in a precision (-fp32, -fp16, -bf16, -8bit, -4bit) must tell the truth. An existing path is never
 overwritten. Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
-DEFAULT_BITS, DEFAULT_GROUP_SIZE = 4, 64  # as in mlx-lm
+DEFAULT_BITS, DEFAULT_GROUP_SIZE = 8, 64
 
 
 def build_parser() -> argparse.ArgumentParser:

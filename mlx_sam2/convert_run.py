@@ -102,7 +102,7 @@ def prepare(
         ConversionError: it cannot be written as was asked.
     """
     found = checkpoint.read(fetched.path, config)
-    config = found.config or checkpoint.recognise(found)
+    config = found.config or checkpoint.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
     model = checkpoint.frame(found, config)
     packed = schemes_of(model)
     video = "memory_attention" in model

@@ -16,17 +16,15 @@ import mlx.nn as nn
 BITS = (4, 8)
 GROUP_SIZES = (128, 64, 32)
 
-# The projections and MLPs of the three transformers, by the names of their layers. Everything else keeps its
-# precision: norms, embeddings and convolutions, the shortcuts of the trunk, the heads, whose outputs are scores and
-# mask weights, and in memory attention the projections to queries, keys and values, which are small (2 % of tiny) and
-# which rotate with the position.
+# The projections and MLPs of the trunk, and most of memory attention: nearly all weights of a model. Everything else
+# keeps its precision: norms, embeddings and convolutions; the shortcuts of the trunk; in memory attention the
+# projections to queries, keys and values, which are small and rotate with the position; the memory encoder; and the
+# mask decoder, a small part that 4 bits hurt more than the whole trunk (tests/quantization.py --decoder).
 QUANTIZED: tuple[str, ...] = (
     r"image_encoder\.trunk\.blocks\.\d+\.attn\.(qkv|proj)",
     r"image_encoder\.trunk\.blocks\.\d+\.mlp\.layers\.\d+",
     r"memory_attention\.layers\.\d+\.(self_attn|cross_attn_image)\.out_proj",
     r"memory_attention\.layers\.\d+\.linear[12]",
-    r"sam_mask_decoder\.transformer\.(layers\.\d+\.\w+|final_attn_token_to_image)\.(q|k|v|out)_proj",
-    r"sam_mask_decoder\.transformer\.layers\.\d+\.mlp\.layers\.\d+",
 )
 _MAY_BE_QUANTIZED = re.compile("|".join(f"(?:{pattern})" for pattern in QUANTIZED))
 
