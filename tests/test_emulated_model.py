@@ -25,9 +25,9 @@ from mlx_sam2.kernels.dispatch import Op, forget_checks, recorded
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.video_predictor import SAM2VideoPredictor
 
-# Largest differences measured on a CPU: features 5e-6, image logits 2e-5, scores 6e-7; in video a memory's rounding to
-# bfloat16 may flip, which moves logits by up to 0.03 (goldens).
-FEATURE_TOL, LOGIT_TOL, SCORE_TOL, FLIP_TOL = 5e-5, 2e-4, 6e-6, 6e-2
+# Largest differences measured on a CPU: features 3e-6, logits 3.4e-5, scores 1.2e-6. On later frames of a video 9.5e-4;
+# where the rounding of a memory to bfloat16 flips, logits move by 0.008 to 0.03 (goldens).
+FEATURE_TOL, LOGIT_TOL, SCORE_TOL, FLIP_TOL = 3e-5, 3e-4, 1e-5, 3e-2
 
 
 def all_ops() -> set[str]:
