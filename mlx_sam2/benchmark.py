@@ -47,6 +47,11 @@ def build_parser() -> argparse.ArgumentParser:
         help="which stages to run; default: all",
     )
     parser.add_argument("--repeat", type=_positive, default=5, help="runs at least, after one to warm up; default: 5")
+    parser.add_argument(
+        "--chip",
+        help="add the modelled time of the stages on this chip ('M2 Max', ...): bytes and operations of the graph "
+        "that MLX would run there",
+    )
     parser.add_argument("--json", action="store_true", help="print the line of JSON only")
     return parser
 
@@ -112,6 +117,17 @@ def machine() -> dict[str, str]:
     }
 
 
+def modelled(stage: Stage, chip: str) -> dict[str, float]:
+    """Cost of a stage on a named chip, from its graph; empty for stages without one."""
+    from . import roofline
+
+    if stage.graph is None:
+        return {}
+    function, examples = stage.graph
+    found = roofline.cost(roofline.trace(function, *examples), roofline.CHIPS[chip])
+    return {f"modelled_{name}": round(value, 3) for name, value in found._asdict().items()}
+
+
 # ---- the command
 
 
@@ -152,8 +168,10 @@ def _stages(group: str, model: SAM2, folder: Path, args: argparse.Namespace) -> 
 def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from . import checkpoint
+    from . import checkpoint, roofline
 
+    if args.chip is not None and args.chip not in roofline.CHIPS:
+        raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(roofline.CHIPS)}")
     model = _model(args)
     name = args.model or args.size
     report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": str(model.dtype).removeprefix("mlx.core.")}
@@ -167,13 +185,15 @@ def _run(args: argparse.Namespace) -> int:
             groups.set_postfix_str(group)
             for stage in _stages(group, model, folder, args):
                 results[stage.name] = measure(stage, args.repeat)
+                if args.chip is not None:
+                    results[stage.name] |= modelled(stage, args.chip)
     if not args.json:
-        print(_table(report, results))
+        print(_table(report, results, args.chip))
     print(json.dumps({**report, "stages": results}))
     return 0
 
 
-def _table(report: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
+def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str | None) -> str:
     found = report["machine"]
     lines = [
         f"{report['model']}, {report['dtype']}, {found['device']} ({found['backend']}), {found['system']}, "
@@ -187,6 +207,16 @@ def _table(report: dict[str, Any], results: dict[str, dict[str, Any]]) -> str:
         lines.append(
             f"| {name} | {r['median_ms']:.1f} | {r['min_ms']:.1f} | {r['max_ms']:.1f} | {r['runs']} | {peak} |"
         )
+    if chip is not None:
+        lines += [
+            "",
+            f"| modelled on {chip} | ms | at least | GB | GFLOP | launches |",
+            "|---|---|---|---|---|---|",
+        ]
+    for name, r in results.items():
+        if "modelled_milliseconds" in r:
+            numbers = [r[f"modelled_{n}"] for n in ("milliseconds", "minimum_ms", "gigabytes", "gflop", "launches")]
+            lines.append(f"| {name} | {' | '.join(f'{n:.4g}' for n in numbers)} |")
     return "\n".join(lines) + "\n"
 
 

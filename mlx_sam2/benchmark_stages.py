@@ -16,7 +16,8 @@ import numpy as np
 from . import images
 from .image_predictor import SAM2ImagePredictor
 from .memory_bank import FrameResult, ObjectTrack, ResultStore
-from .model.sam2 import SAM2
+from .model.layers import resize_bilinear
+from .model.sam2 import SAM2, ImageFeatures
 from .tracker import Tracker
 
 PHOTO = (1200, 1800)  # height, width
@@ -31,6 +32,7 @@ class Stage:
     name: str
     run: Callable[[], object]
     outside: bool = False  # runs in a process of its own, and returns what that printed
+    graph: tuple[Callable[..., Any], tuple[mx.array, ...]] | None = None  # a function of arrays, for the roofline
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:
@@ -112,7 +114,7 @@ def image_stages(model: SAM2) -> list[Stage]:
     mx.eval(features.arrays())
     return [
         Stage("preprocess", lambda: mx.eval(images.preprocess(photo, size))),
-        Stage("image encode", encode),
+        Stage("image encode", encode, graph=(lambda x: tuple(model.encode_image(x).arrays()), (pixels,))),
         Stage("first click", first_click),
         Stage("further click", further_click),
         Stage("mask decoder", decode),
@@ -143,8 +145,28 @@ def video_stages(model: SAM2) -> list[Stage]:
     stages = [Stage("frame encode", lambda: tracker.encode(frame))]
     for count in OBJECTS:
         tracks = [full_track(model, now, seed) for seed in range(count)]
-        stages.append(Stage(f"tracked frame, {count} object{'s' * (count > 1)}", tracked(tracks)))
+        name = f"tracked frame, {count} object{'s' * (count > 1)}"
+        stages.append(Stage(name, tracked(tracks), graph=_frame_graph(model, features, count)))
     return stages
+
+
+def _frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
+    """What a tracked frame computes after its image was encoded, with a full memory bank."""
+    config = model.config
+    side, size, pointers = config.embedding_size, config.image_size, config.max_obj_ptrs_in_encoder
+    memories = mx.zeros((count, config.num_maskmem, side, side, config.memory_encoder.out_dim), mx.bfloat16)
+    times = mx.array([list(range(config.num_maskmem))] * count)
+    pointer_times = mx.zeros((count, pointers))
+
+    def frame(memories: mx.array, pointers: mx.array) -> tuple[mx.array, ...]:
+        embedding = model.attend_memory(features.embedding, memories, times, pointers, pointer_times)
+        found = model.predict_object(embedding, features.high_res, multimask=True)
+        mask = resize_bilinear(found.low_res_mask, (size, size))
+        memory = model.encode_memory(features.embedding, mask, found.object_score).astype(mx.bfloat16)
+        return found.low_res_mask, found.pointer, found.object_score, memory
+
+    mx.eval(times, pointer_times)
+    return frame, (memories, mx.zeros((count, pointers, config.neck.d_model)))
 
 
 def full_track(model: SAM2, now: int, seed: int = 0) -> ObjectTrack:

@@ -42,9 +42,12 @@ def test_a_table_and_one_line_of_json(folder: Path) -> None:
 
 
 def test_json_alone(folder: Path) -> None:
-    done = run("--model", str(folder), "--repeat", "1", "--stages", "video", "--json")
+    done = run("--model", str(folder), "--repeat", "1", "--stages", "video", "--json", "--chip", "M2 Max")
     assert done.returncode == 0, done.stderr
     stages = json.loads(done.stdout)["stages"]  # nothing but the line
+    one, many = stages["tracked frame, 1 object"], stages["tracked frame, 16 objects"]
+    assert 0 < one["modelled_minimum_ms"] < one["modelled_milliseconds"] < many["modelled_milliseconds"]
+    assert 14 < many["modelled_gflop"] / one["modelled_gflop"] < 16.5  # the frame is shared, the objects are not
     assert {"tracked frame, 1 object", "tracked frame, 16 objects"} <= stages.keys()
     assert stages["tracked frame, 16 objects"]["peak_mb"] > stages["tracked frame, 1 object"]["peak_mb"]
 
@@ -53,6 +56,7 @@ def test_json_alone(folder: Path) -> None:
     ("args", "complaint"),
     [
         (("--size", "huge"), "'huge' is none of the published sizes"),
+        (("--chip", "M99"), "'M99' is none of those known: M1, M1 Pro"),
         (("--repeat", "0"), "'0' is not a whole number from 1 up"),
         (("--stages", "lunch"), "invalid choice: 'lunch'"),
     ],

@@ -28,6 +28,7 @@ FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = FLOORS[-1]
 PART_OF = {  # rooms of several files
     "benchmark_stages": "benchmark",
+    "roofline": "benchmark",
     "config_formats": "config",
     "config_parts": "config",
     "torch_pickle": "torch_file",

@@ -1,0 +1,92 @@
+"""The roofline counts the graph that MLX would run on a Metal GPU: bytes, operations, launches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import mlx.core as mx
+import mlx.nn as nn
+import pytest
+from mlx.utils import tree_map
+
+from mlx_sam2 import roofline
+from mlx_sam2.config import PUBLISHED
+from mlx_sam2.model.sam2 import SAM2
+
+HALF = mx.float16
+
+
+def steps(function: Callable[..., mx.array], *shapes: tuple[int, ...], compiled: bool = True) -> list[roofline.Step]:
+    return roofline.trace(function, *(mx.zeros(s, HALF) for s in shapes), compiled=compiled)
+
+
+def test_a_product_moves_its_matrices_once() -> None:
+    (step,) = steps(lambda a, b: a @ b.T, (6, 5), (7, 5))  # a transposed operand is no copy
+    assert step.name == "Matmul"
+    assert step.flops == 2 * 6 * 7 * 5
+    assert step.bytes == 2 * (6 * 5 + 7 * 5 + 6 * 7)
+
+
+def test_a_broadcast_bias_is_read_as_what_it_is() -> None:
+    layer = nn.Linear(8, 16)
+    layer.set_dtype(HALF)
+    mx.eval(layer.parameters())
+    (step,) = steps(layer, (32, 8))
+    assert step.bytes == 2 * (32 * 8 + 16 * 8 + 16 + 32 * 16)
+
+
+def test_elementwise_chains_are_one_launch_when_compiled() -> None:
+    def chain(a: mx.array, b: mx.array) -> mx.array:
+        return mx.exp(a * b) + a
+
+    apart, together = (steps(chain, (100,), (100,), compiled=c) for c in (False, True))
+    assert [s.name for s in apart] == ["Multiply", "Exp", "Add"]
+    assert sum(s.bytes for s in apart) == 200 * (3 + 2 + 3)
+    assert [s.name for s in together] == ["elementwise"]
+    assert together[0].bytes == 200 * 3  # a and b read once, the sum written
+
+
+def test_what_is_read_elsewhere_is_written() -> None:
+    def branch(a: mx.array, b: mx.array) -> mx.array:
+        x = a * 2 + 1
+        return (x @ b) + 3
+
+    names = [s.name for s in steps(branch, (4, 4), (4, 4))]
+    assert names == ["elementwise", "Matmul", "elementwise"]
+
+
+def test_a_reshape_across_a_transposition_copies() -> None:
+    (copy, *_) = steps(lambda a: a.swapaxes(0, 1).reshape(-1) * 2, (6, 5))
+    assert copy.name == "copy" and copy.bytes == 2 * 2 * 30
+    assert [s.name for s in steps(lambda a: a.reshape(3, 2, 5).reshape(6, 5) * 2, (6, 5))] == ["elementwise"]
+
+
+def test_fused_attention_and_kernels_are_seen() -> None:
+    def attention(q: mx.array) -> mx.array:
+        return mx.fast.scaled_dot_product_attention(q, q, q, scale=1.0)
+
+    (step,) = steps(attention, (2, 3, 40, 64))
+    assert step.name == "sdpa" and step.flops == 4 * 2 * 3 * 40 * 40 * 64
+    assert any(s.name == "Softmax" for s in steps(attention, (2, 3, 40, 256)))  # MLX writes these scores out
+
+
+def test_cost_is_the_slower_of_bytes_and_operations() -> None:
+    chip = roofline.Chip(bandwidth=1.0, tflops=0.001)
+    slow_memory = roofline.Step("Matmul", 10, {"a": 1_000_000}, {"b": 1_000_000})
+    slow_arithmetic = roofline.Step("copy", 5_000_000, {"a": 10}, {"b": 10})
+    total = roofline.cost([slow_memory, slow_arithmetic], chip)
+    assert total.milliseconds == pytest.approx(2 + 5)
+    assert total.minimum_ms == pytest.approx(2)  # copies need not be
+
+
+@pytest.mark.parametrize(("size", "gmacs"), [("tiny", 145), ("large", 911)])
+def test_the_image_encoder_has_the_operations_of_the_paper(size: str, gmacs: float) -> None:
+    """Multiply-accumulates as counted from the architecture; the traced ones leave out the padding of windows."""
+    model = SAM2(PUBLISHED[f"sam2.1_hiera_{size}"].config)
+    model.update(tree_map(lambda w: mx.zeros(w.shape, HALF), model.parameters()))
+    mx.eval(model.parameters())
+    found = roofline.trace(lambda x: tuple(model.encode_image(x).arrays()), mx.zeros((1, 1024, 1024, 3)))
+    total = roofline.cost(found, roofline.CHIPS["M2 Max"])
+    assert math.isclose(total.gflop / 2, gmacs, rel_tol=0.02)
+    assert total.minimum_ms < total.milliseconds < 2 * total.minimum_ms
