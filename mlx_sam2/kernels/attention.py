@@ -7,7 +7,10 @@ import math
 import mlx.core as mx
 
 FUSED_HEAD_DIMS = (64, 72, 80, 96, 128)  # of MLX's full attention on Metal, 0.32.1 and later
-MAX_SCORES = 1 << 24  # score elements that exist at once where attention is not fused: 64 MB in float32
+MAX_SCORES = 1 << 26  # that exist at once where attention is not fused: 256 MB in float32
+# Pieces of it that exist at once: MLX makes the arrays of an operation when it queues it. On the CPU it runs some 100
+# operations ahead (measured), on Metal ten command buffers, which close after an operation or two of this size.
+UNDER_WAY = {mx.cpu: 20, mx.gpu: 4}
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
@@ -16,23 +19,34 @@ def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     Args:
         q: (B, heads, N, D).
         k: (B, heads, M, D).
-        v: (B, heads, M, Dv); Dv may differ from D.
+        v: (B, heads or 1, M, Dv); Dv may differ from D.
 
     Returns:
         (B, heads, N, Dv), the dtype of q; softmax in float32.
     """
     v = mx.broadcast_to(v, (*k.shape[:-1], v.shape[-1]))
-    scale = 1.0 / math.sqrt(q.shape[-1])
-    on_metal = mx.metal.is_available() and mx.default_device().type == mx.gpu
-    if on_metal and (width := fused_width(q.shape[-1], v.shape[-1])):
-        q, k, v_padded = (_pad_channels(x, width) for x in (q, k, v))
-        return mx.fast.scaled_dot_product_attention(q, k, v_padded, scale=scale)[..., : v.shape[-1]]
+    if _on_metal() and (width := fused_width(q.shape[-1], v.shape[-1])):
+        return _attend(*(_pad_channels(x, width) for x in (q, k, v)), dim=q.shape[-1])[..., : v.shape[-1]]
     b, heads, n, _ = q.shape
-    rows = max(MAX_SCORES // max(b * heads * k.shape[2], 1), 1)
-    if n <= rows:
-        return mx.fast.scaled_dot_product_attention(q, k, v, scale=scale)
-    parts = [q[:, :, i : i + rows] for i in range(0, n, rows)]
-    return mx.concatenate([mx.fast.scaled_dot_product_attention(p, k, v, scale=scale) for p in parts], axis=2)
+    if b * heads * n * k.shape[2] <= MAX_SCORES:
+        return _attend(q, k, v, dim=q.shape[-1])
+    k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
+    rows = max(MAX_SCORES // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
+    items = max(rows // n, 1)
+    return mx.concatenate([_by_rows(*(x[i : i + items] for x in (q, k, v)), rows) for i in range(0, b, items)])
+
+
+def _by_rows(q: mx.array, k: mx.array, v: mx.array, rows: int) -> mx.array:
+    parts = [_attend(q[:, :, i : i + rows], k, v, dim=q.shape[-1]) for i in range(0, q.shape[2], rows)]
+    return mx.concatenate(parts, axis=2)
+
+
+def _attend(q: mx.array, k: mx.array, v: mx.array, dim: int) -> mx.array:
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0 / math.sqrt(dim))
+
+
+def _on_metal() -> bool:
+    return mx.metal.is_available() and mx.default_device().type == mx.gpu
 
 
 def fused_width(dim: int, value_dim: int) -> int | None:

@@ -63,7 +63,7 @@ inline float2 exp2_of(float2 x) { return float2(metal::fast::exp2(x.x), metal::f
 SOURCE = """
     using T2 = metal::vec<T, 2>;
     using T4 = metal::vec<T, 4>;
-    constexpr uint LDK = D + 16 / sizeof(T), LDV = BK + 16 / sizeof(T);
+    constexpr uint LDK = WIDTH + 16 / sizeof(T), LDV = BK + 16 / sizeof(T);
     threadgroup T keys[BK * LDK];
     threadgroup T values[DV * LDV];
 
@@ -77,11 +77,13 @@ SOURCE = """
     const uint query = threadgroup_position_in_grid.y * QUERIES + me / 32 * 8 + col;  // and query + 1
     const uint blocks = (M + BK - 1) / BK;
 
-    T2 queries[D / 8];
-    const device T* query_rows = q + (item * N + query) * D + row;
+    T2 queries[WIDTH / 8];
+    const device T* query_rows = q + (item * N + query) * D;
     #pragma clang loop unroll(full)
-    for (short c = 0; c < D / 8; c++)
-        queries[c] = T2(query < N ? query_rows[8 * c] : T(0), query + 1 < N ? query_rows[D + 8 * c] : T(0));
+    for (short i = 0; i < WIDTH / 8; i++) {
+        const uint c = 16 * (i / 2) + 2 * (i % 2) + 2 * row - row % 2;
+        queries[i] = T2(query < N && c < D ? query_rows[c] : T(0), query + 1 < N && c < D ? query_rows[D + c] : T(0));
+    }
     float2 result[DV / 8];
     #pragma clang loop unroll(full)
     for (short d = 0; d < DV / 8; d++) result[d] = float2(0.0f);
@@ -89,10 +91,10 @@ SOURCE = """
 
     for (uint block = part * blocks / parts; block < (part + 1) * blocks / parts; block++) {
         threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the block before
-        for (uint i = me; i < BK * D / 4; i += THREADS) {
-            const uint n = i / (D / 4), c = 4 * (i % (D / 4)), key = block * BK + n;
+        for (uint i = me; i < BK * WIDTH / 4; i += THREADS) {
+            const uint n = i / (WIDTH / 4), c = 4 * (i % (WIDTH / 4)), key = block * BK + n;
             *((threadgroup T4*)(keys + n * LDK + c)) =
-                key < M ? *((const device T4*)(key_rows + key * D + c)) : T4(T(0));
+                key < M && c < D ? *((const device T4*)(key_rows + key * D + c)) : T4(T(0));
         }
         for (uint i = me; i < BK / 2 * DV; i += THREADS) {
             const uint n = 2 * (i / DV), d = i % DV, key = block * BK + n;
@@ -106,13 +108,17 @@ SOURCE = """
         #pragma clang loop unroll(full)
         for (short j = 0; j < BK / 8; j++) score[j] = float2(0.0f);
         #pragma clang loop unroll(full)
-        for (short c = 0; c < D / 8; c++) {
+        for (short c = 0; c < WIDTH / 16; c++) {
+            T4 a[BK / 8];
             simdgroup_barrier(mem_flags::mem_none);  // keeps the compiler from loading all matrices first
             #pragma clang loop unroll(full)
-            for (short j = 0; j < BK / 8; j++) {
-                const T2 a = *((const threadgroup T2*)(keys + (8 * j + row) * LDK + 8 * c + col));
-                multiply_add<T>(score[j], a, queries[c]);
-            }
+            for (short j = 0; j < BK / 8; j++)
+                a[j] = *((const threadgroup T4*)(keys + (8 * j + row) * LDK + 16 * c + 2 * col));
+            simdgroup_barrier(mem_flags::mem_none);
+            #pragma clang loop unroll(full)
+            for (short j = 0; j < BK / 8; j++) multiply_add<T>(score[j], T2(a[j].x, a[j].y), queries[2 * c]);
+            #pragma clang loop unroll(full)
+            for (short j = 0; j < BK / 8; j++) multiply_add<T>(score[j], T2(a[j].z, a[j].w), queries[2 * c + 1]);
         }
 
         float2 top = best;
@@ -156,16 +162,22 @@ SOURCE = """
 """
 
 
+def _width(dim: int) -> int:
+    """Channels of queries and keys with the zeros that fill up their last two matrices."""
+    return -(-dim // 16) * 16
+
+
 def block_of_keys(dim: int, value_dim: int, itemsize: int) -> int | None:
     """Keys of a block, None where not even the smallest fits into threadgroup memory."""
     pad = 16 // itemsize
-    fits = (n for n in KEYS if (n * (dim + pad) + value_dim * (n + pad)) * itemsize <= SCRATCH)
+    fits = (n for n in KEYS if (n * (_width(dim) + pad) + value_dim * (n + pad)) * itemsize <= SCRATCH)
     return next(fits, None)
 
 
 def registers(dim: int, value_dim: int, itemsize: int) -> int:
     """32-bit registers of a lane that hold queries, results and the scores of a block."""
-    return dim // 8 * 2 * itemsize // 4 + value_dim // 8 * 2 + (block_of_keys(dim, value_dim, itemsize) or 0) // 8 * 2
+    pairs_of_floats = value_dim // 8 + (block_of_keys(dim, value_dim, itemsize) or 0) // 8
+    return _width(dim) // 8 * itemsize // 2 + 2 * pairs_of_floats
 
 
 def key_splits(q: mx.array, k: mx.array, v: mx.array) -> int:
@@ -186,7 +198,7 @@ def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     dtype = q.dtype if splits == 1 else mx.float32
     kernel = metal_kernel("memory_attention", ("q", "k", "v", "scale", "splits"), ("out", "weight"), SOURCE, HEADER)
     block = block_of_keys(d, value_dim, q.itemsize)
-    constants = {"D": d, "DV": value_dim, "BK": block, "QUERIES": QUERIES, "THREADS": THREADS}
+    constants = {"D": d, "WIDTH": _width(d), "DV": value_dim, "BK": block, "QUERIES": QUERIES, "THREADS": THREADS}
     out, weight = kernel(
         inputs=[q, k, v, math.log2(math.e) / math.sqrt(d), splits],
         template=[("T", q.dtype), ("U", dtype), *constants.items()],
