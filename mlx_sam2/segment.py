@@ -31,6 +31,16 @@ a box, a mask or several points ask for one.
 
 Without --output, --overlay, --cutout and --json, PHOTO_mask.png and PHOTO_overlay.png are written beside the
 photo; with any of them, only what they ask for. For several images they name folders.
+
+--everything finds all masks, best first, of photos or of folders of them. --overlay is the photo with every mask in a
+colour of its own (the default: PHOTO_overlay.png beside the photo), --output a folder for PHOTO/0000.png, 0001.png, ...
+and --coco one file in COCO's form for all photos. A run over a folder can be stopped anywhere: what is done is kept in
+OUTPUT.parts, beside the first of --coco, --output and --overlay, and the same command goes on. A photo that cannot be
+read gets one line, and the others are done. Several processes share a folder with
+    mlx.launch -n 2 -- python -m mlx_sam2.segment FOLDER --everything --coco out.json
+and several machines with mlx.launch --hostfile, where all see the photos and out.json.parts; where each keeps its own,
+bring the folders out.json.parts together and give the command with --merge.
+
 Exit codes: 0 done, 2 bad input, 1 any other failure.
 """
 
@@ -45,7 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
     )
     point = partial(cli.parse_numbers, count=2, form="x,y")
     box = partial(cli.parse_numbers, count=4, form="x0,y0,x1,y1")
-    parser.add_argument("images", metavar="IMAGE", nargs="+", type=Path, help="photos; all get the same prompts")
+    parser.add_argument(
+        "images",
+        metavar="IMAGE",
+        nargs="+",
+        type=Path,
+        help="photos; all get the same prompts; folders with --everything",
+    )
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
         "--point",

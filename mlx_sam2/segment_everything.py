@@ -67,7 +67,7 @@ def refuse_options(args: argparse.Namespace) -> None:
         return
     values = [(f"--{flag}", getattr(args, name)) for flag, name, *_ in OPTIONS]
     for flag, value in [*values, ("--m2m", args.use_m2m), ("--coco", args.coco), ("--merge", args.merge)]:
-        if value not in (None, False):
+        if value is not None and value is not False:
             raise UsageError(f"{flag} belongs to --everything")
 
 
@@ -124,7 +124,9 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Places]:
     for photo in photos:
         if not folders and not os.path.lexists(photo.path):
             raise images.ImageError(f"no such image: {photo.path}")
-    places = Places(args.output, args.overlay, beside=not asked, coco=args.coco)
+    is_file = bool(args.overlay and args.overlay.suffix and not folders and len(photos) == 1)
+    is_file = is_file and not os.path.isdir(args.overlay)
+    places = Places(args.output, args.overlay, is_file, beside=not asked, coco=args.coco)
     kept = args.coco or (folders and (args.output or args.overlay))
     if kept:
         if not kept.name:
@@ -236,15 +238,15 @@ def _text_line(photo: Photo, part: Part, places: Places) -> str:
     return f"{photo.path}: {len(part.masks)} mask{'s' * (len(part.masks) != 1)} -> {', '.join(written)}"
 
 
-def _find_all(args: argparse.Namespace, photos: list[Photo], places: Places, total: int) -> int:
+def _find_all(args: argparse.Namespace, photos: list[Photo], places: Places, quiet: bool) -> int:
     """Do the photos of this process; returns how many failed."""
     from tqdm import tqdm
 
     from .images import ImageError
 
     finder, failed, before = Finder(args, places), 0, 0
-    quiet = None if total > 1 and sys.stderr else True  # None: where stderr is no terminal
-    for photo in tqdm(photos, unit="photo", leave=False, disable=quiet):
+    hidden = True if quiet or not sys.stderr else None  # None: where stderr is no terminal
+    for photo in tqdm(photos, unit="photo", leave=False, disable=hidden):
         try:
             with _or_stop():
                 part, files, was_done = finder.do(photo)
@@ -290,9 +292,9 @@ def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], places: Pl
             if args.overwrite:
                 places.parts.clear()
             ranks.total(0)  # none begins before all have checked and cleared
-            places.parts.begin()
+            places.parts.begin([path for path in (places.masks, places.overlay) if path])
     try:
-        failed = _find_all(args, ranks.share(photos), places, len(photos) if ranks.size == 1 else 0)
+        failed = _find_all(args, ranks.share(photos), places, quiet=len(photos) == 1 or ranks.size > 1)
     except KeyboardInterrupt:
         if places.parts:
             done = sum(places.parts.path(photo).exists() for photo in photos)

@@ -87,10 +87,23 @@ class Parts:
         for path in [*self.folder.glob("*.json*"), *self.folder.glob(".*.part")]:
             path.unlink(missing_ok=True)
 
-    def begin(self) -> None:
+    def begin(self, outputs: Sequence[Path]) -> None:
+        """Make the folder; from now on what is in `outputs` for a photo that is done counts as written by this run."""
         self.folder.mkdir(exist_ok=True)
         if read_settings(self.folder) is None:
             write_whole(self.folder / "settings.json", [json.dumps(self.settings, indent=1)])
+        ours = sorted({*self._outputs(), *map(self._place, outputs)})
+        write_whole(self.folder / "outputs.json", [json.dumps(ours)])
+
+    def wrote(self, output: Path | None) -> bool:
+        """Whether this run, earlier, wrote into `output`."""
+        return output is not None and self._place(output) in self._outputs()
+
+    def _place(self, output: Path) -> str:
+        return os.path.relpath(output, self.folder.parent)  # so that all may be moved together
+
+    def _outputs(self) -> list[str]:
+        return _list_in(self.folder / "outputs.json")
 
     # ---- one photo
 
@@ -197,9 +210,13 @@ def merge(parts: Parts, photos: Sequence[Photo], out: Path) -> tuple[int, int, l
 
 def merged_before(parts: Parts) -> list[str]:
     """Digests of the files that these parts were merged into: a file with one of them is ours to replace."""
+    return _list_in(parts.folder / "merged.json")
+
+
+def _list_in(path: Path) -> list[str]:
     try:
-        return list(json.loads((parts.folder / "merged.json").read_text()))
-    except (OSError, ValueError, TypeError):
+        return list(json.loads(path.read_text()))
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return []
 
 

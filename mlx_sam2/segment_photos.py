@@ -47,7 +47,8 @@ class Places:
     """Where the results of photos go. `parts` keeps what is done, for a run that can go on."""
 
     masks: Path | None = None  # a folder: one for each photo in it
-    overlay: Path | None = None  # a folder, or for one photo a file
+    overlay: Path | None = None  # a folder, or a file
+    overlay_is_file: bool = False
     beside: bool = False  # the overlay is written beside its photo
     coco: Path | None = None
     parts: Parts | None = None
@@ -56,7 +57,7 @@ class Places:
         return self.masks and self.masks / photo.path.stem
 
     def overlay_of(self, photo: Photo) -> Path | None:
-        if self.overlay and self.overlay.suffix.lower() in images.PICTURES and not os.path.isdir(self.overlay):
+        if self.overlay_is_file:
             return self.overlay
         folder = photo.path.parent if self.beside else self.overlay
         return folder and folder / f"{photo.path.stem}_overlay.png"
@@ -69,32 +70,32 @@ class Places:
         Raises:
             UsageError, ImageError: one line.
         """
-        self._check_folders(photos)
+        self._check_folders()
         if self.coco:
-            ours = (
-                self.parts is not None and os.path.isfile(self.coco) and digest(self.coco) in merged_before(self.parts)
-            )
-            images.check_output(self.coco, overwrite or ours, (".json",))
+            is_ours = os.path.isfile(self.coco) and digest(self.coco) in merged_before(self.parts)
+            images.check_output(self.coco, overwrite or is_ours, (".json",))
         self._check_names(photos)
+        known = [place for place in (self.overlay, self.masks) if self.parts and self.parts.wrote(place)]
         for photo in photos:
-            if self.parts is not None and self.parts.path(photo).exists():
-                continue  # what there is was written by this run, earlier
+            is_done = bool(known) and self.parts.path(photo).exists()  # what there is was written by this run
             overlay, masks = self.overlay_of(photo), self.masks_of(photo)
-            if overlay and overlay.parent.is_dir():
+            if overlay and overlay.parent.is_dir() and not (is_done and self.overlay in known):
                 images.check_output(overlay, overwrite)
             if masks and os.path.lexists(masks) and not masks.is_dir():
                 raise UsageError(f"{masks} is a file: the masks of {photo.path} need a folder of that name")
-            if masks and not overwrite and any(_numbered(masks)):
+            if masks and not overwrite and _numbered(masks) and not (is_done and self.masks in known):
                 raise UsageError(f"{masks} holds masks already: name another folder, or --overwrite to replace them")
 
-    def _check_folders(self, photos: Sequence[Photo]) -> None:
+    def _check_folders(self) -> None:
         for option, folder in (("--output", self.masks), ("--overlay", self.overlay)):
-            if folder is None or (option == "--overlay" and len(photos) == 1 and self.overlay_of(photos[0]) == folder):
+            if folder is None or (option == "--overlay" and self.overlay_is_file):
                 continue
             if folder.suffix.lower() in images.PICTURES and not os.path.isdir(folder):
                 raise UsageError(f"{option} {folder} must name a folder: there are many pictures to write")
             if os.path.lexists(folder) and not os.path.isdir(folder):
                 raise UsageError(f"{option} {folder} is a file, a folder is needed")
+            if self.parts is not None and folder.absolute() == self.parts.folder.absolute():
+                raise UsageError(f"{option} {folder} is where the parts of this run are kept: name another folder")
             place = folder if os.path.isdir(folder) else folder.absolute().parent
             if not place.is_dir():
                 raise UsageError(f"cannot make {option} {folder}: there is no folder {folder.parent}")

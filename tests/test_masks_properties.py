@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
-settings.register_profile("mlx_sam2", deadline=None, database=None, max_examples=80, print_blob=True)
+settings.register_profile("mlx_sam2", deadline=None, database=None, max_examples=50, print_blob=True)
 settings.load_profile("mlx_sam2")
 
 
@@ -263,7 +263,7 @@ def check_smooth(mask: np.ndarray, tolerance: float) -> None:
     np.testing.assert_array_equal(inside[deep], mask[deep])
 
 
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(a_mask(24), st.sampled_from([0.5, 0.75, 1.0, 2.5, 30.0]))
 def test_smooth_outlines_keep_within_the_tolerance(mask: np.ndarray, tolerance: float) -> None:
     check_smooth(mask, tolerance)
