@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-__all__ = ["MEAN", "STD", "Batch", "Pool", "choose_targets", "normalised"]
+__all__ = ["MEAN", "STD", "Batch", "Pool", "choose_targets", "normalised", "resized"]
 
 MEAN = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
 STD = torch.tensor([0.229, 0.224, 0.225])[:, None, None]
@@ -85,7 +85,9 @@ class Pool:
         top, left = (int(rng.integers(0, side - cut + 1)) for _ in range(2))
         scene = scene[top : top + cut, left : left + cut]
         if cut != size:
-            image = Image.fromarray(np.ascontiguousarray(scene[..., :3])).resize((size, size), Image.Resampling.BILINEAR)
+            image = Image.fromarray(np.ascontiguousarray(scene[..., :3])).resize(
+                (size, size), Image.Resampling.BILINEAR
+            )
             planes = [
                 Image.fromarray(np.ascontiguousarray(scene[..., k])).resize((size, size), Image.Resampling.NEAREST)
                 for k in (3, 4)
@@ -105,6 +107,14 @@ class Pool:
             torch.from_numpy(np.concatenate([masks for masks, _ in chosen])),
             torch.from_numpy(np.concatenate([places for _, places in chosen])),
         )
+
+
+def resized(scene: np.ndarray, size: int) -> np.ndarray:
+    """(n, n, 3 + k) uint8 -> (size, size, 3 + k): colours smoothly, names of objects and parts by the nearest pixel."""
+    colours = Image.fromarray(np.ascontiguousarray(scene[..., :3])).resize((size, size), Image.Resampling.BILINEAR)
+    planes = [Image.fromarray(np.ascontiguousarray(scene[..., k])) for k in range(3, scene.shape[2])]
+    names = [np.asarray(plane.resize((size, size), Image.Resampling.NEAREST)) for plane in planes]
+    return np.dstack([np.asarray(colours), *names])
 
 
 def recoloured(rng: np.random.Generator, image: np.ndarray) -> np.ndarray:

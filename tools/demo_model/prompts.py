@@ -15,7 +15,7 @@ def pick_points(regions: torch.Tensor, centred: float = 0.5) -> torch.Tensor:
 
     An empty region gives pixel (0, 0).
     """
-    count, height, width = regions.shape
+    count, _, width = regions.shape
     inside = regions.float()
     deep = F.avg_pool2d(F.avg_pool2d(inside[:, None], 9, 1, 4), 5, 1, 2)[:, 0] ** 6
     weights = torch.where(torch.rand(count, 1, 1) < centred, deep * inside, inside).flatten(1)

@@ -1,19 +1,24 @@
-"""What every training run needs: equal processes that share gradients, checkpoints, a log."""
+"""What every training run needs: equal processes that share their weights, checkpoints, a log, and the loop."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import nn
 
-__all__ = ["Average", "Log", "Stop", "join", "load", "save", "share_gradients", "start_workers"]
+__all__ = ["add_options", "join", "load", "start_workers", "train"]
+
+Step = Callable[[np.random.Generator], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 def start_workers(entry: Any, options: Any) -> None:
@@ -23,6 +28,7 @@ def start_workers(entry: Any, options: Any) -> None:
     if options.workers == 1:
         entry(0, options)
     else:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # sent to the process group: the workers answer it
         torch.multiprocessing.spawn(entry, args=(options,), nprocs=options.workers)
 
 
@@ -32,26 +38,27 @@ def join(rank: int, workers: int) -> None:
         dist.init_process_group("gloo", rank=rank, world_size=workers)
 
 
-def share_gradients(parameters: list[nn.Parameter]) -> float:
-    """Mean of the gradients over the processes (a missing one counts as 0), clipped to norm 1; gives the norm."""
+@torch.no_grad()
+def share_weights(parameters: list[nn.Parameter]) -> None:
+    """Every process gets the mean of the weights.
+
+    Called every few steps (local SGD): on a busy machine waiting for the slowest process at every step costs more.
+    """
+    if not dist.is_initialized():
+        return
+    flat = torch.cat([p.flatten() for p in parameters])
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    at = 0
     for p in parameters:
-        if p.grad is None:
-            p.grad = torch.zeros_like(p)
-    if dist.is_initialized():
-        flat = torch.cat([p.grad.flatten() for p in parameters])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        at = 0
-        for p in parameters:
-            p.grad.copy_(flat[at : at + p.numel()].view_as(p))
-            at += p.numel()
-    return float(nn.utils.clip_grad_norm_(parameters, 1.0))
+        p.copy_(flat[at : at + p.numel()].view_as(p))
+        at += p.numel()
 
 
 class Average:
     """Exponential average of the weights; what is evaluated and shipped."""
 
-    def __init__(self, model: nn.Module, decay: float = 0.9985):
+    def __init__(self, model: nn.Module, decay: float = 0.997):
         self.decay = decay
         self.state = {k: v.detach().clone() for k, v in model.state_dict().items()}
         self.updates = 0
@@ -77,8 +84,8 @@ class Stop:
         self.asked = True
 
     def agreed(self, step: int) -> bool:
-        """Asks the other processes every tenth step."""
-        if step % 10:
+        """Asks the other processes every 20th step."""
+        if step % 20:
             return False
         flag = torch.tensor([float(self.asked)])
         if dist.is_initialized():
@@ -120,3 +127,95 @@ class Log:
         with self.path.open("a") as file:
             file.write(json.dumps({k: round(v, 5) for k, v in line.items()}) + "\n")
         self.sums, self.counts, self.began, self.steps = {}, {}, time.time(), 0
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Options that every kind of training has."""
+    parser.add_argument("run", type=Path)
+    parser.add_argument("--size", type=int, default=128, help="side of the pictures")
+    parser.add_argument("--stride", type=int, default=4, help="compare masks at this fraction of the picture")
+    parser.add_argument("--dense", type=float, default=1.0, help="weight of the loss on the encoder's features")
+    parser.add_argument("--balanced", type=float, default=0.0, help="weight of the balanced cross entropy (early on)")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--until", type=int, default=20_000, help="end at this step, counted over all runs")
+    parser.add_argument("--cooldown", type=int, default=0, help="lower the learning rate over the last steps")
+    parser.add_argument("--share-every", type=int, default=4, help="average the processes' weights every N steps")
+    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--workers", type=int, default=4)
+    parser.add_argument("--port", type=int, default=29511)
+
+
+def _rate(step: int, begin: int, options: argparse.Namespace) -> float:
+    """Share of the learning rate: warm-up, constant, linear to 2 % over the last --cooldown steps before --until."""
+    warm = min(1.0, (step + 1 - begin) / options.warmup)
+    left = (options.until - step) / options.cooldown if options.cooldown else 1.0
+    return warm * min(1.0, max(left, 0.02))
+
+
+def train(
+    rank: int,
+    options: argparse.Namespace,
+    name: str,
+    modules: nn.ModuleDict,
+    groups: list[dict],
+    per_step: int,
+    loss_of: Step,
+) -> None:
+    """The loop: RUN/name.pt is continued where it exists, RUN/name.jsonl is the log.
+
+    Args:
+        modules: "model", whose average is kept, and what else is trained and saved.
+        groups: parameters with an optional "scale" of the learning rate.
+        per_step: pictures or clips a step, over all processes.
+        loss_of: one batch's loss, and what to log of it.
+    """
+    parameters = [p for group in groups for p in group["params"]]
+    optimizer = torch.optim.AdamW(_by_decay(groups), lr=options.lr, betas=(0.9, 0.99), fused=True)
+    path, step, samples, average = options.run / f"{name}.pt", 0, 0, Average(modules["model"])
+    if (state := load(path)) is not None:
+        modules.load_state_dict(state["modules"])
+        optimizer.load_state_dict(state["optimizer"])
+        average.state, average.updates = state["average"], state["updates"]
+        step, samples = state["step"], state["samples"]
+    begin, stop = step, Stop()
+    log = Log(options.run / f"{name}.jsonl", 25, per_step)
+
+    def checkpoint(to: Path) -> None:
+        content = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        save(to, **content, average=average.state, updates=average.updates, samples=samples)
+
+    ending = False
+    while step < options.until and not ending:
+        torch.manual_seed(step * 64 + rank)
+        for group in optimizer.param_groups:
+            group["lr"] = options.lr * group["scale"] * _rate(step, begin, options)
+        loss, facts = loss_of(np.random.default_rng([step, rank]))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        step, samples = step + 1, samples + per_step
+        if step % options.share_every == 0:
+            share_weights(parameters)
+            average.update(modules["model"])
+        ending = stop.agreed(step)
+        if rank == 0:
+            log.add({**facts, "loss": loss.detach(), "norm": norm})
+            log.end_step(step, samples=samples, size=options.size, lr=optimizer.param_groups[0]["lr"])
+            if ending or step == options.until or step % options.save_every == 0:
+                checkpoint(path)
+            if step % 10_000 == 0:
+                checkpoint(options.run / f"{name}_{step:06d}.pt")
+
+
+def _by_decay(groups: list[dict]) -> list[dict]:
+    """Weight decay for matrices and kernels only."""
+    result = []
+    for group in groups:
+        heavy = [p for p in group["params"] if p.ndim >= 2 and p.numel() > 1000]
+        light = [p for p in group["params"] if p.ndim < 2 or p.numel() <= 1000]
+        scale = group.get("scale", 1.0)
+        result += [{"params": heavy, "weight_decay": 0.03, "scale": scale}]
+        result += [{"params": light, "weight_decay": 0.0, "scale": scale}]
+    return result

@@ -12,7 +12,7 @@ from PIL import Image, ImageFilter
 from shapes import KINDS, draw_shape
 from textures import TextureBank, noise_field
 
-__all__ = ["SIDE", "Scene", "Sprite", "finish", "make_background", "make_scene", "make_sprite"]
+__all__ = ["SIDE", "Scene", "Sprite", "finish_like", "make_background", "make_finish", "make_scene", "make_sprite"]
 
 SIDE = 256
 
@@ -83,21 +83,47 @@ def make_background(rng: np.random.Generator, bank: TextureBank, side: int = SID
     return canvas
 
 
-def finish(rng: np.random.Generator, canvas: np.ndarray, grey: float = 0.25) -> np.ndarray:
-    """Blur, light, noise and rounding; (H, W, 3) float32 -> uint8."""
-    if rng.random() < grey:
+@dataclass
+class Finish:
+    """What camera and light do to a picture; a clip keeps the same for all frames."""
+
+    grey: bool
+    gain: float
+    offset: float
+    blur: float
+    noise: float
+    coloured_noise: bool
+
+
+def make_finish(rng: np.random.Generator, grey: float = 0.25) -> Finish:
+    change = rng.random() < 0.5
+    return Finish(
+        grey=rng.random() < grey,
+        gain=rng.uniform(0.45, 1.2) if change else 1.0,
+        offset=rng.uniform(-30, 30) if change else 0.0,
+        blur=rng.uniform(0.3, 1.2) if rng.random() < 0.35 else 0.0,
+        noise=rng.uniform(1, 14) if rng.random() < 0.6 else 0.0,
+        coloured_noise=rng.random() < 0.5,
+    )
+
+
+def finish_like(rng: np.random.Generator, canvas: np.ndarray, style: Finish) -> np.ndarray:
+    """(H, W, 3) float32 -> uint8, with light, blur and fresh noise."""
+    if style.grey:
         canvas = np.repeat(canvas.mean(2, keepdims=True), 3, 2)
-    if rng.random() < 0.5:
-        canvas = (canvas - 128) * rng.uniform(0.45, 1.2) + 128 + rng.uniform(-30, 30)
+    canvas = (canvas - 128) * style.gain + 128 + style.offset
     image = Image.fromarray(np.clip(canvas, 0, 255).astype(np.uint8))
-    if rng.random() < 0.35:
-        image = image.filter(ImageFilter.GaussianBlur(rng.uniform(0.3, 1.2)))
+    if style.blur:
+        image = image.filter(ImageFilter.GaussianBlur(style.blur))
     result = np.asarray(image)
-    if rng.random() < 0.6:
-        channels = 1 if rng.random() < 0.5 else 3
-        noise = rng.standard_normal((*result.shape[:2], channels), np.float32) * rng.uniform(1, 14)
-        result = np.clip(result + noise, 0, 255).astype(np.uint8)
+    if style.noise:
+        shape = (*result.shape[:2], 3 if style.coloured_noise else 1)
+        result = np.clip(result + rng.standard_normal(shape, np.float32) * style.noise, 0, 255).astype(np.uint8)
     return result
+
+
+def finish(rng: np.random.Generator, canvas: np.ndarray, grey: float = 0.25) -> np.ndarray:
+    return finish_like(rng, canvas, make_finish(rng, grey))
 
 
 class _Canvas:
