@@ -36,7 +36,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
     metadata = check(path)
     try:
         return mx.load(str(path), format="safetensors"), metadata
-    except RuntimeError as error:  # an element type that MLX has not, such as F64
+    except (RuntimeError, OverflowError) as error:  # an element type that MLX has not (F64), axes beyond 32 bits
         raise SafetensorsFileError(f"{path}: MLX cannot read it ({_shown(error)})") from None
 
 
@@ -50,6 +50,8 @@ def check(path: str | os.PathLike[str]) -> dict[str, str]:
     from safetensors import SafetensorError, safe_open
 
     path = Path(path)
+    if path.exists() and not path.is_file():  # reading a pipe would wait for ever
+        raise SafetensorsFileError(f"{path}: is no regular file")
     with path.open("rb") as file:  # a missing or forbidden file is an OSError with its name
         length = int.from_bytes(file.read(8), "little")
     if MAX_HEADER_BYTES < length < path.stat().st_size:  # a longer one is no header: see below

@@ -377,7 +377,7 @@ def make_seeds(folder: Path) -> list[list[bytes]]:
     return [maker(folder) for _, maker, _, _ in TARGETS]
 
 
-def work(seed: int, first: int, until: float, out: Path, at: Any) -> None:
+def work(seed: int, first: int, last: float, until: float, out: Path, at: Any) -> None:
     """Cases one after another; ``at`` tells the parent which one is in work."""
 
     def late(*_: object) -> None:
@@ -392,7 +392,7 @@ def work(seed: int, first: int, until: float, out: Path, at: Any) -> None:
             for reader in (read_torch, read_checkpoint, read_safetensors, read_config):
                 verdict(path, reader)
             path.unlink()
-        while time.monotonic() < until:
+        while time.monotonic() < until and number < last:
             at.value = number
             target, data, reader = case(seed, number, seeds)
             path = folder / TARGETS[target][0]
@@ -421,15 +421,16 @@ def keep(out: Path, seed: int, number: int, name: str, data: bytes, found: str) 
     print(f"case {number} of seed {seed}: {found.strip().splitlines()[-1][:200]}", flush=True)
 
 
-def run(seed: int, minutes: float, out: Path, first: int = 0) -> int:
-    """Fuzz for so many minutes; the number of the next case."""
+def run(seed: int, minutes: float, out: Path, first: int = 0, cases: float = math.inf) -> int:
+    """Fuzz for so many minutes, or so many cases; the number of the next case."""
+    last = first + cases
     context = multiprocessing.get_context("fork")
     until, at = time.monotonic() + 60 * minutes, context.Value(ctypes.c_longlong, first)
     while True:
-        child = context.Process(target=work, args=(seed, first, until, out, at))
+        child = context.Process(target=work, args=(seed, first, last, until, out, at))
         child.start()
         child.join()
-        if at.value < 0 or time.monotonic() > until:
+        if at.value < 0 or time.monotonic() > until or at.value + 1 >= last:
             return abs(at.value)
         with tempfile.TemporaryDirectory() as name:
             target, data, _ = case(seed, at.value, make_seeds(Path(name)))
@@ -441,6 +442,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--minutes", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--cases", type=int, default=math.inf, help="stop after so many")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
     parser.add_argument("--case", type=int, help="read this one case, and let its exception through")
     parser.add_argument("--out", type=Path, default=Path("fuzz_findings"))
@@ -454,7 +456,7 @@ def main() -> int:
             reader(path)
         return 0
     started = time.process_time()
-    done = run(args.seed, args.minutes, args.out, args.first)
+    done = run(args.seed, args.minutes, args.out, args.first, args.cases)
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = used.ru_utime + used.ru_stime + time.process_time() - started
     found = len(list(args.out.glob(f"{args.seed}-*.txt"))) if args.out.is_dir() else 0
