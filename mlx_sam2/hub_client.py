@@ -138,8 +138,11 @@ def one_line(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
 def explain_machine(error: BaseException) -> str | None:
     """What failed on this machine rather than on the Hub: the disk, permissions. None: nothing of that kind."""
     from huggingface_hub import constants
+    from huggingface_hub.errors import HfHubHTTPError
 
     for cause in causes(error):
+        if isinstance(cause, HfHubHTTPError.__bases__[0]):
+            return None  # of the network; what it was raised from are the errors of sockets
         if not isinstance(cause, OSError) or isinstance(cause, ConnectionError) or not cause.errno:
             continue
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):

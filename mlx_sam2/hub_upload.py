@@ -29,7 +29,7 @@ REPO_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]*\w"
 # Files of an earlier upload that would be loaded instead of, or beside, the new ones. Those that are sent
 # again are replaced and not removed.
 _REPLACED = [WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", safetensors_file.INDEX_NAME]
-_NEVER_SENT = [".*", "*/.*", "*.incomplete", "*.tmp", "__pycache__/*"]
+_NEVER_SENT = [".*", "*/.*", "*.unfinished", "*.incomplete"]
 
 
 def upload(
@@ -159,7 +159,7 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
     status = status_of(error)
     said = next((one_line(m, secrets) for e in chain if (m := getattr(e, "server_message", None))), "")
     said = f", {said}" if said else ""
-    again = "run the same again, what arrived is kept"
+    kept = "what arrived is kept, send it again"
     if status == 401:
         return f"the Hub does not accept the token (HTTP 401): run hf auth login, or pass another token= for {repo_id}"
     if status == 403:
@@ -174,7 +174,7 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
         return f"cannot upload to {repo_id}: HF_HUB_OFFLINE keeps the network off; unset it"
     if machine := explain_machine(error):
         return f"cannot upload to {repo_id}: {machine}"
-    last = chain[-1]
-    if isinstance(last, client_errors()):
-        return f"the upload to {repo_id} broke off, {constants.ENDPOINT} ({type(last).__name__}): {again}"
-    return f"the upload to {repo_id} failed ({one_line(last, secrets)}): {again}"
+    network = next((e for e in chain if isinstance(e, client_errors())), None)
+    if network is not None:
+        return f"the upload to {repo_id} at {constants.ENDPOINT} broke off ({type(network).__name__}): {kept}"
+    return f"the upload to {repo_id} failed ({one_line(chain[-1], secrets)}): {kept}"

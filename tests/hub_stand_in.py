@@ -199,7 +199,7 @@ def _handler_of(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
                 return
             if self.fault and self.fault.wrong:
                 body = body[:-1] + bytes([body[-1] ^ 1])
-            if self.fault and self.fault.cut is not None:
+            if self.fault and self.fault.cut is not None and self.command == "GET":
                 self.wfile.write(body[: self.fault.cut])
                 raise _Broken
             self.wfile.write(body)

@@ -92,6 +92,7 @@ def test_no_network_and_no_cache(machine: Machine) -> None:
         assert "could not be reached" in said
         assert "connect once" in said
         assert "--model PATH" in said
+    assert "could not be reached (ConnectError)" in machine.resolve("http://no-such-host.invalid", "tiny")
     for said in machine.ask(DEAD, *names, HF_HUB_OFFLINE="1"):
         assert "HF_HUB_OFFLINE" in said
         assert "--model PATH" in said
