@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .mask_rle import rle_to_mask
+from .mask_rle import rle_runs, rle_to_mask
 
 if TYPE_CHECKING:
     import supervision
@@ -36,14 +36,22 @@ def to_label_image(records: Sequence[Record], size: tuple[int, int] | None = Non
     """
     if not records and size is None:
         raise ValueError("no records: give to_label_image the size of the picture, size=(height, width)")
-    labels = None if size is None else np.zeros(size, _label_type(len(records)))
+    if size is None:
+        first = records[0]["segmentation"]
+        size = first["size"] if isinstance(first, dict) else first.shape
+    labels = np.zeros((size[1], size[0]), _label_type(len(records)))  # (W, H): runs go down the columns
+    flat = labels.reshape(-1)
     for i in sorted(range(len(records)), key=lambda i: -records[i]["area"]):
-        mask = record_mask(records[i])
-        labels = np.zeros(mask.shape, _label_type(len(records))) if labels is None else labels
-        if mask.shape != labels.shape:
-            raise ValueError(f"masks of different sizes make no picture: {mask.shape} and {labels.shape}")
-        labels[mask] = i + 1
-    return labels
+        segmentation = records[i]["segmentation"]
+        found = segmentation["size"] if isinstance(segmentation, dict) else segmentation.shape
+        if tuple(found) != tuple(size):
+            raise ValueError(f"masks of different sizes make no picture: {tuple(found)} and {tuple(size)}")
+        if isinstance(segmentation, dict):
+            for begin, end in zip(*rle_runs(segmentation), strict=True):
+                flat[begin:end] = i + 1
+        else:
+            labels.T[np.asarray(segmentation, bool)] = i + 1
+    return np.ascontiguousarray(labels.T)
 
 
 def _label_type(count: int) -> type[np.unsignedinteger[Any]]:

@@ -166,7 +166,7 @@ def rle_area(rle: Rle) -> int:
 def rle_to_box(rle: Rle) -> list[int]:
     """[x0, y0, x1, y1], the first and last pixels inside, as ``mask_to_box``; zeros when empty."""
     height = rle["size"][0]
-    begin, end = _runs(rle)
+    begin, end = rle_runs(rle)
     if len(begin) == 0:
         return [0, 0, 0, 0]
     (left, top), (right, bottom) = np.divmod(begin, height), np.divmod(end - 1, height)
@@ -200,7 +200,7 @@ def mask_iou(a: Sequence[Rle | np.ndarray], b: Sequence[Rle | np.ndarray]) -> np
     iou = np.zeros((len(a), len(b)))
     if not (a and b):
         return iou
-    runs = [_runs(rle) for rle in a]
+    runs = [rle_runs(rle) for rle in a]
     owner = np.repeat(np.arange(len(a)), [len(begin) for begin, _ in runs])
     begin, end = (np.concatenate(ends) for ends in zip(*runs, strict=True))
     area = np.bincount(owner, weights=end - begin, minlength=len(a))
@@ -216,8 +216,8 @@ def mask_iou(a: Sequence[Rle | np.ndarray], b: Sequence[Rle | np.ndarray]) -> np
     return iou
 
 
-def _runs(rle: Rle) -> tuple[np.ndarray, np.ndarray]:
-    """Begin and end of each run inside, counted along the columns; none is empty."""
+def rle_runs(rle: Rle) -> tuple[np.ndarray, np.ndarray]:
+    """Begin and end (n,) of each run inside, as places in the mask read column by column; none is empty."""
     edges = rle_counts(rle).cumsum()
     begin, end = edges[0::2], edges[1::2]
     begin = begin[: len(end)]
