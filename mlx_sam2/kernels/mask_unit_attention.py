@@ -8,9 +8,10 @@ import mlx.core as mx
 
 from .attention import attend
 from .dispatch import Op, Tensor, metal_kernel
+from .windows import max_pool, window_partition, window_unpartition
 
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM, MAX_WINDOW = 256, 64
 BUDGET = 20 << 10  # bytes of keys and values that a threadgroup holds at once, of 32 KB
 
 # A unit is one head of one window. Its queries are cut into rows of 8, one simdgroup each, which keeps its queries and
@@ -219,40 +220,6 @@ SOURCE = """
 """
 
 
-# ---- with MLX's own operations
-
-
-def window_partition(x: mx.array, window: int, outside: mx.array) -> mx.array:
-    """(B, H, W, C) -> (B * windows, window, window, C); places beyond the right and bottom edges hold ``outside``.
-
-    Nothing masks them: as in the official code they are tokens like the others.
-    """
-    b, h, w, c = x.shape
-    pad_h, pad_w = -h % window, -w % window
-    if pad_w:
-        x = mx.concatenate([x, mx.broadcast_to(outside, (b, h, pad_w, c))], axis=2)
-    if pad_h:
-        x = mx.concatenate([x, mx.broadcast_to(outside, (b, pad_h, w + pad_w, c))], axis=1)
-    rows, columns = (h + pad_h) // window, (w + pad_w) // window
-    x = x.reshape(b, rows, window, columns, window, c)
-    return x.swapaxes(2, 3).reshape(-1, window, window, c)  # (B, rows, columns, window, window, C)
-
-
-def window_unpartition(x: mx.array, rows: int, columns: int, height: int, width: int) -> mx.array:
-    """(B * rows * columns, window, window, C) -> (B, height, width, C), without what lies beyond."""
-    window, c = x.shape[2:]
-    x = x.reshape(-1, rows, columns, window, window, c).swapaxes(2, 3)
-    x = x.reshape(-1, rows * window, columns * window, c)
-    return x[:, :height, :width]
-
-
-def max_pool(x: mx.array, stride: int) -> mx.array:
-    """Non-overlapping max-pooling of (B, H, W, C); rows and columns that fill no cell are dropped."""
-    b, h, w, c = x.shape
-    x = x[:, : h // stride * stride, : w // stride * stride]
-    return x.reshape(b, h // stride, stride, w // stride, stride, c).max(axis=(2, 4))
-
-
 def mask_unit_attention_reference(
     qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int
 ) -> mx.array:
@@ -267,9 +234,6 @@ def mask_unit_attention_reference(
     return window_unpartition(x, -(-h // window), -(-w // window), h // q_stride, w // q_stride)
 
 
-# ---- the kernel's shapes
-
-
 class Layout(NamedTuple):
     """How a window is laid over threads and threadgroup memory."""
 
@@ -281,15 +245,23 @@ class Layout(NamedTuple):
 
 
 def layout(head_dim: int, window: int, q_stride: int, item_size: int) -> Layout:
-    """At most 16 simdgroups share a unit; its keys come in even blocks that leave room for other threadgroups.
+    """Small enough to start on every Apple GPU, and to leave room for other threadgroups on the same core.
 
-    A threadgroup of 512 threads starts on every Apple GPU if it needs at most 104 registers a thread; beyond a head
-    dim of 128 it may need all 128, and 384 threads is what starts then. A core has about twice the memory that one
-    threadgroup may ask for and runs 500 to 1000 threads, hence the bound on bytes for each simdgroup.
+    A threadgroup of 512 threads starts wherever a thread needs at most 104 registers, as up to a head dim of 128; with
+    all 128 of them, 384 threads do. So 14x14 and 16x16 windows are shared by two threadgroups, which read the keys and
+    values once each: one alone would need 800 or 1024 threads, and so at most 64 registers. The products are the limit
+    there, not the bytes: 65 operations a byte in half precision, counted with the second reading, where an M1 to M4 can
+    do 30 to 40; and the second reading finds the cache warm. The number of simdgroups is then even, so that a window of
+    14x8, at the edge of a 64x64 grid, still fits one threadgroup.
+
+    A core has about twice the memory that one threadgroup may ask for, and needs 500 to 1000 threads to be busy: hence
+    the bound on the bytes of a simdgroup. Blocks of keys are even; 5 eights of scores are 10 registers.
     """
     eights = -(-((window // q_stride) ** 2) // 8)
     splits = -(-eights // (16 if head_dim <= 128 else 12))
     simdgroups = -(-eights // splits)
+    if splits > 1:
+        simdgroups += simdgroups % 2
     row = head_dim * item_size + (16 if head_dim * item_size % 32 == 0 else 0)
     one = 2 * 8 * row  # eight keys and eight values
     of_window = -(-(window**2) // 8)
@@ -326,7 +298,7 @@ def mask_unit_attention_kernel(qkv: mx.array, bias: mx.array, num_heads: int, wi
 
 def _supports(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> bool:
     head_dim = qkv.shape[-1] // 3 // num_heads
-    fits = head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM and window <= 64
+    fits = head_dim % 8 == 0 and head_dim <= MAX_HEAD_DIM and window <= MAX_WINDOW
     some = min(qkv.shape[1:3]) >= q_stride and 0 < qkv.size < MAX_ELEMENTS
     return qkv.dtype in (mx.float32, mx.float16, mx.bfloat16) and bias.dtype == qkv.dtype and fits and some
 
@@ -370,6 +342,21 @@ def _case(*shape: int, heads: int, window: int, q_stride: int = 1) -> tuple[obje
     return Tensor((b, h, w, 3 * heads * d)), Tensor((3 * heads * d,)), heads, window, q_stride
 
 
+# the blocks of the published models, on a few windows of their grids
+PUBLISHED = tuple(
+    case
+    for head_dim, heads, third, fourth in ((96, 1, 14, 7), (56, 2, 14, 7), (72, 2, 16, 8))  # T and S; B+; L
+    for case in (
+        _case(1, 16, 24, head_dim, heads=heads, window=8),
+        _case(1, 16, 24, head_dim, heads=2 * heads, window=8, q_stride=2),
+        _case(1, 16, 16, head_dim, heads=2 * heads, window=4),
+        _case(1, 16, 16, head_dim, heads=4 * heads, window=4, q_stride=2),
+        _case(1, 64, 64, head_dim, heads=1, window=third),
+        _case(1, 22, 22, head_dim, heads=8 * heads, window=third, q_stride=2),
+        _case(1, 11, 11, head_dim, heads=8 * heads, window=fourth),
+    )
+)
+
 mask_unit_attention_op = Op(
     name="mask_unit_attention",
     reference=mask_unit_attention_reference,
@@ -380,10 +367,13 @@ mask_unit_attention_op = Op(
     small=_small,
     minimum_bytes=_minimum_bytes,
     preferred=_preferred,
-    cases=(  # qkv, bias, num_heads, window, q_stride
-        _case(1, 4, 4, 16, heads=1, window=4),
+    cases=(  # of (B, H, W, D), head by head
         _case(2, 9, 6, 8, heads=3, window=4),
         _case(1, 11, 5, 24, heads=2, window=4, q_stride=2),
+        _case(1, 3, 10, 16, heads=1, window=7),
+        _case(1, 15, 16, 24, heads=1, window=14),
+        _case(1, 16, 14, 16, heads=1, window=14, q_stride=2),
+        *PUBLISHED,
     ),
 )
 

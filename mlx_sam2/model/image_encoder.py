@@ -7,7 +7,7 @@ import mlx.nn as nn
 
 from ..config import FpnConfig, HieraConfig, SAM2Config
 from ..kernels import attend, mask_unit_attention
-from ..kernels.mask_unit_attention import max_pool
+from ..kernels.windows import max_pool
 from .layers import MLP, resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
