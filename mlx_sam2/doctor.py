@@ -85,7 +85,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
         rows = doctor_measure.measure(calls, facts["bandwidth_gb_s"], args.quick)
     else:
         notes.append("no Metal here: MLX's own operations take the place of the kernels")
-        rows = doctor_measure.verify_references(calls)
+        rows = doctor_measure.verify_references(calls, product["precision"] == "reduced")
     quiet = None if sys.stderr else True  # None: where stderr is no terminal
     measured = list(tqdm(rows, total=len(calls), unit="op", leave=False, disable=quiet))
     for row in measured:
@@ -109,10 +109,11 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
 
 def _store(rows: list[Measurement], notes: list[str]) -> str | None:
     """Keep which way was faster; returns the file."""
+    from . import doctor_measure
     from .kernels import choices
 
     try:
-        return str(choices.store({row.key: row.kernel_chosen for row in rows if row.served}))
+        return str(choices.store(doctor_measure.chosen(rows)))
     except OSError as error:
         notes.append(f"the choices could not be stored ({error.filename or choices.path()}: {error.strerror})")
         return None

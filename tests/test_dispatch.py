@@ -326,6 +326,16 @@ def test_a_stored_choice_wins_over_the_built_in_one(faster: bool, monkeypatch: p
     assert op.uses_kernel(X) is not faster
 
 
+@pytest.mark.usefixtures("metal")
+def test_a_size_that_was_not_measured_takes_the_choice_of_its_variant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "device_info", lambda device=None: {"device_name": "Apple M9"})
+    op = make_op(preferred=lambda x: False)
+    choices.store({"double mlx.core.float32": True, op.key(X): False})
+    assert not op.uses_kernel(X)
+    assert op.uses_kernel(X[:4])
+    assert not op.uses_kernel(X[:4].astype(mx.float16))
+
+
 def test_choices_are_added_and_replaced() -> None:
     choices.store({"a": True, "b": True})
     file = choices.store({"b": False, "c": True})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -21,7 +22,7 @@ from checkpoint_files import write_transformers
 from hub_stand_in import HubStandIn
 from mlx_sam2 import checkpoint, doctor, doctor_machine, doctor_measure, doctor_weights, kernels
 from mlx_sam2.config import PUBLISHED
-from mlx_sam2.doctor_measure import Call
+from mlx_sam2.doctor_measure import Call, Measurement
 from mlx_sam2.kernels import choices, dispatch
 from mlx_sam2.kernels.dispatch import Op, Tensor
 from mlx_sam2.model.sam2 import SAM2
@@ -302,6 +303,34 @@ def test_a_kernel_that_does_not_compile(clock: Clock) -> None:
 def test_a_shape_that_no_kernel_serves_is_no_fault(clock: Clock) -> None:
     (row,) = doctor_measure.measure([call_of(clock, 1.0, 2.0, serves=False)], None, quick=False)
     assert (row.served, row.fault, row.kernel_chosen, row.mlx_ms) == (False, None, False, pytest.approx(2.0))
+
+
+def test_what_is_stored_for_a_variant() -> None:
+    def row(size: str, kernel_ms: float | None, mlx_ms: float, count: int = 1, served: bool = True) -> Measurement:
+        fast = kernel_ms is not None and kernel_ms <= mlx_ms
+        return Measurement("o", "v", size, count, served, kernel_ms=kernel_ms, mlx_ms=mlx_ms, kernel_chosen=fast)
+
+    assert doctor_measure.chosen([row("a", 1.0, 3.0), row("b", 2.0, 1.0)]) == {
+        "o v": True,
+        "o v a": True,
+        "o v b": False,
+    }
+    assert doctor_measure.chosen([row("a", 1.0, 3.0), row("b", 2.0, 1.0, 3)])["o v"] is False, "three calls"
+    assert doctor_measure.chosen([row("a", 1.0, 9.0), row("b", None, 1.0)])["o v"] is False, "wrong at one size"
+    assert doctor_measure.chosen([row("a", None, 1.0, served=False)]) == {}
+
+
+def test_references_where_products_are_those_of_tf32(clock: Clock) -> None:
+    def off(x: mx.array) -> mx.array:  # first on the default device, then as the exact one
+        return factors.pop(0) * x
+
+    for reduced in (False, True):
+        factors = [2.002, 2.0]
+        call = call_of(clock, 1.0, 1.0)
+        call = dataclasses.replace(call, op=dataclasses.replace(call.op, reference=off))
+        (row,) = doctor_measure.verify_references([call], reduced)
+        assert row.difference == pytest.approx(1e-3, rel=0.1)
+        assert (row.fault is None) is reduced
 
 
 def main(capsys: pytest.CaptureFixture[str], *args: str) -> tuple[int, str, str]:

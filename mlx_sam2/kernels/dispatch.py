@@ -63,8 +63,12 @@ class Op:
         return (rules.metal_forced() or self._chosen(*args)) and _trusted(self, *args)
 
     def _chosen(self, *args: Any) -> bool:
-        stored = choices.lookup(self.key(*args))
-        return self.preferred(*args) if stored is None else stored
+        """What was measured: for this size, else for this variant at the sizes of a model; else the built-in choice."""
+        variant = f"{self.name} {self.variant(*args)}"
+        for key in (f"{variant} {self.size(*args)}", variant):
+            if (stored := choices.lookup(key)) is not None:
+                return stored
+        return self.preferred(*args)
 
     def key(self, *args: Any) -> str:
         """The name of a choice: op, variant and size."""
