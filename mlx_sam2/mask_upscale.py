@@ -61,6 +61,22 @@ def _near(above: np.ndarray, samples: Samples) -> slice:
     return slice(np.searchsorted(samples.high, marked[0]), np.searchsorted(samples.low, marked[-1], side="right"))
 
 
+class _Crossings(NamedTuple):
+    """Where the columns of a mask are above a level."""
+
+    on_first: np.ndarray  # (C, X) bool: on the first row of each cell
+    on_last: np.ndarray  # (C, X) bool: and on the last
+    at: np.ndarray  # (n,) flat indices of those (cell, column) where the two differ
+    cell: np.ndarray  # (n,) their cells
+    falls: np.ndarray  # (n,) bool: above the level first
+    row: np.ndarray  # (n,) the first row that is not on the same side as the cell's first one
+
+
+def _blend(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Linear interpolation in float32, in the order of torch's arithmetic."""
+    return a * (1 - weight) + b * weight
+
+
 class UpscaledMask:
     """One mask, upscaled.
 
@@ -76,40 +92,34 @@ class UpscaledMask:
         x, y = _near(above.any(0), columns), _near(above.any(1), rows)  # all is below the floor outside
         cells = _cells(logits.shape[0], size[0])
         touched = slice(np.searchsorted(cells.end, y.start), np.searchsorted(cells.begin, y.stop))
-        self.left, self.height = x.start, size[0]
+        self.left = x.start
         self.begin, self.end = cells.begin[touched], cells.end[touched]
         self.weights = rows.weight
         columns, at = columns.take(x), rows.take(self.begin)
-        across = logits[:, columns.low] * (1 - columns.weight) + logits[:, columns.high] * columns.weight  # (h, X)
-        self.above, self.below = across[at.low], across[at.high]  # (C, X)
-        every = np.s_[:]
-        self.first = self._logits(self.begin[:, None], every)
-        self.last = self._logits(self.end[:, None], every)
+        used = slice(at.low.min(initial=logits.shape[0]), at.high.max(initial=-1) + 1)
+        logits = logits[used]
+        across = _blend(logits[:, columns.low], logits[:, columns.high], columns.weight)  # (h, X)
+        self.above, self.below = across[at.low - used.start], across[at.high - used.start]  # (C, X)
+        self.first = _blend(self.above, self.below, rows.weight[self.begin, None])
+        self.last = _blend(self.above, self.below, rows.weight[self.end, None])
 
-    def _logits(self, row: np.ndarray, where: Any) -> np.ndarray:
-        """Upscaled logits on a row of each cell, in the order of torch's arithmetic."""
-        weight = self.weights[row]
-        return self.above[where] * (1 - weight) + self.below[where] * weight
-
-    def _crossings(self, level: np.float32) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """Whether the first and last row of each cell are above `level`, (C, X); and where one is and the other is not,
-        column by column: cells and columns (n,), and the first row that is not as the cell's first one.
-        """
+    def _crossings(self, level: np.float32) -> _Crossings:
         on_first, on_last = self.first > level, self.last > level
-        column, cell = np.nonzero((on_first ^ on_last).T)
-        where = (cell, column)
-        first, begin, end = self.first[where], self.begin[cell], self.end[cell]
-        place = (first - level) / (first - self.last[where]) * (end - begin)
-        # Rounding moves the place by less than half a row: the row next to it is on this side or on the other.
-        row = begin + np.clip(np.rint(place), 0, end - begin).astype(np.int64)
-        row += (self._logits(row, where) > level) == on_first[where]
-        return on_first, on_last, where, row
+        at = np.flatnonzero(on_first != on_last)
+        cell = at // max(on_first.shape[1], 1)
+        first, last = self.first.ravel()[at], self.last.ravel()[at]
+        falls, rows = first > level, (self.end - self.begin)[cell]
+        # Rounding moves the place by less than half a row: the row next to it is on the first one's side or not.
+        nearest = np.clip(np.rint((first - level) / (first - last) * rows), 0, rows).astype(np.int64)
+        row = self.begin[cell] + nearest
+        value = _blend(self.above.ravel()[at], self.below.ravel()[at], self.weights[row])
+        return _Crossings(on_first, on_last, at, cell, falls, row + ((value > level) == falls))
 
     def area(self, level: float) -> int:
         """Pixels above a level."""
-        on_first, on_last, (cell, column), row = self._crossings(np.float32(level))
-        whole = (on_first & on_last).sum(1) @ (self.end - self.begin + 1)
-        parts = np.where(on_first[cell, column], row - self.begin[cell], self.end[cell] + 1 - row)
+        found = self._crossings(np.float32(level))
+        whole = (found.on_first & found.on_last).sum(1) @ (self.end - self.begin + 1)
+        parts = np.where(found.falls, found.row - self.begin[found.cell], self.end[found.cell] + 1 - found.row)
         return int(whole + parts.sum())
 
     def box(self, level: float) -> list[int]:
@@ -117,13 +127,12 @@ class UpscaledMask:
 
         Official ``amg.py``, ``batched_mask_to_box``.
         """
-        on_first, on_last, where, row = self._crossings(np.float32(level))
-        columns = np.flatnonzero((on_first | on_last).any(0))
+        found = self._crossings(np.float32(level))
+        columns = np.flatnonzero((found.on_first | found.on_last).any(0))
         if len(columns) == 0:
             return [0, 0, 0, 0]
-        falls = on_first[where]
-        top = np.concatenate([self.begin[on_first.any(1)], row[~falls]]).min()
-        bottom = np.concatenate([self.end[on_last.any(1)], row[falls] - 1]).max()
+        top = np.concatenate([self.begin[found.on_first.any(1)], found.row[~found.falls]]).min()
+        bottom = np.concatenate([self.end[found.on_last.any(1)], found.row[found.falls] - 1]).max()
         return [int(columns[0]) + self.left, int(top), int(columns[-1]) + self.left, int(bottom)]
 
     def rle(self, level: float, canvas: tuple[int, int], corner: tuple[int, int] = (0, 0)) -> dict[str, Any]:
@@ -139,7 +148,8 @@ class UpscaledMask:
         Returns:
             {"size": [height, width], "counts": [...]}, not compressed.
         """
-        on_first, on_last, _, row = self._crossings(np.float32(level))
+        found = self._crossings(np.float32(level))
+        on_first, on_last = found.on_first, found.on_last
         cells, width = on_first.shape
         # A column may change on the first row of each cell, once inside it, and below the last one.
         changes = np.zeros((width, 2 * cells + 1), bool)
@@ -148,7 +158,10 @@ class UpscaledMask:
         changes[:, 1::2] = (on_first ^ on_last).T
         column, place = np.nonzero(changes)
         rows = np.append(self.begin, self.end[-1:] + 1)[place // 2]
-        rows[place % 2 == 1] = row
+        inside = place % 2 == 1
+        crossing = np.zeros(on_first.size, np.int32)
+        crossing[found.at] = found.row
+        rows[inside] = crossing[place[inside] // 2 * width + column[inside]]
         edges = (column + self.left + corner[0]) * canvas[0] + rows + corner[1]
         again = np.diff(edges, prepend=-1) == 0  # the end of a column and the top of the next on a canvas as high
         edges = edges[~(again | np.append(again[1:], False))] if len(edges) else edges
