@@ -249,7 +249,10 @@ def unfinished(folder: Path) -> Iterator[Path]:
     Raises:
         OSError: it cannot be made or renamed; FileExistsError where the folder has appeared meanwhile.
     """
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent)) from None
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as temporary:
         inside = Path(temporary) / folder.name
         inside.mkdir()

@@ -127,7 +127,7 @@ def prepare(
         tensors = convert_layouts.transformers_layout(parameters, dtype)
         to_transformers(config, video=video, dtype=dtype or own)  # raises where it has no words for this model
     else:
-        tensors = convert_layouts.official_layout(parameters, dtype)
+        tensors = sorted(convert_layouts.official_layout(parameters, dtype), key=lambda tensor: tensor.name)
     base = convert_card.base_name(fetched.repo_id, found.path)
     truth = convert_card.suffix_of(dtype or own, scheme)
     return Conversion(
@@ -218,15 +218,25 @@ def write(
         ConversionError: a value does not fit its precision.
         OSError: the disk is full or fails, or ``out`` exists.
     """
-    with checkpoint.unfinished(out) as temporary:
-        if job.layout == "official":
-            temporary.rmdir()
-            torch_writer.write(temporary, job.tensors, progress)
-            return
-        metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
-        files = safetensors_writer.write(temporary, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
-        for name, text in job.texts(files, address or out.name).items():
-            (temporary / name).write_text(text, encoding="utf-8")
+    try:
+        with checkpoint.unfinished(out) as temporary:
+            _write(job, temporary, address or out.name, shard_bytes, progress)
+    except OSError as error:
+        if error.filename and not str(error.filename).startswith(str(out.parent)):
+            raise  # of the source
+        raise OSError(error.errno, f"cannot write {out}: {error.strerror}") from None
+
+
+def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress: Callable[[int], object]) -> None:
+    """Fill an empty folder; official: put a file in its place."""
+    if job.layout == "official":
+        out.rmdir()
+        torch_writer.write(out, job.tensors, progress)
+        return
+    metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
+    files = safetensors_writer.write(out, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
+    for name, text in job.texts(files, address).items():
+        (out / name).write_text(text, encoding="utf-8")
 
 
 def _metadata(source: Source) -> dict[str, str]:

@@ -120,7 +120,5 @@ def section(values: Mapping[str, Any]) -> dict[str, Any]:
     found = values.get(SECTION)
     ok = isinstance(found, dict) and isinstance(found.get("files"), dict) and isinstance(found.get("dtype"), str)
     if not ok or not isinstance(found.get("source", {}), dict):
-        raise ConfigError(
-            f"its config.json has no section {SECTION!r} with dtype and files, so it was not written by mlx_sam2"
-        )
+        raise ConfigError(f"config.json has no section {SECTION!r} with dtype and files: mlx_sam2 did not write it")
     return found
