@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import os
+import pkgutil
 import sys
 import tempfile
 import warnings
@@ -16,7 +18,7 @@ import mlx.core as mx
 import pytest
 
 import mlx_sam2.kernels as kernels
-from mlx_sam2.kernels.dispatch import forget_checks
+from mlx_sam2.kernels.dispatch import Op, forget_checks
 
 FOLDER = Path(__file__).parents[2] / "shared" / "metalcpu"
 NAMES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
@@ -26,6 +28,8 @@ RELATIVE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1.6e-2}
 
 def emulator() -> Any:
     """The module ``metalcpu``; skips the test where it can't run."""
+    if mx.metal.is_available():
+        pytest.skip("this machine has Metal: tests/test_on_metal.py runs the kernels on it")
     if not (FOLDER / "metalcpu.py").is_file():
         pytest.skip(f"no Metal here, and no emulator at {FOLDER}: it is not part of the repository")
     if importlib.util.find_spec("ziglang") is None:
@@ -36,6 +40,13 @@ def emulator() -> Any:
     import metalcpu
 
     return metalcpu
+
+
+def all_ops() -> list[Op]:
+    """Every op of the package."""
+    modules = [importlib.import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
+    found = {id(value): value for module in modules for value in vars(module).values() if isinstance(value, Op)}
+    return sorted(found.values(), key=lambda op: op.name)
 
 
 @contextlib.contextmanager

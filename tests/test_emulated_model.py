@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
 import json
-import pkgutil
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -21,7 +19,7 @@ import mlx_sam2.kernels as kernels
 import synthetic
 import test_video_golden
 from mlx_sam2.image_predictor import SAM2ImagePredictor
-from mlx_sam2.kernels.dispatch import Op, forget_checks, recorded
+from mlx_sam2.kernels.dispatch import forget_checks, recorded
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.video_predictor import SAM2VideoPredictor
 
@@ -31,8 +29,7 @@ FEATURE_TOL, LOGIT_TOL, SCORE_TOL, FLIP_TOL = 3e-5, 3e-4, 1e-5, 3e-2
 
 
 def all_ops() -> set[str]:
-    modules = [importlib.import_module(f"{kernels.__name__}.{m.name}") for m in pkgutil.iter_modules(kernels.__path__)]
-    return {value.name for module in modules for value in vars(module).values() if isinstance(value, Op)}
+    return {op.name for op in metal.all_ops()}
 
 
 def both_ways(run: Callable[[], Any]) -> tuple[Any, Any, set[str]]:
