@@ -2,30 +2,75 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 TOKEN = "hf_secretsecretsecret"
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
-# Calls of mlx_sam2.hub, one line for each result. SLEEPS tells what was slept through.
+# Calls of mlx_sam2.hub, one line for each result. SLEPT tells what was slept through.
 ASK = """
 import json, sys, time
 from mlx_sam2 import hub
 slept = []
 if {hurry}: time.sleep = slept.append
 {patch}
-for function, arguments, keywords in json.loads(sys.argv[1]):
+for function, arguments, keywords in json.loads({calls!r}):
     try:
         print(getattr(hub, function)(*arguments, **keywords))
     except hub.HubError as error:
         print("HubError:", error)
 if {hurry}: print("SLEPT", *slept)
 """
+
+# One process that has the client loaded and forks for every question: importing it takes longer than all else. The
+# fork reads its environment again, as a process that starts with it does.
+FORKS = """
+import importlib, json, os, sys, tempfile, traceback
+import huggingface_hub.hf_api, huggingface_hub.file_download, huggingface_hub._snapshot_download
+from huggingface_hub import constants
+from mlx_sam2 import hub
+
+for line in sys.stdin:
+    code, environment = json.loads(line)
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        child = os.fork()
+        if child == 0:
+            os.dup2(out.fileno(), 1), os.dup2(err.fileno(), 2)
+            os.environ.clear(), os.environ.update(environment)
+            importlib.reload(constants)
+            status = 0
+            try:
+                exec(code, {"__name__": "__main__"})
+            except BaseException:
+                traceback.print_exc()
+                status = 1
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        out.seek(0), err.seek(0)
+        print(json.dumps([status, out.read(), err.read()]), flush=True)
+"""
+
+
+@lru_cache(maxsize=1)
+def forks() -> subprocess.Popen[str]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", FORKS],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))},
+    )
+    atexit.register(process.wait)
+    atexit.register(process.stdin.close)  # called first: its loop ends
+    return process
 
 
 @dataclass
@@ -63,14 +108,18 @@ class Machine:
     def ask(self, endpoint: str, *calls: tuple, **environment: str) -> list[str]:
         """Results of ``(function, *arguments)`` or ``(function, *arguments, {keywords})``, as text."""
         sent = [(c[0], c[1:-1], c[-1]) if isinstance(c[-1], dict) else (c[0], c[1:], {}) for c in calls]
-        code = ASK.format(hurry=self.hurry, patch=self.patch)
-        done = self.run(endpoint, "-c", code, json.dumps(sent, default=str), **environment)
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == "", "a progress bar although this is no terminal, or the client's retries"
-        lines = done.stdout.splitlines()
+        code = ASK.format(hurry=self.hurry, patch=self.patch, calls=json.dumps(sent, default=str))
+        process = forks()
+        process.stdin.write(json.dumps([code, self.environment(endpoint, **environment)]) + "\n")
+        process.stdin.flush()
+        status, out, err = json.loads(process.stdout.readline())
+        assert TOKEN not in out + err
+        assert status == 0, err
+        assert err == "", "a progress bar although this is no terminal, or the client's retries"
+        lines = out.splitlines()
         if self.hurry:
             self.slept = tuple(map(float, lines.pop().split()[1:]))
-        assert len(lines) == len(calls), done.stdout
+        assert len(lines) == len(calls), out
         return lines
 
     def resolve(self, endpoint: str, *arguments: object, **environment: str) -> str:
