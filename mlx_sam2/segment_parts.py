@@ -56,6 +56,8 @@ def write_whole(path: Path, lines: Sequence[str] | Iterator[str]) -> None:
         with open(part, "w", encoding="ascii") as file:
             file.writelines(lines)
         os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
     finally:
         part.unlink(missing_ok=True)
 
