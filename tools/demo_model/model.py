@@ -12,7 +12,7 @@ import torch
 import yaml
 from torch import nn
 
-__all__ = ["CONFIG", "AuxiliaryHead", "Decoded", "build", "decode", "encode", "load_config"]
+__all__ = ["CONFIG", "AuxiliaryHead", "Decoded", "build", "decode", "encode", "load_config", "look_nearby"]
 
 CONFIG = Path(__file__).with_name("demo.yaml")
 
@@ -76,6 +76,22 @@ def look_at_prompts(model: nn.Module, gain: float = 2.0) -> None:
             projection.weight.mul_(0.5)
             projection.weight[2 * rows, frequency] += gain
             projection.weight[2 * rows + 1, half + frequency] += gain
+
+
+@torch.no_grad()
+def look_nearby(model: nn.Module, gain: float = 3.0, frequencies: int = 8) -> None:
+    """Let the memory attention begin by reading what each memory holds at the same place.
+
+    A constant part of queries and keys, in the fastest frequencies of the rotary encoding of x and of y, makes
+    their product fall with the distance. Values are untouched.
+    """
+    for layer in model.memory_attention.layers:
+        attention = layer.cross_attn_image
+        half = attention.internal_dim // 2
+        pairs = torch.arange(frequencies) * 2
+        for projection in (attention.q_proj, attention.k_proj):
+            projection.bias[pairs] += gain
+            projection.bias[half + pairs] += gain
 
 
 def encode(model: nn.Module, images: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:

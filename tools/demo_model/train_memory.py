@@ -17,7 +17,7 @@ import torch
 from batches import Pool
 from clip_batches import ClipBatch, ClipPool
 from losses import dense_loss, mask_losses
-from model import AuxiliaryHead, build, encode
+from model import AuxiliaryHead, build, encode, look_nearby
 from prompts import boxes_of, correct, first_click
 from rollout import frame_features, remember, start, track
 from runs import add_options, join, load, start_workers, train
@@ -89,6 +89,7 @@ def work(rank: int, options: argparse.Namespace) -> None:
         raise FileNotFoundError(f"{options.run}/image.pt is missing: run train_image.py first")
     modules.load_state_dict(image["modules"])
     model.load_state_dict(image["average"])
+    look_nearby(model)  # where memory.pt exists, its weights follow
     groups = [{"params": memory_parameters(model)}]
     decoder = list(model.sam_mask_decoder.parameters()) + list(model.sam_prompt_encoder.parameters())
     inside = {id(p) for p in decoder}
