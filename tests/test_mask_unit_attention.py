@@ -15,7 +15,8 @@ from metal import NAMES, RELATIVE, emulated
 from mlx_sam2.config import HieraConfig
 from mlx_sam2.kernels import mask_unit_attention
 from mlx_sam2.kernels.dispatch import Tensor, exact_reference, make_arguments, relative_difference
-from mlx_sam2.kernels.mask_unit_attention import MAX_HEAD_DIM, MAX_WINDOW, PUBLISHED, layout, mask_unit_attention_op
+from mlx_sam2.kernels.mask_unit_attention import MAX_HEAD_DIM, MAX_WINDOW, PUBLISHED, mask_unit_attention_op
+from mlx_sam2.kernels.mask_unit_layout import layout
 from mlx_sam2.kernels.windows import max_pool, window_partition, window_unpartition
 from mlx_sam2.model.image_encoder import MultiScaleBlock
 from mlx_sam2.model.sam2 import SAM2

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import mlx.core as mx
 
 from .attention import attend
 from .dispatch import Op, Tensor, metal_kernel
+from .mask_unit_layout import layout
 from .windows import max_pool, window_partition, window_unpartition
 
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 MAX_HEAD_DIM, MAX_WINDOW = 256, 64
-BUDGET = 20 << 10  # bytes of keys and values that a threadgroup holds at once, of 32 KB
 
-# A unit is one head of one window. Its queries are cut into rows of 8, one simdgroup each, which keeps its queries and
-# its sums in registers: with D = 96 that is 24 + 24 of them in float32 and 12 + 24 in half, as in MLX's own attention.
-# The simdgroups of a unit share its keys and values, which pass through threadgroup memory 8 * FRAGMENTS tokens at a
-# time; the softmax is online, in float32, and both products run on 8x8 simdgroup matrices. Keys and values have a
-# buffer each, so that two barriers a block suffice: the values arrive while scores are computed, the next keys while
-# values are summed. Small windows put several units (neighbouring heads, neighbouring channels) into a threadgroup.
+# A unit is one head of one window. Each simdgroup has 8 of its queries, and keeps them and their sums in registers: with
+# D = 96 that is 24 + 24 a lane in float32 and 12 + 24 in half, as in MLX's own attention. The simdgroups of a unit share
+# its keys and values, which pass through threadgroup memory in blocks of 8 * FRAGMENTS tokens, read by neighbouring
+# threads in runs of D elements; the softmax is online, in float32, and both products run on 8x8 simdgroup matrices.
+# Keys and values have a buffer each, so that two barriers a block suffice: the values arrive while scores are computed,
+# the next keys while values are summed. A threadgroup takes several units of a small window: neighbouring heads.
 #
 # Nothing is partitioned, padded or put back: tokens are read where the projection left them and written where the
 # output wants them. Places outside the grid are tokens whose key is the bias, all alike: one key stands for all n of
@@ -27,17 +25,18 @@ BUDGET = 20 << 10  # bytes of keys and values that a threadgroup holds at once, 
 #
 # The channels of a dot product may come in any order. Lane (fm, fn) of a matrix holds [fm][fn] and [fm][fn + 1]; two
 # matrices together take 16 channels, the first the even ones and the second the odd ones. So a lane reads 4 neighbours
-# of a query and 2 of a key, keys lie as they came, without transposition, and no two lanes meet in a bank: a row in
-# threadgroup memory is an odd number of 16-byte units. Values and sums are dealt likewise, 4 neighbours for a lane.
+# of a query and 2 of a key, and keys lie as they came, without transposition. A row in threadgroup memory is an odd
+# number of 16-byte units, which spreads these reads evenly over the banks. Values and sums go 4 neighbours to a lane.
 HEADER = """
 #define UNROLL _Pragma("clang loop unroll(full)")
 
-template <typename T, int D, int ROW, int THREADS>
+template <typename T, int D, int ROW, int BLOCK, int THREADS>
 METAL_FUNC void stage(
     threadgroup T* to, const device T* grid, const device T* outside, uint stride, uint grid_width, uint width,
-    uint inside, uint keys, uint first, uint count, uint thread_index) {
+    uint inside, uint keys, uint first, uint thread_index) {
     using T4 = metal::vec<T, 4>;
     const float per_row = 1.0f / float(width);
+    const uint count = first < keys ? metal::min(uint(BLOCK), (keys - first + 7) / 8 * 8) : 0;
     for (uint e = thread_index; e < count * (D / 4); e += THREADS) {
         const uint slot = e / (D / 4), channel = 4 * (e % (D / 4)), key = first + slot;
         T4 value = T4(T(0));  // no key: its score is masked, and its value must be a number
@@ -53,12 +52,11 @@ METAL_FUNC void stage(
 
 METAL_FUNC void multiply_add(thread float2& sum, float2 a, float2 b) {
     metal::simdgroup_matrix<float, 8, 8> left, right, total;
-    left.thread_elements()[0] = a.x;
-    left.thread_elements()[1] = a.y;
-    right.thread_elements()[0] = b.x;
-    right.thread_elements()[1] = b.y;
-    total.thread_elements()[0] = sum.x;
-    total.thread_elements()[1] = sum.y;
+    UNROLL for (int i = 0; i < 2; i++) {
+        left.thread_elements()[i] = a[i];
+        right.thread_elements()[i] = b[i];
+        total.thread_elements()[i] = sum[i];
+    }
     simdgroup_multiply_accumulate(total, left, right, total);
     sum = float2(total.thread_elements()[0], total.thread_elements()[1]);
 }
@@ -67,9 +65,9 @@ SOURCE = """
     using T2 = metal::vec<T, 2>;
     using T4 = metal::vec<T, 4>;
     constexpr int ROW = D * sizeof(T) % 32 == 0 ? D + 16 / sizeof(T) : D;
-    constexpr int KEYS = 8 * FRAGMENTS, PAIRS = D / 16, THREADS = 32 * SIMDGROUPS, OUT = WINDOW / STRIDE;
-    threadgroup T4 key_memory[UNITS * KEYS * ROW / 4];
-    threadgroup T4 value_memory[UNITS * KEYS * ROW / 4];
+    constexpr int BLOCK = 8 * FRAGMENTS, PAIRS = D / 16, THREADS = 32 * SIMDGROUPS, OUT = WINDOW / STRIDE;
+    threadgroup T4 key_memory[UNITS * BLOCK * ROW / 4];
+    threadgroup T4 value_memory[UNITS * BLOCK * ROW / 4];
 
     // which unit, and where it lies
     const uint lane = thread_index_in_simdgroup;
@@ -88,8 +86,9 @@ SOURCE = """
     const uint inside = exists ? width * height : 0, outside = WINDOW * WINDOW - inside;
     const uint keys = exists ? inside + metal::min(outside, 1u) : 0;
     const uint queries = exists ? out_width * out_height : 0;
-    const device T* corner =
-        qkv + ((item * H + window_y * WINDOW) * W + window_x * WINDOW) * stride + head * D;
+    const device T* corner = qkv + ((item * H + window_y * WINDOW) * W + window_x * WINDOW) * stride + head * D;
+    const device T* k = corner + C;
+    const device T* k_outside = bias + C + head * D;
     if (UNITS == 1 && threadgroup_position_in_grid.x * SIMDGROUPS * 8 >= queries) return;
 
     // lane (fm, fn) of an 8x8 matrix, as in MLX's steel kernels
@@ -119,24 +118,22 @@ SOURCE = """
         }
     }
 
-    threadgroup T* K = (threadgroup T*)key_memory + local * KEYS * ROW;
-    threadgroup T* V = (threadgroup T*)value_memory + local * KEYS * ROW;
+    threadgroup T* K = (threadgroup T*)key_memory + local * BLOCK * ROW;
+    threadgroup T* V = (threadgroup T*)value_memory + local * BLOCK * ROW;
     const uint here = mine * 32 + lane;
-    const uint blocks = UNITS == 1 ? (keys + KEYS - 1) / KEYS : (WINDOW * WINDOW + KEYS - 1) / KEYS;
+    const uint blocks = UNITS == 1 ? (keys + BLOCK - 1) / BLOCK : (WINDOW * WINDOW + BLOCK - 1) / BLOCK;
     const float scale = metal::precise::rsqrt(float(D)) * M_LOG2E_F;
     const float weight = metal::precise::log2(float(metal::max(outside, 1u)));
     float highest = -3.0e38f, total = 0.0f;  // of row fm; the total of this lane's columns only
     float2 s[FRAGMENTS], o[D / 8];
     UNROLL for (int i = 0; i < D / 8; i++) o[i] = float2(0.0f);
 
-    stage<T, D, ROW, THREADS>(K, corner + C, bias + C + head * D, stride, W, width, inside, keys, 0,
-        metal::min(uint(KEYS), (keys + 7) / 8 * 8), here);
+    stage<T, D, ROW, BLOCK, THREADS>(K, k, k_outside, stride, W, width, inside, keys, 0, here);
     threadgroup_barrier(mem_flags::mem_threadgroup);
     for (uint block = 0; block < blocks; block++) {
-        const uint first = block * KEYS, left = keys > first ? keys - first : 0;
-        const uint fragments = metal::min(uint(FRAGMENTS), (left + 7) / 8);
-        stage<T, D, ROW, THREADS>(V, corner + 2 * C, bias + 2 * C + head * D, stride, W, width, inside, keys, first,
-            8 * fragments, here);
+        const uint first = block * BLOCK;
+        const uint fragments = first < keys ? metal::min(uint(FRAGMENTS), (keys - first + 7) / 8) : 0;
+        stage<T, D, ROW, BLOCK, THREADS>(V, k + C, k_outside + C, stride, W, width, inside, keys, first, here);
 
         if (active && fragments > 0) {
             UNROLL for (int j = 0; j < FRAGMENTS; j++) s[j] = float2(0.0f);
@@ -180,9 +177,7 @@ SOURCE = """
             UNROLL for (int i = 0; i < D / 8; i++) o[i] *= shrink;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);  // the values are there, and the keys are done with
-        if (left > KEYS)
-            stage<T, D, ROW, THREADS>(K, corner + C, bias + C + head * D, stride, W, width, inside, keys, first + KEYS,
-                metal::min(uint(KEYS), (left - KEYS + 7) / 8 * 8), here);
+        stage<T, D, ROW, BLOCK, THREADS>(K, k, k_outside, stride, W, width, inside, keys, first + BLOCK, here);
 
         if (active && fragments > 0) {
             UNROLL for (int j = 0; j < FRAGMENTS; j++) {
@@ -232,43 +227,6 @@ def mask_unit_attention_reference(
     q, k, v = (x.reshape(n, -1, num_heads, channels // 3 // num_heads).swapaxes(1, 2) for x in (q, k, v))
     x = attend(q, k, v).swapaxes(1, 2).reshape(n, side, side, channels // 3)
     return window_unpartition(x, -(-h // window), -(-w // window), h // q_stride, w // q_stride)
-
-
-class Layout(NamedTuple):
-    """How a window is laid over threads and threadgroup memory."""
-
-    simdgroups: int  # of a unit in one threadgroup: 8 queries each
-    splits: int  # threadgroups that share the queries of a unit
-    fragments: int  # keys held at once, in eights
-    units: int  # in one threadgroup
-    memory: int  # bytes of threadgroup memory
-
-
-def layout(head_dim: int, window: int, q_stride: int, item_size: int) -> Layout:
-    """Small enough to start on every Apple GPU, and to leave room for other threadgroups on the same core.
-
-    A threadgroup of 512 threads starts wherever a thread needs at most 104 registers, as up to a head dim of 128; with
-    all 128 of them, 384 threads do. So 14x14 and 16x16 windows are shared by two threadgroups, which read the keys and
-    values once each: one alone would need 800 or 1024 threads, and so at most 64 registers. The products are the limit
-    there, not the bytes: 65 operations a byte in half precision, counted with the second reading, where an M1 to M4 can
-    do 30 to 40; and the second reading finds the cache warm. The number of simdgroups is then even, so that a window of
-    14x8, at the edge of a 64x64 grid, still fits one threadgroup.
-
-    A core has about twice the memory that one threadgroup may ask for, and needs 500 to 1000 threads to be busy: hence
-    the bound on the bytes of a simdgroup. Blocks of keys are even; 5 eights of scores are 10 registers.
-    """
-    eights = -(-((window // q_stride) ** 2) // 8)
-    splits = -(-eights // (16 if head_dim <= 128 else 12))
-    simdgroups = -(-eights // splits)
-    if splits > 1:
-        simdgroups += simdgroups % 2
-    row = head_dim * item_size + (16 if head_dim * item_size % 32 == 0 else 0)
-    one = 2 * 8 * row  # eight keys and eight values
-    of_window = -(-(window**2) // 8)
-    most = max(min(BUDGET, 2048 * item_size * simdgroups) // one, 1)
-    fragments = -(-of_window // -(-of_window // min(most, 5)))
-    units = max(min(4 // simdgroups, BUDGET // (fragments * one)), 1)
-    return Layout(simdgroups, splits, fragments, units, units * fragments * one)
 
 
 def _windows(height: int, width: int, window: int, q_stride: int) -> tuple[int, int]:
