@@ -12,12 +12,13 @@ from .windows import max_pool, window_partition, window_unpartition
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 MAX_HEAD_DIM, MAX_WINDOW = 256, 64
 
-# A unit is one head of one window. Each simdgroup has 8 of its queries, and keeps them and their sums in registers: with
-# D = 96 that is 24 + 24 a lane in float32 and 12 + 24 in half, as in MLX's own attention. The simdgroups of a unit share
-# its keys and values, which pass through threadgroup memory in blocks of 8 * FRAGMENTS tokens, read by neighbouring
-# threads in runs of D elements; the softmax is online, in float32, and both products run on 8x8 simdgroup matrices.
-# Keys and values have a buffer each, so that two barriers a block suffice: the values arrive while scores are computed,
-# the next keys while values are summed. A threadgroup takes several units of a small window: neighbouring heads.
+# A unit is one head of one window. Each simdgroup has 8 of its queries and keeps them and their sums in registers: with
+# D = 96 that is 24 + 24 a lane in float32 and 12 + 24 in half, as in MLX's own attention. The simdgroups of a unit
+# share its keys and values, which pass through threadgroup memory in blocks of 8 * FRAGMENTS tokens, read by
+# neighbouring threads in runs of D elements. The softmax is online, in float32, and both products run on 8x8 simdgroup
+# matrices. Keys and values have a buffer each, so that two barriers a block suffice: the values arrive while scores are
+# computed, the next keys while values are summed. A threadgroup takes several units of a small window: neighbouring
+# heads. `layout` chooses the numbers.
 #
 # Nothing is partitioned, padded or put back: tokens are read where the projection left them and written where the
 # output wants them. Places outside the grid are tokens whose key is the bias, all alike: one key stands for all n of

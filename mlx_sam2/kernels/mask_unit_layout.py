@@ -23,9 +23,10 @@ def layout(head_dim: int, window: int, q_stride: int, item_size: int) -> Layout:
     An M1 core has 208 KB of registers, and a kernel is compiled for what one thread needs: 512 threads start at up to
     104 registers each, which is ample up to a head dim of 128; 384 start at any. So windows of 14x14 and 16x16 are
     shared by two threadgroups that read the keys and values once each: one alone would need 800 or 1024 threads, at
-    64 or 52 registers. The bytes are not the limit there: second reading included, half precision does 65 operations
-    for each, twice what the memory of an M1 to M4 can feed, and the second reading finds the cache warm. The number of
-    simdgroups is then even, so that a window of 14x8, at the edge of a 64x64 grid, still fits one threadgroup.
+    64 or 52 registers. Bytes are not the limit there: second reading included, half precision does 65 operations for
+    each, while the memory of an M1 to M4 feeds a byte in the time of 30 to 40, and the second reading finds the cache
+    warm. The number of simdgroups is then even, so that a window of 14x8, at the edge of a 64x64 grid, still fits one
+    threadgroup.
 
     A core holds about two threadgroups of the full 32 KB and wants 500 threads and more: hence the bound on bytes for
     each simdgroup. The keys of a window come in even blocks, of at most 5 eights: 10 registers of scores.
