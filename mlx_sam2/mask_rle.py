@@ -62,7 +62,7 @@ def packed_to_rles(packed: np.ndarray, height: int, compressed: bool = True) -> 
     byte = at[byte]
     mask, byte = np.divmod(byte, max(width * size, 1))
     column, row = np.divmod(byte, max(size, 1))
-    place = column * height + np.minimum(8 * row + bit, height)
+    place = column * height + 8 * row + bit  # at the padding, the begin of the next column
     starts = np.searchsorted(mask, np.arange(count + 1))
     rles = []
     for first, end in pairwise(starts):
