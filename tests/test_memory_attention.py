@@ -120,6 +120,17 @@ def test_resources(dim: int, value_dim: int, itemsize: int, block: int, most_reg
     assert registers(dim, value_dim, itemsize) == most_registers
 
 
+@pytest.mark.parametrize("dtype", metal.NAMES)
+def test_small_case_is_of_the_same_variant(dtype: str) -> None:
+    """Else another kernel than the one in use would be checked at first use."""
+    for case in OP.cases:
+        args = [mx.zeros(tensor.shape, metal.NAMES[dtype]) for tensor in case]
+        if OP.supports(*args):
+            small = OP.small(*args)
+            assert OP.variant(*make_arguments(small, metal.NAMES[dtype])) == OP.variant(*args)
+            assert sum(np.prod(tensor.shape) for tensor in small) < 300_000
+
+
 def test_keys_are_split_where_there_are_few_queries() -> None:
     q, k, v = published()
     assert key_splits(q, k, v) == 4  # 64 threadgroups become 256

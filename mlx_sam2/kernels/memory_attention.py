@@ -64,8 +64,10 @@ SOURCE = """
     using T2 = metal::vec<T, 2>;
     using T4 = metal::vec<T, 4>;
     constexpr uint LDK = WIDTH + 16 / sizeof(T), LDV = BK + 16 / sizeof(T);
-    threadgroup T keys[BK * LDK];
-    threadgroup T values[DV * LDV];
+    threadgroup T4 key_block[BK * LDK / 4];  // in the types of the widest access, for their alignment
+    threadgroup T2 value_block[DV * LDV / 2];
+    threadgroup T* keys = (threadgroup T*)key_block;
+    threadgroup T* values = (threadgroup T*)value_block;
 
     const uint me = thread_position_in_threadgroup.x, lane = me % 32;
     const uint row = ((lane / 4) & 4) + (lane / 2) % 4, col = ((lane / 4) & 2) * 2 + (lane % 2) * 2;
