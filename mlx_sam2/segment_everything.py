@@ -235,7 +235,11 @@ def _json_line(photo: Photo, part: Part, files: dict[str, Any]) -> str:
 
 def _text_line(photo: Photo, part: Part, places: Places) -> str:
     written = [str(path) for path in (places.masks_of(photo), places.overlay_of(photo), places.coco) if path]
-    return f"{photo.path}: {len(part.masks)} mask{'s' * (len(part.masks) != 1)} -> {', '.join(written)}"
+    return f"{photo.path}: {_count(len(part.masks), 'mask')} -> {', '.join(written)}"
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
 def _find_all(args: argparse.Namespace, photos: list[Photo], places: Places, quiet: bool) -> int:
@@ -275,9 +279,9 @@ def _merge(args: argparse.Namespace, photos: list[Photo], places: Places, failed
         return cli.FAILURE
     with _or_stop():
         images, masks, missing = merge(places.parts, photos, places.coco)
-    of = f" of {len(photos)}" if missing else ""
     if not args.json:
-        print(f"{places.coco}: {images}{of} photos, {masks} masks", flush=True)
+        done = f"{images} of {len(photos)} photos" if missing else _count(images, "photo")
+        print(f"{places.coco}: {done}, {_count(masks, 'mask')}", flush=True)
     if missing and args.merge:
         names = ", ".join(photo.name for photo in missing[:3]) + (", ..." if len(missing) > 3 else "")
         cli.complain(PROG, f"{len(missing)} of {len(photos)} photos are not done: {names}")
@@ -298,7 +302,8 @@ def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], places: Pl
     except KeyboardInterrupt:
         if places.parts:
             done = sum(places.parts.path(photo).exists() for photo in photos)
-            print(f"stopped: {done} of {len(photos)} photos are done; the same command goes on", file=sys.stderr)
+            again = f"the same command{' without --overwrite' if args.overwrite else ''} goes on"
+            print(f"stopped: {done} of {len(photos)} photos are done; {again}", file=sys.stderr)
         raise
     (failed,) = ranks.total(failed)
     code = cli.FAILURE if failed else 0

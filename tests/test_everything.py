@@ -424,8 +424,8 @@ def test_a_folder_without_coco_goes_on_too(
         return real(self, image)
 
     monkeypatch.setattr(SAM2AutomaticMaskGenerator, "generate", generate)
-    code, _, stderr = call(capsys, *args)
-    assert (code, stderr) == (130, "stopped: 2 of 4 photos are done; the same command goes on\n")
+    code, _, stderr = call(capsys, *args, "--overwrite")
+    assert (code, stderr) == (130, "stopped: 2 of 4 photos are done; the same command without --overwrite goes on\n")
     code, stdout, _ = call(capsys, *args)
     assert code == 0
     assert "2 of 4 were done before" in stdout

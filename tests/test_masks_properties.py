@@ -286,6 +286,16 @@ def test_smooth_outlines_are_smooth() -> None:
     assert len(smooth) < len(exact) / 5
 
 
+@pytest.mark.parametrize("tolerance", [0, 0.5, 3.0])
+def test_cuts_to_holes_have_no_width(tolerance: float) -> None:
+    y, x = np.mgrid[:90, :120] - 40
+    ring = (x**2 + y**2 <= 38**2) & (x**2 + y**2 > 15**2) & ~((x - 5) ** 2 + (y - 25) ** 2 <= 16)
+    (polygon,) = masks.mask_to_polygons(ring, tolerance)
+    corners = list(zip(polygon[::2], polygon[1::2], strict=True))
+    sides = set(zip(corners, corners[1:] + corners[:1], strict=True))
+    assert sum((b, a) in sides for a, b in sides) == 2 * 2  # two holes, each cut walked down and up
+
+
 def test_pycocotools_takes_smooth_outlines() -> None:
     coco = pytest.importorskip("pycocotools.mask")
     ring = shapes_like_objects(90, 130, 1)
