@@ -26,6 +26,7 @@ from .hub_client import (
     client_errors,
     explain_machine,
     explain_status,
+    other_way,
     patiently,
     status_of,
 )
@@ -296,5 +297,6 @@ class _Repo:
             return f"{absent}, and {said}"
         why = f"HTTP {status}" if status else type(error).__name__
         if self.unreachable is None:
-            return f"the download of {repo} from {endpoint} broke off ({why}): run the same again, {_INSTEAD}"
+            broke = f"the download of {repo} from {endpoint} broke off ({why})"
+            return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
         return f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import logging
 import re
 import sys
@@ -77,7 +78,9 @@ def patiently(action: Callable[[], _T]) -> _T:
 def _tell(text: str) -> None:
     """A passing remark, which belongs to a terminal as progress bars do."""
     if sys.stderr.isatty():
-        print(text, file=sys.stderr)
+        from tqdm import tqdm
+
+        tqdm.write(text, file=sys.stderr)  # above the bars
 
 
 @contextmanager
@@ -149,6 +152,16 @@ def explain_machine(error: BaseException) -> str | None:
             return f"no space left for {constants.HF_HUB_CACHE}: free some, or set HF_HOME to a folder on a larger disk"
         return f"{cause.strerror} ({cause.filename or constants.HF_HUB_CACHE})"
     return None
+
+
+def other_way(error: BaseException) -> str:
+    """What else to try where Xet storage failed, the newer of the Hub's two ways to move large files."""
+    from huggingface_hub import constants
+
+    in_use = importlib.util.find_spec("hf_xet") and not getattr(constants, "HF_HUB_DISABLE_XET", False)
+    if not in_use or type(error).__module__ != "builtins":  # hf_xet raises Python's own exceptions
+        return ""
+    return "; if it fails again, HF_HUB_DISABLE_XET=1 takes the older way"
 
 
 def explain_status(error: BaseException) -> str | None:

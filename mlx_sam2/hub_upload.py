@@ -20,6 +20,7 @@ from .hub_client import (
     explain_machine,
     explain_status,
     one_line,
+    other_way,
     patiently,
     status_of,
 )
@@ -176,5 +177,6 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
         return f"cannot upload to {repo_id}: {machine}"
     network = next((e for e in chain if isinstance(e, client_errors())), None)
     if network is not None:
-        return f"the upload to {repo_id} at {constants.ENDPOINT} broke off ({type(network).__name__}): {kept}"
-    return f"the upload to {repo_id} failed ({one_line(chain[-1], secrets)}): {kept}"
+        why = f"the upload to {repo_id} at {constants.ENDPOINT} broke off ({type(network).__name__})"
+        return f"{why}: {kept}{other_way(network)}"
+    return f"the upload to {repo_id} failed ({one_line(chain[-1], secrets)}): {kept}{other_way(chain[-1])}"

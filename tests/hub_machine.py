@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
+import struct
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -104,6 +106,25 @@ class Machine:
         )
         assert TOKEN not in done.stdout + done.stderr
         return done
+
+    def in_a_terminal(self, endpoint: str, code: str, **environment: str) -> str:
+        """Standard error of ``python -c CODE`` where it is a terminal of 100 columns."""
+        import fcntl
+        import pty
+        import termios
+
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        environment = self.environment(endpoint, **environment)
+        process = subprocess.Popen([sys.executable, "-c", code], env=environment, stderr=theirs)
+        os.close(theirs)
+        shown = b""
+        with os.fdopen(ours, "rb", buffering=0) as terminal, contextlib.suppress(OSError):  # Linux ends with EIO
+            while part := terminal.read(1 << 16):
+                shown += part
+        assert process.wait() == 0
+        assert TOKEN not in shown.decode()
+        return shown.decode()
 
     def ask(self, endpoint: str, *calls: tuple, **environment: str) -> list[str]:
         """Results of ``(function, *arguments)`` or ``(function, *arguments, {keywords})``, as text."""

@@ -148,6 +148,35 @@ def test_a_token_in_an_answer(machine: Machine, small: Path) -> None:
         machine.ask(endpoint, ("resolve", REPO, None, TOKEN), HF_TOKEN=TOKEN)
 
 
+def test_on_a_terminal(machine: Machine, folder: Path) -> None:
+    """Bars, and one line on a line of its own for however many retries."""
+    fault = Fault(f"GET .*{WEIGHTS}", times=3, cut=1000)
+    code = f"import time; time.sleep = abs; from mlx_sam2 import hub; hub.resolve({REPO!r})"
+    with HubStandIn({REPO: folder}, faults=(fault,)) as endpoint:
+        shown = machine.in_a_terminal(endpoint, code)
+    assert shown.count("the connection to the Hub failed: trying again") == 1
+    assert "\rthe connection to the Hub failed: trying again\r\n" in shown
+    assert "100%|" in shown
+    assert "RemoteProtocolError" not in shown
+
+
+def test_xet_storage_that_fails(tmp_path: Path, small: Path) -> None:
+    """hf_xet, another protocol than the stand-in speaks, raises Python's own exceptions."""
+    patch = """
+import huggingface_hub.file_download as download
+def fails(*_, **__):
+    raise {error}
+download.http_get = fails
+"""
+    with HubStandIn({REPO: small}) as endpoint:
+        for error in ("RuntimeError('no route')", "ConnectionError('no route')"):
+            machine = Machine(tmp_path / "home", patch=patch.replace("{error}", error))
+            said = machine.ask(endpoint, ("resolve", REPO), HF_HUB_DISABLE_XET="0")[0]
+            assert "broke off" in said
+            assert said.endswith("if it fails again, HF_HUB_DISABLE_XET=1 takes the older way")
+            assert "XET" not in machine.resolve(endpoint, REPO)
+
+
 # ---- the disk
 
 
