@@ -517,3 +517,30 @@ def test_scores_that_are_no_number_stop_no_other_photo(
     lines = stderr.splitlines()
     assert f"{photos / 'a.jpg'}: the model gave a score" in lines[0]
     assert f"{photos / 'd.PNG'}: [malloc] Unable" in lines[1]
+
+
+def test_the_file_is_json_for_everyone(
+    photos: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Python writes NaN, which JSON does not have; names may be bytes that are no text."""
+    record = {
+        "segmentation": masks.mask_to_rle(np.zeros((50, 80), bool)),
+        "area": 0,
+        "bbox": [0.0, 0.0, 0.0, 0.0],
+        "predicted_iou": 0.5,
+        "point_coords": [[1.0, 2.0]],
+        "stability_score": float("nan"),
+        "crop_box": [0.0, 0.0, 80.0, 50.0],
+    }
+    monkeypatch.setattr(SAM2AutomaticMaskGenerator, "generate", lambda *_: [record])
+    named = photos / ("b.png" if sys.platform == "darwin" else os.fsdecode(b"b\xff\xc3\xa9.png"))
+    (photos / "b.png").rename(named)
+    for args in (["--coco", tmp_path / "out.json", "--output", tmp_path / "masks"], ["--json"]):
+        code, stdout, stderr = call(capsys, named, "--model", model, *FLAGS, *args)
+        assert (code, stderr) == (0, "")
+        text = stdout if args == ["--json"] else (tmp_path / "out.json").read_text("ascii")
+        data = json.loads(text, parse_constant=lambda name: pytest.fail(name))
+        (mask,) = data.get("annotations") or data["masks"]
+        assert (mask["stability_score"], mask["bbox"], mask["area"]) == (None, [0, 0, 0, 0], 0)
+        assert (data["images"][0]["file_name"] if "images" in data else data["image"]) == named.as_posix()
+    assert not np.asarray(Image.open(tmp_path / "masks" / named.stem / "0000.png")).any()
