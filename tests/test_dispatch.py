@@ -217,10 +217,11 @@ def test_ops_inside_a_kernel_function_and_a_reference() -> None:
     outer = make_op(lambda x: inner(x), name="outer", reference=lambda x: inner(x))
     np.testing.assert_array_equal(np.array(outer(X)), 2 * np.arange(8))
     assert inner.calls == [(8,)]
-    wrong = make_op(lambda x: 3 * x, name="wrong inner")
-    outer = make_op(lambda x: 3 * x, name="outer 2", reference=lambda x: wrong(x))
+    # an inner kernel whose own check sees nothing must not vouch for the outer one
+    sly = make_op(lambda x: 2 * x if x.size == 5 else 3 * x, name="sly", small=lambda x: (Tensor((5,)),))
+    outer = make_op(lambda x: 3 * x, name="outer 2", reference=lambda x: sly(x))
     with pytest.warns(RuntimeWarning, match="kernel outer 2 "):
-        np.testing.assert_array_equal(np.array(outer.reference(X) if outer.uses_kernel(X) else 2 * X), 2 * np.arange(8))
+        assert not outer.uses_kernel(X)
 
 
 @pytest.mark.usefixtures("metal")

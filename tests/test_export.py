@@ -134,7 +134,9 @@ def test_the_manifest_tells_the_truth(exported: Path, nano_model: SAM2) -> None:
         mx.import_function(str(exported / decoder["file"]))(*too_many)
 
 
-def test_weights_are_there_once(nano_model: SAM2, tmp_path: Path) -> None:
+def test_weights_are_there_once(tmp_path: Path) -> None:
+    nano_model = synthetic.nano_model()
+    nano_model.set_dtype(mx.float16)  # lazy: neither the float32 weights nor the conversion belong into the files
     sizes = []
     for count in (1, 4):
         folder = tmp_path / str(count)
@@ -145,8 +147,8 @@ def test_weights_are_there_once(nano_model: SAM2, tmp_path: Path) -> None:
     encoder = sum(value.nbytes for name, value in weights.items() if name.startswith("image_encoder"))
     decoder = sum(value.nbytes for name, value in weights.items() if name.startswith("sam_"))
     assert encoder < sizes[0]["image_encoder.mlxfn"] < 1.1 * encoder
-    assert decoder < sizes[0]["mask_decoder.mlxfn"] < 1.1 * decoder
-    assert sizes[1]["mask_decoder.mlxfn"] - sizes[0]["mask_decoder.mlxfn"] < 6 * 0.05 * decoder  # six traces more
+    assert decoder < sizes[0]["mask_decoder.mlxfn"] < 1.2 * decoder  # twice the graph, some 70 kB each
+    assert sizes[1]["mask_decoder.mlxfn"] - sizes[0]["mask_decoder.mlxfn"] < 6 * 0.1 * decoder  # six more
 
 
 # ---- kernels
