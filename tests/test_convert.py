@@ -119,19 +119,23 @@ def assert_same(found: dict[str, mx.array], expected: dict[str, mx.array]) -> No
 # ---- every source in every precision
 
 
-@pytest.mark.parametrize("precision", FORMATS)
-@pytest.mark.parametrize("layout", ["official", "transformers", "mlx"])
+MATRIX = [("transformers", p) for p in FORMATS] + [
+    (layout, p) for layout in ("official", "mlx") for p in ("fp32", "8bit")
+]
+
+
+@pytest.mark.parametrize(("layout", "precision"), MATRIX)  # the rest of it in test_convert_published.py
 def test_matrix(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, precision: str
 ) -> None:
     out = tmp_path / f"nano-{precision}"
     done(capsys, *sources.options(layout), "--mlx-path", out, *FORMATS[precision])
     assert_same(mx.load(str(out / "model.safetensors")), expected_weights(precision))
+    if layout != "transformers":
+        return
     model = checkpoint.load(out, dtype=DTYPES[precision])
     assert_same(dict(tree_flatten(model.parameters())), expected_weights(precision))
     assert model.config == nano_config()
-    if layout != "mlx":  # once for each precision is enough
-        return
     said = done(capsys, "--verify", out, *sources.options(layout)[:2])
     assert "hashes, names, shapes and precision are as config.json says" in said
     iou = float(re.search(r"smallest IoU ([\d.]+)", said)[1])
@@ -739,6 +743,7 @@ print(eval(sys.argv[1]), peak() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory(tmp_path: Path) -> None:
     """A checkpoint of 50 MB: converting takes a few of its tensors, loading the model and little more.
