@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import cli, track_prompts
+from . import cli, track_find, track_prompts
 from .cli import UsageError
 from .track_run import (
     Plan,
@@ -55,6 +55,11 @@ written so far can be read.
    {"object": 2, "frame": 0, "box": [300, 0, 500, 400]},
    {"object": 3, "frame": 7, "mask": "third.png"}]
 
+--everything finds the objects by itself: the automatic masks of the first frame, and of every frame whose number is a
+multiple of --every, become objects, unless they are those of an object that is followed already (mask IoU above
+--merge-iou). Numbers go from 1 up to --max-objects, and no object gets the number of another. Objects given by prompts
+are followed too. --points-per-side, --pred-iou, --stability and --nms are those of the segment command.
+
 --davis ROOT tracks the sequences of a DAVIS data set from the masks of their first frames, with the settings of the
 official evaluation (no hole filling, no overlaps), writes OUTPUT/SEQUENCE/00000.png, ..., and prints J, F and J&F where
 there are annotations. Sequences that are complete in OUTPUT are not tracked again.
@@ -85,6 +90,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--start", type=_whole(0), metavar="T", help="the first frame to track")
     run.add_argument("--frames", type=_whole(1), metavar="N", help="how many frames to track; default: all")
     run.add_argument("--reverse", action="store_true", help="track towards the first frame")
+    track_find.add_options(parser)
     davis = parser.add_argument_group("evaluation")
     davis.add_argument("--davis", type=Path, metavar="ROOT", help="track a DAVIS data set instead of VIDEO, see below")
     davis.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="some of its sequences only")
@@ -119,19 +125,23 @@ def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
     """
     items = [*args.point, *args.negative, *args.box, *args.mask]
     items += track_prompts.read_prompts_file(args.prompts) if args.prompts else []
-    if not items:
-        raise UsageError("nothing to follow: give --point X,Y, --box X0,Y0,X1,Y1, --mask PNG or --prompts FILE.json")
+    if not items and not args.everything:
+        forms = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE.json or --everything"
+        raise UsageError(f"nothing to follow: give {forms}")
     if is_live(source):
         if args.reverse or args.start is not None or args.memory != "disk":
             raise UsageError(f"{source.name} is live: --reverse, --start and --memory need a video file or a folder")
+        if items and args.everything:
+            raise UsageError(f"{source.name} is live: prompts do not go with --everything there")
         prompts = track_prompts.gather(items, 0, None, (source.height, source.width))
-        return Plan(prompts, prompts[0].frame, args.frames, False)
+        return Plan(prompts, prompts[0].frame if prompts else 0, args.frames, False)
     n = source.num_frames
     if args.start is not None and args.start >= n:
         raise UsageError(f"--start {args.start}: frame {args.start} does not exist; the video has frames 0 to {n - 1}")
     default = args.start if args.start is not None else n - 1 if args.reverse else 0
     prompts = track_prompts.gather(items, default, n, (source.height, source.width))
-    prompted = [prompt.frame for prompt in prompts]
+    track_find.refuse_numbers(args, prompts)
+    prompted = [0] if args.everything else [prompt.frame for prompt in prompts]
     start = args.start if args.start is not None else max(prompted) if args.reverse else min(prompted)
     if args.reverse and start == 0:
         raise UsageError("--reverse from frame 0: there is no frame before it; give --start or prompt a later frame")
@@ -193,15 +203,20 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
         sinks = [stack.enter_context(_open_output(output, source, args.overwrite)) for output in outputs]
         predictor = load_predictor(args)
         live = is_live(source)
-        frames = track_live(predictor, source, plan) if live else track_session(predictor, source, plan, args.memory)
+        if args.everything:
+            frames = track_find.track_all(predictor, source, plan, args, progress)
+        elif live:
+            frames = track_live(predictor, source, plan)
+        else:
+            frames = track_session(predictor, source, plan, args.memory)
         stack.callback(frames.close)
         stopped = write_frames(islice(frames, plan.count), sinks, plan.count, progress)
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
     objects = len(progress.last.masks)
     print(
-        f"{source.name}: {progress.span}, {objects} object{'s' * (objects > 1)}, "
-        f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}"
+        f"{source.name}: {progress.span}, {objects} object{'s' * (objects != 1)}, "
+        f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
     )
     if not stopped or progress.count == plan.count or (live and stopped == signal.SIGINT):
         return 0
@@ -212,6 +227,7 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    track_find.refuse_options(args)
     cli.check_model(args.model, args.revision)
     if args.davis is None:
         if args.video is None:

@@ -29,7 +29,8 @@ def run_davis(args: argparse.Namespace) -> int:
     Raises:
         UsageError, VideoError: one line.
     """
-    foreign = ("video", "point", "negative", "box", "mask", "prompts", "start", "frames", "reverse", "overlay")
+    foreign = ("video", "point", "negative", "box", "mask", "prompts", "everything")
+    foreign += ("start", "frames", "reverse", "overlay")
     for name in foreign:
         value = getattr(args, name)
         if not (value is None or value is False or value == []):

@@ -19,7 +19,7 @@ from .cli import UsageError
 if TYPE_CHECKING:
     from .track_prompts import ObjectPrompt
     from .video import FrameSource
-    from .video_predictor import SAM2VideoPredictor
+    from .video_predictor import SAM2VideoPredictor, VideoState
     from .video_sinks import FrameSink
 
 
@@ -57,16 +57,20 @@ class TrackedFrame:
     time: float | None
 
 
+def give_prompts(predictor: SAM2VideoPredictor, state: VideoState, plan: Plan) -> None:
+    for prompt in plan.prompts:
+        prompt.give(
+            partial(predictor.add_new_mask, state, prompt.frame),
+            partial(predictor.add_new_points_or_box, state, prompt.frame),
+        )
+
+
 def track_session(
     predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, memory: str
 ) -> Iterator[TrackedFrame]:
     """Track a video that can be read at random."""
     with predictor.init_state(source, memory=memory) as state:
-        for prompt in plan.prompts:
-            prompt.give(
-                partial(predictor.add_new_mask, state, prompt.frame),
-                partial(predictor.add_new_points_or_box, state, prompt.frame),
-            )
+        give_prompts(predictor, state, plan)
         for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
             scores = {obj: float(state.tracks[obj].result(t).object_score) for obj in ids}
             yield TrackedFrame(t, source[t], dict(zip(ids, logits[:, 0] > 0, strict=True)), scores, source.time(t))
@@ -113,6 +117,7 @@ class Progress:
     first: int = 0
     last: TrackedFrame | None = None
     seconds: float = 0.0
+    note: str = ""  # at the end of the line that sums it up
 
     @property
     def span(self) -> str:
@@ -149,6 +154,25 @@ def _visible(masks: dict[int, np.ndarray]) -> list[int]:
     return visible
 
 
+def _prompt_words(plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame) -> list[str]:
+    """The prompts there were, but for objects on the last frame its masks as they were written."""
+    from .video_sinks import PngSink
+
+    visible = _visible(last.masks)
+    folder = next((output for output in outputs if Path(output).is_dir()), None)
+    if folder is None and visible:
+        folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
+        with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:
+            sink.write(last.index, last.pixels, last.masks)
+    words = []
+    for prompt in plan.prompts:
+        if prompt.frame != last.index or prompt.object not in visible:
+            words += prompt.as_flags()
+    if visible:
+        words += ["--mask", f"{Path(folder) / source.frame_name(last.index)}.png@{last.index}"]
+    return words
+
+
 def resume_arguments(
     args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
 ) -> list[str]:
@@ -156,23 +180,15 @@ def resume_arguments(
 
     Only a folder of PNG is continued. Without one the last masks are written to a folder of their own.
     """
-    from .video_sinks import PngSink
-
     last = progress.last
-    visible = _visible(last.masks)
     start = max(last.index - 1, 1) if plan.reverse else last.index + 1  # in reverse nothing starts at frame 0
     left = plan.count - progress.count + (start == last.index)
-    folder = next((output for output in outputs if Path(output).is_dir()), None)
-    if folder is None and visible:
-        folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
-        with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:
-            sink.write(last.index, last.pixels, last.masks)
-    words = [args.video]
-    for prompt in plan.prompts:
-        if prompt.frame != last.index or prompt.object not in visible:
-            words += prompt.as_flags()
-    if visible:
-        words += ["--mask", f"{Path(folder) / source.frame_name(last.index)}.png@{last.index}"]
+    if args.everything:
+        from .track_find import resume_words
+
+        words = [args.video, *resume_words(args, plan, source, outputs, last)]
+    else:
+        words = [args.video, *_prompt_words(plan, source, outputs, last)]
     words += ["--start", str(start)]
     words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []

@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"key_map", "torch_file", "safetensors_file", "hub"},
     {"checkpoint"},
     {"build"},
-    {"image_predictor", "video_predictor", "automatic_mask_generator"},
+    {"image_predictor", "video_predictor", "automatic_mask_generator", "track_everything"},
     {"build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
     {"segment", "track", "convert", "benchmark", "doctor", "export"},
 ]
@@ -59,6 +59,7 @@ PART_OF = {  # rooms of several files
     "segment_photos": "segment",
     "segment_ranks": "segment",
     "track_davis": "track",
+    "track_find": "track",
     "track_prompts": "track",
     "track_run": "track",
 }

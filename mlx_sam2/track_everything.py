@@ -1,0 +1,192 @@
+"""Follow everything in a video: objects from the automatic masks of a frame, and new ones as they come, each once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from . import masks
+from .automatic_mask_generator import SAM2AutomaticMaskGenerator
+from .memory_bank import ObjectTrack, Prompt
+from .tracker import fit_mask, video_masks
+from .video_predictor import Masks, SAM2VideoPredictor, VideoState
+from .video_stream import VideoStream
+
+EVERY, MAX_OBJECTS, MERGE_IOU = 30, 40, 0.5  # defaults
+
+
+@dataclass(frozen=True)
+class EverythingFrame:
+    """What is followed on one frame."""
+
+    index: int
+    pixels: np.ndarray  # (H, W, 3) uint8
+    masks: dict[Any, np.ndarray]  # (H, W) bool by object
+    scores: dict[Any, float]  # presence, a logit, above 0 where the object is seen
+    new: list[int] = field(default_factory=list)  # objects found on this frame
+    merged: dict[int, Any] = field(default_factory=dict)  # objects given up on this frame: the one each was the same as
+    left_out: int = 0  # masks of this frame that would be new objects beyond ``max_objects``
+
+
+def track_everything(
+    predictor: SAM2VideoPredictor,
+    video: Any,
+    generator: SAM2AutomaticMaskGenerator | None = None,
+    *,
+    every: int = EVERY,
+    start: int = 0,
+    count: int | None = None,
+    max_objects: int = MAX_OBJECTS,
+    merge_iou: float = MERGE_IOU,
+) -> Iterator[EverythingFrame]:
+    """Find all objects on a frame, follow them, and look for new ones from time to time.
+
+    A *look* is at the first frame, and at every frame whose number is a multiple of ``every``. Its automatic masks
+    become objects, unless their IoU with the mask of an object there, or with a better new one, is above ``merge_iou``.
+    Of two objects that were found by a look and have come to have the same mask, the later one is given up. Objects
+    are numbered from 1 in the order in which they are found, those of one look from the smallest to the largest; a
+    number is never given twice.
+
+    Args:
+        predictor: model and options of the tracking.
+        video: anything that ``init_state`` takes; a session whose objects are to be followed too; or a ``VideoStream``.
+        generator: looks; None makes one with the predictor's model and the default thresholds.
+        every: frames from one look to the next; 0 looks at the first frame only.
+        start: the first frame of a video or session.
+        count: how many frames; None goes on to the end.
+        max_objects: no object gets a higher number, so that time and memory are bounded.
+        merge_iou: masks of a higher IoU are the same object.
+
+    Yields:
+        ``EverythingFrame`` for each frame; without objects where none has been found yet.
+
+    Raises:
+        ValueError: for an argument that cannot be used.
+    """
+    for name, value, least in (("every", every, 0), ("start", start, 0), ("max_objects", max_objects, 1)):
+        if not isinstance(value, (int, np.integer)) or value < least:
+            raise ValueError(f"{name}={value!r}: it must be a whole number from {least} up")
+    if not 0 < merge_iou <= 1:
+        raise ValueError(f"merge_iou={merge_iou!r}: it must be above 0, and 1 at most")
+    if isinstance(video, VideoStream) and start:
+        raise ValueError("a stream begins with the frame that comes next; leave out start")
+    if generator is None:
+        generator = SAM2AutomaticMaskGenerator(predictor.model, output_mode="uncompressed_rle")
+    return _run(_Follower(predictor, generator, every, max_objects, merge_iou), video, start, count)
+
+
+def _run(follower: _Follower, video: Any, start: int, count: int | None) -> Iterator[EverythingFrame]:
+    if isinstance(video, VideoStream):
+        yield from follower.run(video._state, islice(video, count))
+        return
+    state = video if isinstance(video, VideoState) else follower.predictor.init_state(video)
+    try:
+        state.require_frame(start)
+        yield from follower.run(state, _steps(follower.predictor, state, start, count))
+    finally:
+        if state is not video:
+            state.close()
+
+
+def _steps(predictor: SAM2VideoPredictor, state: VideoState, start: int, count: int | None) -> Iterator[Masks]:
+    """Frame by frame through a session, as ``VideoStream.push`` does it: objects may come and go between two frames."""
+    stop = state.num_frames if count is None else min(start + count, state.num_frames)
+    for t in range(start, stop):
+        predictor.commit_edits(state)
+        for track in state.tracks.values():
+            if t - 1 in track.conditioning or t - 1 in track.tracked:
+                track.directions.setdefault(t - 1, False)
+        low_res = predictor.advance(state, list(state.tracks.values()), t, reverse=False)
+        yield t, state.obj_ids, video_masks(low_res, state.video_size, predictor.non_overlap_masks)
+
+
+class _Follower:
+    """Follows objects, and looks for more."""
+
+    def __init__(
+        self,
+        predictor: SAM2VideoPredictor,
+        generator: SAM2AutomaticMaskGenerator,
+        every: int,
+        max_objects: int,
+        merge_iou: float,
+    ) -> None:
+        self.predictor = predictor
+        self.generator = generator
+        self.every = every
+        self.max_objects = max_objects
+        self.merge_iou = merge_iou
+        self.latest = 0  # the highest number so far
+        self.found: set[int] = set()  # by looks; other objects are the user's, and never given up
+
+    def run(self, state: VideoState, steps: Iterator[Masks]) -> Iterator[EverythingFrame]:
+        for n, (t, obj_ids, logits) in enumerate(steps):
+            seen = dict(zip(obj_ids, logits[:, 0] > 0, strict=True))
+            pixels = state.source[t]
+            new, merged, left_out = [], {}, 0
+            if n == 0 or (self.every > 0 and t % self.every == 0):
+                rles = {obj_id: masks.mask_to_rle(mask, compressed=False) for obj_id, mask in seen.items()}
+                merged = self._duplicates(rles)
+                for obj_id in merged:
+                    self.predictor.remove_object(state, obj_id, need_output=False)
+                    del seen[obj_id]
+                unknown = self._unknown(pixels, [rles[obj_id] for obj_id in seen])
+                started, left_out = self._start(state, t, unknown)
+                new, seen = list(started), {**seen, **started}
+            results = {obj_id: state.tracks[obj_id].latest(t) for obj_id in seen}
+            scores = {obj_id: result.object_score for obj_id, result in results.items()}
+            yield EverythingFrame(t, pixels, seen, scores, new, merged, left_out)
+
+    def _duplicates(self, rles: Mapping[Any, Any]) -> dict[int, Any]:
+        """Objects found by looks whose mask has become that of an earlier object: that one, by object."""
+        ids = list(rles)
+        same = masks.mask_iou(list(rles.values()), list(rles.values())) > self.merge_iou
+        merged: dict[int, Any] = {}
+        for j, obj_id in enumerate(ids):
+            earlier = [other for i, other in enumerate(ids[:j]) if same[i, j] and other not in merged]
+            if earlier and obj_id in self.found:
+                merged[obj_id] = earlier[0]
+        return merged
+
+    def _unknown(self, pixels: np.ndarray, known: list[Any]) -> list[np.ndarray]:
+        """Automatic masks of a frame that are neither a known one nor one before them, (H, W) bool."""
+        found = [record["segmentation"] for record in self.generator.generate(pixels)]
+        same = masks.mask_iou(found, [*known, *found]) > self.merge_iou
+        chosen: list[int] = []
+        for i in range(len(found)):
+            others = [*range(len(known)), *(len(known) + j for j in chosen)]
+            if not same[i, others].any():
+                chosen.append(i)
+        return [m if isinstance(m, np.ndarray) else masks.rle_to_mask(m) for m in (found[i] for i in chosen)]
+
+    def _start(self, state: VideoState, t: int, unknown: list[np.ndarray]) -> tuple[dict[int, np.ndarray], int]:
+        """Make objects of masks, best first, while there is room; their masks as the tracker has them, by number, and
+        how many are left out. What is too small for the tracker to see is no object.
+        """
+        self.latest = max([self.latest, *(int(i) for i in state.tracks if isinstance(i, (int, np.integer)))])
+        room = max(self.max_objects - self.latest, 0)
+        started: list[tuple[np.ndarray, ObjectTrack]] = []
+        left_out = 0
+        for mask in unknown:
+            if len(started) == room:
+                left_out += 1
+                continue
+            prompt, track = Prompt(mask=fit_mask(mask, self.predictor.image_size)), ObjectTrack.empty(state.store)
+            features = self.predictor._features(state, t)
+            result = self.predictor.tracker.prompt(
+                features, track, prompt, t, reverse=None, num_frames=state.num_frames
+            )
+            shown = video_masks([result.low_res_mask], state.video_size, False)[0, 0] > 0
+            if shown.any():
+                track.pending[t], track.prompts[t] = result, prompt
+                started.append((shown, track))
+        started.sort(key=lambda pair: np.count_nonzero(pair[0]))
+        numbered = {self.latest + i: pair for i, pair in enumerate(started, start=1)}
+        state.tracks.update((number, track) for number, (_, track) in numbered.items())
+        self.latest += len(numbered)
+        self.found |= numbered.keys()
+        return {number: shown for number, (shown, _) in numbered.items()}, left_out

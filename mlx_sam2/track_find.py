@@ -1,0 +1,138 @@
+"""``track --everything``: its options, running it, and going on after a stop."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import cli
+from .cli import UsageError
+from .track_prompts import MAX_OBJECT, ObjectPrompt
+from .track_run import Plan, Progress, TrackedFrame, give_prompts, is_live
+
+if TYPE_CHECKING:
+    from .video import FrameSource
+    from .video_predictor import SAM2VideoPredictor
+
+# flag, argument, type, default there, help
+Options = list[tuple[str, str, Any, Any, str]]
+FOLLOW: Options = [  # of track_everything
+    ("every", "every", cli.number(int, 0), 30, "look for new objects every N frames, 0 for on the first one only"),
+    ("max-objects", "max_objects", cli.number(int, 1, MAX_OBJECT), 40, "follow no more than this"),
+    ("merge-iou", "merge_iou", cli.number(float, 0.01, 1), 0.5, "masks of a higher IoU are the same object"),
+]
+LOOK: Options = [  # of SAM2AutomaticMaskGenerator
+    ("points-per-side", "points_per_side", cli.number(int, 1, 1024), 32, "points along each side of the frame"),
+    ("points-per-batch", "points_per_batch", cli.number(int, 1), 64, "points decoded at once: memory grows with it"),
+    ("pred-iou", "pred_iou_thresh", cli.number(float, 0, 1), 0.8, "take masks whose predicted IoU is above this"),
+    (
+        "stability",
+        "stability_score_thresh",
+        cli.number(float, 0, 1),
+        0.95,
+        "and whose stability score is not below this",
+    ),
+    ("stability-offset", "stability_score_offset", cli.number(float, 0), 1.0, "of the score's two thresholds"),
+    ("nms", "box_nms_thresh", cli.number(float, 0, 1), 0.7, "of masks whose boxes have an IoU above this take one"),
+]
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("everything in the video")
+    group.add_argument(
+        "--everything", action="store_true", help="find the objects, and new ones as they come, see below"
+    )
+    for flag, name, kind, default, text in [*FOLLOW, *LOOK]:
+        metavar = "N" if isinstance(default, int) else "X"
+        group.add_argument(f"--{flag}", dest=name, type=kind, metavar=metavar, help=f"{text}; default: {default}")
+
+
+def refuse_options(args: argparse.Namespace) -> None:
+    """Refuse options of this module without --everything, and what does not go with it.
+
+    Raises:
+        UsageError: one line.
+    """
+    if not args.everything:
+        for flag, name, *_ in [*FOLLOW, *LOOK]:
+            if getattr(args, name) is not None:
+                raise UsageError(f"--{flag} belongs to --everything")
+    elif args.reverse:
+        raise UsageError("--everything looks for what comes next: --reverse does not go with it")
+
+
+def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt]) -> None:
+    """Refuse prompts for objects with numbers that leave none for what is found."""
+    limit = _limit(args)
+    highest = max((prompt.object for prompt in prompts), default=0)
+    if args.everything and highest >= limit:
+        raise UsageError(
+            f"object {highest} has a prompt, and objects are numbered up to {limit}: nothing more could be followed; "
+            f"give --max-objects from {highest + 1} to {MAX_OBJECT}, or leave out --everything"
+        )
+
+
+def _limit(args: argparse.Namespace) -> int:
+    default = next(default for _, name, _, default, _ in FOLLOW if name == "max_objects")
+    return default if args.max_objects is None else args.max_objects
+
+
+def _given(args: argparse.Namespace, options: Options) -> dict[str, Any]:
+    return {name: getattr(args, name) for _, name, *_ in options if getattr(args, name) is not None}
+
+
+def track_all(
+    predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, args: argparse.Namespace, progress: Progress
+) -> Iterator[TrackedFrame]:
+    """Follow what prompts pick out and everything else. What the user should know is left in ``progress.note``."""
+    from .automatic_mask_generator import SAM2AutomaticMaskGenerator
+    from .track_everything import track_everything
+
+    generator = SAM2AutomaticMaskGenerator(predictor.model, output_mode="uncompressed_rle", **_given(args, LOOK))
+    follow = {**_given(args, FOLLOW), "count": plan.count}
+    with predictor.stream(source) if is_live(source) else predictor.init_state(source, memory=args.memory) as video:
+        if not is_live(source):
+            give_prompts(predictor, video, plan)
+            follow["start"] = plan.start
+        progress.note = "; nothing was found: lower --pred-iou or --stability"
+        for frame in track_everything(predictor, video, generator, **follow):
+            if frame.masks:
+                progress.note = progress.note if progress.note.startswith("; more") else ""
+            elif args.every == 0 and not progress.count:
+                raise UsageError(
+                    f"nothing was found on frame {frame.index}: lower --pred-iou or --stability, or begin on another "
+                    "frame with --start"
+                )
+            if frame.left_out:
+                progress.note = f"; more were found than --max-objects {_limit(args)}"
+            yield TrackedFrame(frame.index, frame.pixels, frame.masks, frame.scores, source.time(frame.index))
+
+
+def resume_words(
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame
+) -> list[str]:
+    """Arguments that name the objects on the last frame again: their masks, each in a file, as they may overlap."""
+    from .video_sinks import PngSink
+
+    words = ["--everything"]
+    for flag, name, *_ in [*FOLLOW, *LOOK]:
+        words += [f"--{flag}", f"{getattr(args, name):g}"] if getattr(args, name) is not None else []
+    shown = {obj: mask for obj, mask in last.masks.items() if mask.any()}
+    for prompt in plan.prompts:
+        if prompt.frame != last.index or prompt.object not in shown:
+            words += prompt.as_flags()
+    if not shown:
+        return words
+    folder = Path(f"{Path(outputs[0]).with_suffix('')}_stopped")
+    with PngSink(folder, overwrite=True, per_object=True, frame_name=source.frame_name) as sink:
+        sink.write(last.index, last.pixels, shown)
+    name = f"{source.frame_name(last.index)}.png"
+    entries = [{"object": obj, "frame": last.index, "mask": f"{obj:03d}/{name}"} for obj in shown]
+    part = folder / ".prompts.json.part"
+    part.write_text(json.dumps(entries), encoding="utf-8")
+    os.replace(part, folder / "prompts.json")
+    return [*words, "--prompts", str(folder / "prompts.json")]
