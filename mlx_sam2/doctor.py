@@ -78,9 +78,8 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
     product = doctor_machine.probe()
     wrong, notes = doctor_machine.opinions(facts, product)
     calls = doctor_measure.record(model)
-    has_metal = (
-        kernels.metal_allowed() or mx.metal.is_available()
-    )  # the former: with MLX_SAM2_KERNELS=0 they are timed, too
+    # with MLX_SAM2_KERNELS=0 the kernels are measured all the same
+    has_metal = kernels.metal_allowed() or mx.metal.is_available()
     if has_metal:
         rows = doctor_measure.measure(calls, facts["bandwidth_gb_s"], args.quick)
     else:
