@@ -26,8 +26,10 @@ from .hub_client import (
     client_errors,
     explain_machine,
     explain_status,
+    one_line,
     other_way,
     patiently,
+    start_client,
     status_of,
 )
 from .hub_upload import upload
@@ -109,6 +111,7 @@ class _Repo:
         What is not on the Hub, and what is not in the cache of a machine without network, is treated alike:
         the next candidate is tried. So a machine that went offline finds whichever file it once downloaded.
         """
+        start_client(self.token)
         from huggingface_hub.errors import HFValidationError
 
         try:
@@ -117,7 +120,9 @@ class _Repo:
         except safetensors_file.SafetensorsFileError as error:
             raise HubError(str(error)) from None
         except HFValidationError as error:
-            raise HubError(f"{self.repo_id!r} is no Hub id ({' '.join(str(error).split())[:120]})") from None
+            raise HubError(f"{self.repo_id!r} is no Hub id ({one_line(error)})") from None
+        except ImportError as error:  # a proxy that needs another package
+            raise HubError(f"cannot reach the Hub: {one_line(error)}") from None
         except (*client_errors(), RuntimeError) as error:  # the latter: how hf_xet reports what it cannot do
             if isinstance(error, HubError):
                 raise
@@ -185,7 +190,7 @@ class _Repo:
             return None
         blob = Path(os.readlink(file)) if file.is_symlink() else file  # its name is the hash that the Hub stated
         if blob.name in kept or blob == file:
-            self._check_whole(file, name)
+            self._check_whole(file, blob.name, name)
         else:
             self._check_hash(file, blob.name, name)
         return file
@@ -197,7 +202,7 @@ class _Repo:
         folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo_id.replace('/', '--')}", "blobs")
         return set(os.listdir(folder)) if folder.is_dir() else set()
 
-    def _check_whole(self, file: Path, name: str) -> None:
+    def _check_whole(self, file: Path, stated: str, name: str) -> None:
         """Notice a file of the cache that was cut off or damaged since it came; its headers say so."""
         try:
             if name.endswith(".safetensors"):
@@ -207,6 +212,8 @@ class _Repo:
             elif torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file):
                 raise torch_file.TorchFileError("its end is missing")
         except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
+            if _has_hash(file, stated):
+                raise HubError(f"{name} of {self.repo_id} is damaged on the Hub already: tell its owner") from None
             at = f" --revision {self.revision}" if self.revision else ""
             raise HubError(
                 f"{file} is cut off or damaged ({file.stat().st_size} bytes): fetch it again with "
@@ -215,16 +222,7 @@ class _Repo:
 
     def _check_hash(self, file: Path, stated: str, name: str) -> None:
         """Compare a file that has just come with the hash that the Hub stated; one that differs is not kept."""
-        if re.fullmatch(r"[0-9a-f]{64}", stated):
-            digest = hashlib.sha256()
-        elif re.fullmatch(r"[0-9a-f]{40}", stated):  # small files: as git counts
-            digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size)
-        else:
-            return  # a mirror with hashes of its own
-        with file.open("rb") as opened:
-            while part := opened.read(1 << 20):
-                digest.update(part)
-        if digest.hexdigest() != stated:
+        if _has_hash(file, stated) is False:
             (file.parent / os.readlink(file)).unlink()
             file.unlink()
             raise HubError(
@@ -291,6 +289,8 @@ class _Repo:
                 f"{absent}, and HF_HUB_OFFLINE keeps the network off: unset it and connect once (the "
                 f"download is kept), {_INSTEAD}"
             )
+        if any(type(e).__name__ == "FileMetadataError" for e in causes(error)):
+            return f"{endpoint} does not answer as the Hub does: check HF_ENDPOINT and proxies, {_INSTEAD}"
         if machine := explain_machine(error):
             return f"cannot download {repo}: {machine}"
         if said := explain_status(error):
@@ -300,3 +300,17 @@ class _Repo:
             broke = f"the download of {repo} from {endpoint} broke off ({why})"
             return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
         return f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"
+
+
+def _has_hash(file: Path, stated: str) -> bool | None:
+    """Whether a file has a sha256 (large files) or git's sha1; None: neither was stated, as by some mirrors."""
+    if re.fullmatch(r"[0-9a-f]{64}", stated):
+        digest = hashlib.sha256()
+    elif re.fullmatch(r"[0-9a-f]{40}", stated):
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+    else:
+        return None
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest() == stated

@@ -28,6 +28,29 @@ class HubError(RuntimeError):
     """The Hub, or a name that leads there, gives no checkpoint or takes none. One line that says what to do."""
 
 
+def start_client(token: str | bool | None) -> None:
+    """Import the client, which reads its settings as it is imported, and look at the token that it will send.
+
+    Raises:
+        HubError: a setting makes no sense.
+    """
+    try:
+        import huggingface_hub.file_download
+        import huggingface_hub.hf_api  # noqa: F401
+        from huggingface_hub import get_token
+
+        sent = token if isinstance(token, str) else None if token is False else get_token()
+    except ValueError as error:
+        why = one_line(error)
+        raise HubError(f"huggingface_hub cannot start ({why}): check the HF_ variables of the environment") from None
+    except OSError as error:
+        raise HubError(
+            f"cannot read the stored Hub token: {error.strerror} ({error.filename}); check HF_HOME"
+        ) from None
+    if sent and not re.fullmatch(r"[\x21-\x7e]+", sent):
+        raise HubError("the Hub token holds characters that no token has: check token= and HF_TOKEN")
+
+
 def client_errors() -> tuple[type[Exception], ...]:
     """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError

@@ -22,6 +22,7 @@ from .hub_client import (
     one_line,
     other_way,
     patiently,
+    start_client,
     status_of,
 )
 
@@ -65,6 +66,7 @@ def upload(
     check_folder(folder)
     if not re.fullmatch(REPO_ID, repo_id):
         raise HubError(f"{one_line(repo_id)!r} is no name of a Hub repository: use owner/name")
+    start_client(token)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
@@ -75,7 +77,7 @@ def upload(
             patiently(lambda: _send(api, folder, repo_id, revision))
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} is no name of a Hub repository ({one_line(error)})") from None
-    except (*client_errors(), RuntimeError, ValueError) as error:  # the latter two wrap what its threads raise
+    except (*client_errors(), RuntimeError, ValueError, ImportError) as error:  # its threads wrap what they raise
         if isinstance(error, HubError):
             raise
         raise HubError(_explain(error, repo_id, token)) from None

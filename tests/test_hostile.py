@@ -84,6 +84,15 @@ SAFETENSORS: dict[str, bytes] = {
 }
 
 
+# Refused by a limit of ours before a parser sees them.
+LIMITS = {
+    "a header of 40 MB": "its header has 41943048 bytes",
+    "200,000 tensors": "its header has ",
+    "a directory of 300 MB": "its directory has 314572800 bytes",
+    "config: three megabytes": "is longer than 1048576 bytes",
+    "a zip bomb": "entry data.pkl is compressed",
+}
+
 # Read as they are, and then of no model: these promise nothing that could cost memory.
 HARMLESS = {"a good file of another model", "an empty shape beyond 32 bits", "a name twice"}
 
@@ -187,6 +196,7 @@ def test_each_is_refused_with_one_line(hostile: dict[str, Path], tmp_path: Path)
         assert said.startswith(("CheckpointError: ", "ConfigError: ")), (name, said)
         assert str(path) in said, (name, said)
         assert len(said) < 800, (name, said)
+        assert LIMITS.get(name, "") in said, (name, said)
         assert ("cannot tell which model" in said) == (name in HARMLESS), (name, said)
         assert int(grown) < MEMORY_MB, (name, grown)
     assert os.listdir(tmp_path) == [], "something ran, or was unpacked"

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
-from hub_machine import TOKEN, Machine
+from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn
 
 REPO = "someone/tuned"
@@ -177,6 +177,31 @@ download.http_get = fails
             assert "XET" not in machine.resolve(endpoint, REPO)
 
 
+def test_an_endpoint_that_is_no_hub(machine: Machine, small: Path) -> None:
+    with HubStandIn({REPO: small}, faults=(Fault("", 99, 200),)) as endpoint:
+        assert f"{endpoint} does not answer as the Hub does: check HF_ENDPOINT" in machine.resolve(endpoint, REPO)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        ("HF_ENDPOINT", "http://localhost:99999", "cannot start (Port out of range"),
+        ("HF_HUB_ETAG_TIMEOUT", "soon", "cannot start (invalid literal"),
+        ("HF_TOKEN", "hf_ab\u00e9", "the Hub token holds characters that no token has"),
+        ("HTTP_PROXY", "socks5://127.0.0.1:9", "cannot reach the Hub: Using SOCKS proxy"),
+    ],
+)
+def test_settings_that_make_no_sense(tmp_path: Path, variable: str, value: str, said: str) -> None:
+    """A fresh process: the client reads them when it is imported."""
+    if variable == "HTTP_PROXY":
+        pytest.importorskip("httpx2", reason="which packages a proxy needs is a matter of the HTTP library")
+    code = f"from mlx_sam2 import hub\ntry: hub.resolve({REPO!r})\nexcept hub.HubError as error: print(error)"
+    done = Machine(tmp_path).run(DEAD, "-c", code, **{variable: value})
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    assert said in done.stdout
+
+
 # ---- the disk
 
 
@@ -219,11 +244,14 @@ def test_a_full_disk_by_a_stub(tmp_path: Path, small: Path) -> None:
 
 
 def test_a_cache_that_cannot_be_written(tmp_path: Path, small: Path) -> None:
-    (tmp_path / "home").write_text("a file where the cache should be")
+    (tmp_path / "file").write_text("where a folder should be")
+    machine = Machine(tmp_path / "home")
     with HubStandIn({REPO: small}) as endpoint:
-        said = Machine(tmp_path / "home").resolve(endpoint, REPO)
-    assert said.startswith("HubError: cannot download someone/tuned: ")
-    assert str(tmp_path / "home") in said
+        said = machine.ask(endpoint, ("resolve", REPO), HF_HUB_CACHE=str(tmp_path / "file" / "hub"))[0]
+        assert said.startswith("HubError: cannot download someone/tuned: Not a directory (")
+        assert str(tmp_path / "file") in said
+        said = Machine(tmp_path / "file").resolve(endpoint, REPO)
+        assert said.startswith("HubError: cannot read the stored Hub token: Not a directory (")
 
 
 # ---- what was damaged later
@@ -253,6 +281,14 @@ def test_a_file_of_the_cache_that_was_cut_off(tmp_path: Path, small: Path, name:
         assert done.returncode == 0, done.stderr
         assert machine.resolve(endpoint, REPO) == str(found)
     assert file.read_bytes() == (folder / name).read_bytes()
+
+
+def test_a_file_that_is_damaged_on_the_hub(machine: Machine, small: Path, tmp_path: Path) -> None:
+    """Its hash is right, so fetching it again would not help."""
+    (tmp_path / "model.safetensors").write_bytes((small / "model.safetensors").read_bytes()[:-9])
+    with HubStandIn({REPO: tmp_path}) as endpoint:
+        _, said = machine.ask(endpoint, ("resolve", REPO), ("resolve", REPO))
+    assert "model.safetensors of someone/tuned is damaged on the Hub already" in said
 
 
 def test_weights_under_another_name(machine: Machine, small: Path, tmp_path: Path) -> None:

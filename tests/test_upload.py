@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,7 +19,7 @@ from safetensors.numpy import load_file, save_file
 from checkpoint_files import write_torch, write_transformers
 from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn, Repository
-from mlx_sam2 import checkpoint, hub
+from mlx_sam2 import checkpoint, hub, hub_client
 from mlx_sam2.model.sam2 import SAM2
 from synthetic import config_dict, nano_state
 
@@ -169,6 +171,24 @@ def test_a_token_in_an_answer(machine: Machine, folder: Path) -> None:
         lines = machine.ask(endpoint, *[("upload", str(folder), REPO, {"token": TOKEN})] * 4)
     for status, said in zip((400, 403, 404, 418), lines, strict=True):
         assert f"HTTP {status}, no: Bearer <token>" in said
+
+
+def test_tokens_never_stand_in_a_line() -> None:
+    line = hub_client.one_line(
+        f"asked with {TOKEN}, plain-secret and\nAuthorization: Bearer abc.def", ("plain-secret",)
+    )
+    assert line == "asked with <token>, <token> and Authorization: Bearer <token>"
+
+
+def test_errors_of_sockets_are_none_of_the_disk() -> None:
+    from huggingface_hub.errors import HfHubHTTPError
+
+    error = HfHubHTTPError.__bases__[0]("no address")
+    error.__cause__ = socket.gaierror(-2, "Name or service not known")
+    assert hub_client.explain_machine(error) is None
+    error = RuntimeError("a thread failed")
+    error.__cause__ = OSError(errno.EDQUOT, "Disk quota exceeded")
+    assert "no space left" in str(hub_client.explain_machine(error))
 
 
 def test_no_network(machine: Machine, folder: Path) -> None:
