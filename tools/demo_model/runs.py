@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
+from optimizers import make_optimizers
 from torch import nn
 
 __all__ = ["add_options", "join", "load", "start_workers", "train"]
@@ -137,11 +138,12 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dense", type=float, default=1.0, help="weight of the loss on the encoder's features")
     parser.add_argument("--balanced", type=float, default=0.0, help="weight of the balanced cross entropy (early on)")
     parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--muon", action="store_true", help="Muon for the matrices (else AdamW for everything)")
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--until", type=int, default=20_000, help="end at this step, counted over all runs")
     parser.add_argument("--cooldown", type=int, default=0, help="lower the learning rate over the last steps")
     parser.add_argument("--share-every", type=int, default=4, help="average the processes' weights every N steps")
-    parser.add_argument("--save-every", type=int, default=250)
+    parser.add_argument("--save-every", type=int, default=100)
     parser.add_argument("--workers", type=int, default=4)
     parser.add_argument("--port", type=int, default=29511)
 
@@ -171,30 +173,33 @@ def train(
         loss_of: one batch's loss, and what to log of it.
     """
     parameters = [p for group in groups for p in group["params"]]
-    optimizer = torch.optim.AdamW(_by_decay(groups), lr=options.lr, betas=(0.9, 0.99), fused=True)
+    optimizers = make_optimizers(groups, options.lr, options.muon)
     path, step, samples, average = options.run / f"{name}.pt", 0, 0, Average(modules["model"])
     if (state := load(path)) is not None:
         modules.load_state_dict(state["modules"])
-        optimizer.load_state_dict(state["optimizer"])
+        if len(state["optimizers"]) == len(optimizers):  # else another choice than before: they start afresh
+            for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
         average.state, average.updates = state["average"], state["updates"]
         step, samples = state["step"], state["samples"]
     begin, stop = step, Stop()
     log = Log(options.run / f"{name}.jsonl", 25, per_step)
 
     def checkpoint(to: Path) -> None:
-        content = {"modules": modules.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+        content = {"modules": modules.state_dict(), "optimizers": [o.state_dict() for o in optimizers], "step": step}
         save(to, **content, average=average.state, updates=average.updates, samples=samples)
 
     ending = False
     while step < options.until and not ending:
         torch.manual_seed(step * 64 + rank)
-        for group in optimizer.param_groups:
+        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
             group["lr"] = options.lr * group["scale"] * _rate(step, begin, options)
         loss, facts = loss_of(np.random.default_rng([step, rank]))
-        optimizer.zero_grad(set_to_none=True)
+        modules.zero_grad(set_to_none=True)
         loss.backward()
         norm = nn.utils.clip_grad_norm_(parameters, 1.0)
-        optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
         step, samples = step + 1, samples + per_step
         if step % options.share_every == 0:
             share_weights(parameters)
@@ -202,20 +207,8 @@ def train(
         ending = stop.agreed(step)
         if rank == 0:
             log.add({**facts, "loss": loss.detach(), "norm": norm})
-            log.end_step(step, samples=samples, size=options.size, lr=optimizer.param_groups[0]["lr"])
+            log.end_step(step, samples=samples, size=options.size, lr=optimizers[0].param_groups[0]["lr"])
             if ending or step == options.until or step % options.save_every == 0:
                 checkpoint(path)
             if step % 10_000 == 0:
                 checkpoint(options.run / f"{name}_{step:06d}.pt")
-
-
-def _by_decay(groups: list[dict]) -> list[dict]:
-    """Weight decay for matrices and kernels only."""
-    result = []
-    for group in groups:
-        heavy = [p for p in group["params"] if p.ndim >= 2 and p.numel() > 1000]
-        light = [p for p in group["params"] if p.ndim < 2 or p.numel() <= 1000]
-        scale = group.get("scale", 1.0)
-        result += [{"params": heavy, "weight_decay": 0.03, "scale": scale}]
-        result += [{"params": light, "weight_decay": 0.0, "scale": scale}]
-    return result
