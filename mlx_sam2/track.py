@@ -188,7 +188,7 @@ def _run_video(args: argparse.Namespace) -> int:
     progress = Progress()
     try:
         return _track(args, progress)
-    except (VideoError, OSError, RuntimeError) as error:
+    except (VideoError, OSError, RuntimeError, ArithmeticError) as error:
         if progress.count == 0:
             raise
         cli.complain(PROG, error, f" ({progress.span} written)")
@@ -248,7 +248,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (UsageError, VideoError) as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT
-    except (OSError, RuntimeError, MemoryError) as error:  # HubError too: the name was good, so it is the network
+    except (
+        OSError,
+        RuntimeError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:  # HubError too: the name was good, so it is the network
         cli.complain(PROG, error)
         return cli.FAILURE
     except KeyboardInterrupt:
