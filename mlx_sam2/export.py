@@ -281,7 +281,10 @@ def _run(args: argparse.Namespace) -> int:
     sizes = {name: (folder / name).stat().st_size / 1e6 for name in sorted(FILES - {"manifest.json"})}
     shown = ", ".join(f"{name} ({size:.1f} MB)" for name, size in sizes.items())
     count = sum(manifest["kernels"].values())
-    print(f"{args.output}: {shown}, manifest.json; {manifest['dtype']}, {count or 'no'} calls of Metal kernels")
+    print(
+        f"{args.output}: {shown}, manifest.json; {manifest['dtype']}, {count or 'no'} calls of Metal kernels",
+        flush=True,
+    )
     return 0
 
 
@@ -293,6 +296,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except KeyboardInterrupt:
         return 130
+    except OSError as error:  # of standard output
+        if not isinstance(error, BrokenPipeError):  # then whoever read it has gone
+            cli.complain(PROG, f"cannot write to standard output: {error.strerror}")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
+        return cli.FAILURE
 
 
 if __name__ == "__main__":

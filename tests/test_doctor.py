@@ -137,6 +137,17 @@ def test_bad_input(args: list[str], code: int, message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@NO_METAL
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
+def test_output_that_cannot_be_written() -> None:
+    environment = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "mlx_sam2.doctor", "--model", "tiny"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert done.stderr == "mlx_sam2.doctor: error: cannot write to standard output: No space left on device\n"
+
+
 # ---- known answers
 
 # what a machine with the true weights would print, for weights that we have: their own scores are the expected ones
