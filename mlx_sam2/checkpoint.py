@@ -238,6 +238,7 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
             files = safetensors_writer.write(temporary, tensors, {"format": "mlx", "mlx_sam2": __version__})
             values = converted.describe(model.config, dtype=dtype, files=files, schemes=schemes_of(model))
             (temporary / hub.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+            safetensors_writer.finish(temporary, files)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
 
@@ -253,7 +254,7 @@ def unfinished(folder: Path) -> Iterator[Path]:
         folder.parent.mkdir(parents=True, exist_ok=True)
     except FileExistsError:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent)) from None
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as temporary:
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mlx_sam2-") as temporary:
         inside = Path(temporary) / folder.name
         inside.mkdir()
         yield inside

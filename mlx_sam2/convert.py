@@ -143,22 +143,31 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
     from . import checkpoint, convert_card, convert_run, hub
     from .model.quantization import Scheme
 
-    cli.check_model(args.hf_path, args.revision)
-    config = None if args.config is None else checkpoint.read_config(args.config)
-    fetched = hub.fetch(args.hf_path, args.revision)
     scheme = None
     if args.quantize:
         scheme = Scheme(args.q_group_size or DEFAULT_GROUP_SIZE, args.q_bits or DEFAULT_BITS)
+    if not args.to:  # before anything is downloaded
+        _check_names(args, convert_card.suffix_of(args.dtype or convert_run.DEFAULT_DTYPE, scheme))
+    cli.check_model(args.hf_path, args.revision)
+    config = None if args.config is None else checkpoint.read_config(args.config)
+    fetched = hub.fetch(args.hf_path, args.revision)
     job = convert_run.prepare(fetched, layout=args.to or "mlx", config=config, dtype=args.dtype, scheme=scheme)
     out = args.mlx_path or Path(job.default_path)
     out = Path(os.path.expanduser(out))
-    truth = convert_card.suffix_of(job.dtype, job.scheme)
-    convert_card.check_name(out.stem if args.to == "official" else out.name, truth)
-    if args.upload_repo:
-        convert_card.check_name(args.upload_repo, truth)
+    _check_names(args, convert_card.suffix_of(job.dtype, job.scheme))
     if os.path.lexists(out):
         raise UsageError(f"{out} exists already: name another one with --mlx-path, or remove it")
     return job, out
+
+
+def _check_names(args: argparse.Namespace, truth: str) -> None:
+    """Names that the user gave must not claim another precision than the true one."""
+    from . import convert_card
+
+    if args.mlx_path is not None:
+        convert_card.check_name(args.mlx_path.stem if args.to == "official" else args.mlx_path.name, truth)
+    if args.upload_repo is not None:
+        convert_card.check_name(args.upload_repo, truth)
 
 
 # ---- doing it

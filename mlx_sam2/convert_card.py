@@ -62,7 +62,13 @@ def base_name(repo_id: str | None, path: Path) -> str:
         if name in PUBLISHED:
             name = PUBLISHED[name].repo_id.split("/")[-1]
     match = _PROMISE.search(name)
-    return (name[: match.start()] if match else name).strip(". ") or "sam2"
+    name = name[: match.start()] if match else name
+    return re.sub(r"[^\w.-]+", "-", printable(name)).strip(".-") or "sam2"
+
+
+def printable(text: str) -> str:
+    """A file's name on one line of UTF-8, whatever bytes it is made of."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def card(
@@ -92,6 +98,7 @@ def card(
     front += ["tags:", *(f"- {tag}" for tag in ("mlx", "sam2", "segment-anything", "mlx-sam2"))]
     origin = f"[{source.name}](https://huggingface.co/{source.name})" if source.revision else f"`{source.name}`"
     at = f" at revision `{source.revision}`" if source.revision else ""
+    address = printable(address)
     from . import __version__
 
     return _CARD.format(

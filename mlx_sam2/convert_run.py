@@ -149,7 +149,7 @@ def prepare(
 def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:
     origin = converted_from(found)
     return Source(
-        name=fetched.repo_id or os.path.basename(os.path.abspath(fetched.path)),
+        name=fetched.repo_id or convert_card.printable(os.path.basename(os.path.abspath(fetched.path))),
         sha256=sha256_of(found.files),
         dtype=dtype,
         layout=found.layout,
@@ -237,6 +237,7 @@ def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress:
     files = safetensors_writer.write(out, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
     for name, text in job.texts(files, address).items():
         (out / name).write_text(text, encoding="utf-8")
+    safetensors_writer.finish(out, files)  # last: until then nothing loads
 
 
 def _metadata(source: Source) -> dict[str, str]:

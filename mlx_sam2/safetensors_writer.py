@@ -62,7 +62,7 @@ def write(
 ) -> dict[str, str]:
     """Write ``model.safetensors`` into a folder, or several files and an index where it would exceed ``shard_bytes``.
 
-    Every file has a provisional name until all are whole, so that a half-written folder is none that loads.
+    The files have provisional names, so that a half-written folder is none that loads, until ``finish`` is called.
 
     Args:
         tensors: in any order; each is asked for once, and let go before the next.
@@ -85,9 +85,13 @@ def write(
         text = index_text(dict(zip(names, shards, strict=True)))
         (folder / (INDEX_NAME + UNFINISHED)).write_text(text)
         hashes[INDEX_NAME] = hashlib.sha256(text.encode()).hexdigest()
-    for name in hashes:
-        (folder / (name + UNFINISHED)).rename(folder / name)
     return hashes
+
+
+def finish(folder: Path, names: Iterable[str]) -> None:
+    """Give the files of ``write`` their names; the index comes last, and without it several files are no model."""
+    for name in sorted(names, key=lambda name: name == INDEX_NAME):
+        (folder / (name + UNFINISHED)).rename(folder / name)
 
 
 def split(tensors: Iterable[Tensor], shard_bytes: int) -> list[list[Tensor]]:

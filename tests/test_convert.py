@@ -624,6 +624,21 @@ def test_a_folder_that_may_not_be_written(sources: Sources, tmp_path: Path, caps
     assert f"cannot write {tmp_path / 'x'}: Permission denied" in said
 
 
+@pytest.mark.parametrize("name", ["\N{SMILING FACE WITH HALO}" * 60, "with spaces and 'quotes\"", "-x", "two\nlines"])
+def test_odd_names(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """60 times four bytes, signs of the shell, an option, a line break."""
+    shutil.copytree(sources.paths["mlx"], tmp_path / name)
+    done(capsys, "--hf-path", tmp_path / name, f"--mlx-path={tmp_path / 'out' / name}")
+    assert os.listdir(tmp_path / "out") == [name]
+    checkpoint.load(tmp_path / "out" / name)
+
+
+def test_the_door_at_the_top() -> None:
+    ran = subprocess.run([sys.executable, ROOT / "convert.py", "--help"], capture_output=True, text=True, cwd="/")
+    assert ran.returncode == 0
+    assert ran.stdout.startswith("usage: python -m mlx_sam2.convert")
+
+
 def test_below_a_file(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "file").write_text("")
     said = refused(capsys, *sources.options("mlx"), "--mlx-path", tmp_path / "file" / "x", code=1)

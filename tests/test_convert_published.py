@@ -66,7 +66,7 @@ def write_source(folder: Path, name: str, layout: str) -> Path:
     )
     (folder / "hf").mkdir()
     (folder / "hf" / "config.json").write_text(_json(to_transformers(config)))
-    safetensors_writer.write(folder / "hf", tensors, {"format": "pt"})
+    safetensors_writer.finish(folder / "hf", safetensors_writer.write(folder / "hf", tensors, {"format": "pt"}))
     return folder / "hf"
 
 

@@ -49,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_table_names_layers_that_exist() -> None:
-    """Every pattern finds layers in the smallest and the largest, and each of them is an attention or MLP projection."""
+    """Every pattern finds layers in the smallest and the largest model, all of them attention or MLP projections."""
     for name, model in ((name, PUBLISHED[name]) for name in ("sam2_hiera_tiny", "sam2.1_hiera_large")):
         frame = SAM2(model.config)
         chosen, left = quantization.plan(frame, Scheme(64, 4))
