@@ -84,25 +84,30 @@ SOURCE = """
     #pragma clang loop unroll(full)
     for (short i = 0; i < WIDTH / 8; i++) {
         const uint c = 16 * (i / 2) + 2 * (i % 2) + 2 * row - row % 2;
-        queries[i] = T2(query < N && c < D ? query_rows[c] : T(0), query + 1 < N && c < D ? query_rows[D + c] : T(0));
+        queries[i] = T2(T(0));
+        if (query < N && c < D) queries[i].x = query_rows[c];
+        if (query + 1 < N && c < D) queries[i].y = query_rows[D + c];
     }
     float2 result[DV / 8];
     #pragma clang loop unroll(full)
     for (short d = 0; d < DV / 8; d++) result[d] = float2(0.0f);
-    float2 best = float2(-FLT_MAX), total = float2(0.0f);
+    const float lowest = -metal::numeric_limits<float>::max();
+    float2 best = float2(lowest), total = float2(0.0f);
 
     for (uint block = part * blocks / parts; block < (part + 1) * blocks / parts; block++) {
         threadgroup_barrier(mem_flags::mem_threadgroup);  // all are done with the block before
         for (uint i = me; i < BK * WIDTH / 4; i += THREADS) {
             const uint n = i / (WIDTH / 4), c = 4 * (i % (WIDTH / 4)), key = block * BK + n;
-            *((threadgroup T4*)(keys + n * LDK + c)) =
-                key < M && c < D ? *((const device T4*)(key_rows + key * D + c)) : T4(T(0));
+            T4 x = T4(T(0));
+            if (key < M && c < D) x = *((const device T4*)(key_rows + key * D + c));
+            *((threadgroup T4*)(keys + n * LDK + c)) = x;
         }
         for (uint i = me; i < BK / 2 * DV; i += THREADS) {
             const uint n = 2 * (i / DV), d = i % DV, key = block * BK + n;
-            const T a = key < M ? value_rows[key * DV + d] : T(0);
-            const T b = key + 1 < M ? value_rows[(key + 1) * DV + d] : T(0);
-            *((threadgroup T2*)(values + d * LDV + n)) = T2(a, b);
+            T2 x = T2(T(0));
+            if (key < M) x.x = value_rows[key * DV + d];
+            if (key + 1 < M) x.y = value_rows[(key + 1) * DV + d];
+            *((threadgroup T2*)(values + d * LDV + n)) = x;
         }
         threadgroup_barrier(mem_flags::mem_threadgroup);
 
@@ -126,7 +131,7 @@ SOURCE = """
         float2 top = best;
         #pragma clang loop unroll(full)
         for (short j = 0; j < BK / 8; j++) {
-            score[j] = block * BK + 8 * j + row < M ? score[j] * scale : float2(-FLT_MAX);
+            score[j] = block * BK + 8 * j + row < M ? score[j] * scale : float2(lowest);
             top = metal::max(top, score[j]);
         }
         top = float2(rows_max(top.x), rows_max(top.y));
