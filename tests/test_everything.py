@@ -410,16 +410,14 @@ def test_others_files_are_kept(photos: Path, model: str, tmp_path: Path, capsys:
         assert code == 2
         assert "--overwrite" in one_line(stderr)
         assert files(tmp_path) == before
-    # one of the outputs is this run's, the other is not; and a photo that is new
-    assert call(capsys, *args, "--output", tmp_path / "own")[0] == 0
-    assert call(capsys, *args, "--overlay", tmp_path / "own")[0] == 0
-    Image.fromarray(synthetic.picture(40, 40)).save(photos / "e.png")
-    (tmp_path / "own" / "e_overlay.png").write_bytes(b"precious")
-    for options in (
-        ["--output", tmp_path / "own", "--overlay", drawn],
-        ["--output", out, "--overlay", tmp_path / "own"],
-        ["--overlay", tmp_path / "own"],
-    ):
+    # one of the outputs is this run's, the other is not; then a photo that is new
+    own = tmp_path / "own"
+    assert call(capsys, *args, "--output", own)[0] == 0
+    assert call(capsys, *args, "--overlay", own)[0] == 0
+    for options in (["--output", own, "--overlay", drawn], ["--output", out, "--overlay", own], ["--overlay", own]):
+        if len(options) == 2:
+            Image.fromarray(synthetic.picture(40, 40)).save(photos / "e.png")
+            (own / "e_overlay.png").write_bytes(b"precious")
         before = files(tmp_path)
         code, _, stderr = call(capsys, *args, *options)
         assert code == 2
