@@ -173,18 +173,29 @@ def _check_names(args: argparse.Namespace, truth: str) -> None:
 # ---- doing it
 
 
+class _Unheard(Exception):
+    """Standard output takes nothing any more; what was written stays."""
+
+
+def _say(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise _Unheard from error
+
+
 def _convert(args: argparse.Namespace) -> int:
     from . import convert_run
 
     job, out = _prepare(args)
     for note in job.notes:
-        print(f"note: {note}")
+        _say(f"note: {note}")
     if args.dry_run:
         _print_dry_run(args, job, out)
         return 0
     with _progress(job.nbytes) as progress:
         convert_run.write(job, out, address=args.upload_repo, progress=progress)
-    print(f"{out}: {len(job.tensors)} tensors, {job.nbytes / 1e6:.1f} MB. {job.precision}")
+    _say(f"{out}: {len(job.tensors)} tensors, {job.nbytes / 1e6:.1f} MB. {job.precision}")
     if args.upload_repo:
         return _upload(args, out)
     return 0
@@ -194,14 +205,14 @@ def _print_dry_run(args: argparse.Namespace, job: Conversion, out: Path) -> None
     from . import convert_run
 
     sizes = convert_run.listing(job, args.upload_repo or out.name)
-    print(f"would write {out}: {len(job.tensors)} tensors. {job.precision}")
+    _say(f"would write {out}: {len(job.tensors)} tensors. {job.precision}")
     for name, size in sizes.items():
-        print(f"  {size:>13,} bytes  {out / name}")
+        _say(f"  {size:>13,} bytes  {out / name}")
     if args.upload_repo:
         kind = "the private repository" if args.private else "the repository"
         total = sum(sizes.values())
-        print(f"would send {len(sizes)} files, {total:,} bytes, to {kind} {args.upload_repo} (made if it is not there)")
-    print("nothing was written")
+        _say(f"would send {len(sizes)} files, {total:,} bytes, to {kind} {args.upload_repo} (made if it is not there)")
+    _say("nothing was written")
 
 
 def _upload(args: argparse.Namespace, folder: Path) -> int:
@@ -212,8 +223,8 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
     convert_card.check_name(args.upload_repo, found.precision)
     if args.dry_run:
         files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        print(f"would send {len(files)} files to {args.upload_repo}: {', '.join(p.name for p in files)}")
-        print("nothing was sent")
+        _say(f"would send {len(files)} files to {args.upload_repo}: {', '.join(p.name for p in files)}")
+        _say("nothing was sent")
         return 0
     convert_card.readdress_file(folder / convert_card.CARD, args.upload_repo)
     try:
@@ -222,7 +233,7 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
         again = f"{PROG} --mlx-path {folder} --upload-repo {args.upload_repo}{' --private' if args.private else ''}"
         cli.complain(PROG, error, f"; {folder} is complete, send it again with: {again}")
         return cli.FAILURE
-    print(f"sent to {address}; load it with mlx_sam2.load({args.upload_repo!r})")
+    _say(f"sent to {address}; load it with mlx_sam2.load({args.upload_repo!r})")
     return 0
 
 
@@ -234,7 +245,7 @@ def _verify(args: argparse.Namespace) -> int:
     fetched = hub.fetch(args.verify, revision)
     found = convert_verify.verify(fetched.path)
     size = f"{found.tensors} tensors, {found.nbytes / 1e6:.1f} MB, {_packing(found)}"
-    print(f"{args.verify}: {size}: hashes, names, shapes and precision are as config.json says")
+    _say(f"{args.verify}: {size}: hashes, names, shapes and precision are as config.json says")
     if args.hf_path is not None:
         cli.check_model(args.hf_path, args.revision)
         source = hub.fetch(args.hf_path, args.revision).path
@@ -242,10 +253,10 @@ def _verify(args: argparse.Namespace) -> int:
         source = convert_verify.source_at_hand(found.source) if found.source else None
     if source is None:
         name = found.source.name if found.source else "unknown"
-        print(f"its source, {name}, is not at hand: give --hf-path to compare with it")
+        _say(f"its source, {name}, is not at hand: give --hf-path to compare with it")
         return 0
     agreement = convert_verify.compare(found, source)
-    print(
+    _say(
         f"every tensor is what converting {source} gives; masks of a click, in float32: smallest IoU "
         f"{agreement.mask_iou:.4f}, largest difference of logits {agreement.largest_difference:.3g}"
     )
@@ -298,7 +309,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(args)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read standard output has gone
+    except _Unheard as error:
+        if not isinstance(error.__cause__, BrokenPipeError):  # then whoever read it has gone
+            cli.complain(PROG, f"cannot write to standard output: {error.__cause__.strerror}")
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return cli.FAILURE
 
