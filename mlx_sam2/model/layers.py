@@ -104,10 +104,12 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(internal_dim, embedding_dim)
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """q (B, Nq, C), k and v (B, Nk, C_kv) -> (B, Nq, C)."""
+        """q (B or 1, Nq, C), k and v (B or 1, Nk, C_kv) -> (B, Nq, C); what is shared is projected once."""
+        batch = max(len(q), len(k))
         q = split_heads(self.q_proj(q), self.num_heads)
         k = split_heads(self.k_proj(k), self.num_heads)
         v = split_heads(self.v_proj(v), self.num_heads)
+        q, k, v = (mx.broadcast_to(x, (batch, *x.shape[1:])) for x in (q, k, v))
         return self.out_proj(merge_heads(attend(q, k, v)))
 
 

@@ -42,7 +42,7 @@ class TwoWayAttentionBlock(nn.Module):
     def __call__(
         self, queries: mx.array, keys: mx.array, query_pe: mx.array, key_pe: mx.array
     ) -> tuple[mx.array, mx.array]:
-        """queries (B, N, C) and keys (B, h * w, C), with their position encodings."""
+        """queries (B, N, C) and keys (B or 1, h * w, C), with their position encodings; both come back with B."""
         if self._skip_first_layer_pe:  # the first layer has no positions and no residual
             queries = self.self_attn(queries, queries, queries)
         else:
@@ -67,7 +67,11 @@ class TwoWayTransformer(nn.Module):
         self.norm_final_attn = nn.LayerNorm(dim)
 
     def __call__(self, image: mx.array, image_pe: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """image (B, h * w, C), image_pe (1, h * w, C), tokens (B, N, C) -> tokens and image after the transformer."""
+        """Tokens (B, N, C) and image (B, h * w, C) after the transformer.
+
+        image (B or 1, h * w, C): one image shared by all prompts is projected once in the first layer. image_pe
+        (1, h * w, C), tokens (B, N, C).
+        """
         queries, keys = tokens, image
         for layer in self.layers:
             queries, keys = layer(queries, keys, tokens, image_pe)
@@ -150,7 +154,8 @@ class MaskDecoder(nn.Module):
         fixed = mx.concatenate(output_tokens)[None]  # [object score, IoU, masks]
         b, (h, w, c) = sparse.shape[0], image.shape[1:]
         tokens = mx.concatenate([mx.broadcast_to(fixed, (b, *fixed.shape[1:])), sparse], axis=1)
-        src = mx.broadcast_to(image + dense, (b, h, w, c)).reshape(b, h * w, c)
+        src = image + dense  # (1, h, w, C) as long as neither image nor mask differs between the prompts
+        src = mx.broadcast_to(src, (len(src), h, w, c)).reshape(-1, h * w, c)
         hidden, src = self.transformer(src, image_pe.astype(src.dtype).reshape(1, h * w, c), tokens)
         return hidden, src.reshape(b, h, w, c)
 
