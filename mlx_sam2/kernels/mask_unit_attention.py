@@ -266,9 +266,9 @@ def _preferred(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_str
     """The way that moves fewer bytes.
 
     In units of B * H * W * C elements the kernel reads 1 of queries and 2 of keys and values for each threadgroup that
-    shares a window, writes 1, in one launch. MLX's way partitions 3 (3 read, 3 written; as much again to pad), attends
-    (3 read, 1 written) and puts 1 back (1 read, 1 written): 12 to 18, in 3 to 7 launches. Beyond a head dim of 128 the
-    sums no longer fit the registers.
+    shares a window, and writes 1, in one launch. MLX's way partitions 3 (3 read, 3 written; as much again to fill a
+    ragged edge), attends (3 read, 1 written) and puts 1 back (1 read, 1 written): 12 to 24, in 3 to 7 launches. Beyond
+    a head dim of 128 the sums no longer fit the registers.
     """
     head_dim = qkv.shape[-1] // 3 // num_heads
     return 2 + 2 * layout(head_dim, window, q_stride, qkv.dtype.size).splits < 12 and head_dim <= 128
