@@ -175,7 +175,7 @@ def _machine_lines(findings: dict[str, Any]) -> list[str]:
         "variables": f"MLX_SAM2_KERNELS {facts['MLX_SAM2_KERNELS'] or 'unset'}, "
         f"MLX_ENABLE_TF32 {facts['MLX_ENABLE_TF32'] or 'unset'}",
         "packages": ", ".join(f"{name} {version or 'missing'}" for name, version in facts["packages"].items()),
-        "Hub cache": facts["hub_cache"],
+        "Hub cache": facts["hub"]["cache"] or "none",
         "choices": facts["choices"],
     }
     return [f"  {name:<9} {text}" for name, text in shown.items() if text is not None]

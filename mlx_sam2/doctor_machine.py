@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import __version__, _blas, kernels
+from .hub_client import HubError, start_client
 from .kernels import choices
 
 # Peak memory bandwidth in GB/s as Apple states it. Where it depends on the model of the chip: by CPU cores.
@@ -63,7 +64,7 @@ def facts() -> dict[str, Any]:
         "MLX_SAM2_KERNELS": os.environ.get(kernels.VARIABLE),
         "choices": str(choices.path()),
         "packages": {name: installed(name) for name in ("numpy", "huggingface_hub", "pillow", "av")},
-        "hub_cache": hub_cache(),
+        "hub": hub(),
     }
 
 
@@ -101,10 +102,15 @@ def installed(package: str) -> str | None:
         return None
 
 
-def hub_cache() -> str:
+def hub() -> dict[str, str | None]:
+    """The folder of downloads, or why the Hub's client does not start."""
+    try:
+        start_client(None)
+    except HubError as error:
+        return {"cache": None, "problem": str(error)}
     from huggingface_hub import constants
 
-    return constants.HF_HUB_CACHE
+    return {"cache": constants.HF_HUB_CACHE, "problem": None}
 
 
 def loaded_blas() -> str | None:
@@ -147,6 +153,8 @@ def opinions(facts: dict[str, Any], product: dict[str, Any]) -> tuple[list[str],
         wrong.append(f"MLX_SAM2_KERNELS={facts['MLX_SAM2_KERNELS']!r} is ignored: it must be 0, 1 or unset")
     elif facts["MLX_SAM2_KERNELS"] == "0":
         notes.append("MLX_SAM2_KERNELS=0 turns the Metal kernels off")
+    if facts["hub"]["problem"]:
+        wrong.append(f"nothing can be downloaded: {facts['hub']['problem']}")
     if sys.platform.startswith("linux") and facts["backend"] == "CPU" and facts["blas"] is None:
         notes.append(_blas.ADVICE.removeprefix("mlx_sam2: ").rstrip("."))
     if facts["packages"]["av"] is None:

@@ -7,7 +7,17 @@ from pathlib import Path
 
 from . import images
 from .config import PUBLISHED, SAM2Config
-from .hub_client import HubError, calm, causes, client_errors, explain_machine, explain_status, patiently, status_of
+from .hub_client import (
+    HubError,
+    calm,
+    causes,
+    client_errors,
+    explain_machine,
+    explain_status,
+    patiently,
+    start_client,
+    status_of,
+)
 from .image_predictor import SAM2ImagePredictor
 from .model.sam2 import SAM2
 
@@ -76,6 +86,7 @@ def photo() -> Path:
     Raises:
         HubError: one line.
     """
+    start_client(None)
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import LocalEntryNotFoundError
 

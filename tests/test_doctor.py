@@ -224,6 +224,12 @@ def test_no_network_at_all(tmp_path: Path) -> None:
     assert done.stdout.splitlines()[-1] == "verdict: the machine is fine, but the weights were NOT verified"
 
 
+def test_a_setting_of_the_hub_that_makes_no_sense() -> None:
+    done = run("--model", "tiny", HF_HUB_DOWNLOAD_TIMEOUT="soon")
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "wrong: nothing can be downloaded: " in done.stdout
+
+
 @NO_METAL
 def test_weights_without_published_scores(capsys: pytest.CaptureFixture[str], folder: str) -> None:
     code, out, _ = main(capsys, "--weights", folder)
