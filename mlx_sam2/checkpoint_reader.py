@@ -21,9 +21,10 @@ import mlx.core as mx
 
 from . import hub, key_map, safetensors_file, torch_file
 from .config import PUBLISHED, ConfigError, SAM2Config
+from .hub_client import MAX_CONFIG_BYTES
 from .torch_pickle import shown
 
-MAX_CONFIG_BYTES = 1 << 20
+MAX_YAML_BYTES = 1 << 16
 
 _PARALLEL_PREFIX = "module."  # what torch's DataParallel and DistributedDataParallel put before every name
 
@@ -144,6 +145,9 @@ def _read_tensors(file: Path) -> tuple[dict[str, _Raw], dict[str, str], tuple[Pa
         weight_map = safetensors_file.read_index(file)
         shards = [_SafetensorsFile(file.parent / name) for name in sorted(set(weight_map.values()))]
         raw = {name: tensor for shard in shards for name, tensor in shard.tensors.items()}
+        twice = [name for name in raw if sum(name in shard.tensors for shard in shards) > 1]
+        if twice:
+            raise CheckpointError(f"{file}: two of its files hold {some(twice)}; download or convert it again")
         absent = weight_map.keys() - raw.keys()
         if absent:
             raise CheckpointError(f"{file}: its files lack {some(absent)}")
@@ -265,10 +269,15 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise ConfigError("reading YAML needs PyYAML (pip install pyyaml)") from None
+    with path.open("rb") as file:
+        data = file.read(MAX_YAML_BYTES + 1)
+    if len(data) > MAX_YAML_BYTES:  # PyYAML takes minutes for megabytes
+        raise ConfigError(f"is longer than {MAX_YAML_BYTES} bytes, which such a file never is")
     try:
-        return yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"is not valid YAML ({' '.join(str(error).split())[:120]})") from None
+        return yaml.safe_load(data.decode())
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
+        # but for the first these are what PyYAML's constructors meet in numbers, dates and tags that are none
+        raise ConfigError(f"is not valid YAML ({shown(' '.join(str(error).split()))})") from None
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:

@@ -23,7 +23,13 @@ class _Brief(reprlib.Repr):
         return repr(x) if x.bit_length() <= 64 else f"an integer of {x.bit_length()} bits"
 
 
-brief = _Brief().repr
+_shorten = _Brief()
+_shorten.maxlevel = 2
+
+
+def brief(value: object) -> str:
+    text = _shorten.repr(value)
+    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def require(ok: bool, owner: object, name: str, rule: str) -> None:

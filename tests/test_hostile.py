@@ -18,7 +18,7 @@ import pytest
 from safetensors.numpy import save, save_file
 
 from checkpoint_files import Raw, Tensor, global_op, pickled, write_archive
-from mlx_sam2 import safetensors_file, torch_file
+from mlx_sam2 import checkpoint_reader, safetensors_file, torch_file
 from mlx_sam2.config import ConfigError, SAM2Config
 from synthetic import nano_config
 
@@ -160,6 +160,11 @@ CONFIGS: dict[str, bytes] = {
     "deep nesting in a field": b'{"model_type": "mlx_sam2", "trunk": ' + b"[" * 50_000 + b"]" * 50_000 + b"}",
     "a number of 100,000 digits": b'{"model_type": "mlx_sam2", "trunk": {}, "image_size": ' + b"9" * 100_000 + b"}",
     "three megabytes": b'{"model_type": "' + b"x" * (3 << 20) + b'"}',
+    "lists in lists": b'{"model_type": '
+    + b"[" * 6
+    + b",".join([b"[[1,2,3,4,5,6,7]]"] * 2000)
+    + b"]" * 6
+    + b', "trunk": {}}',
     "no object": b"[1, 2]",
     "no text": b"\xff\xfe\x00",
     "a field that is not there": b'{"model_type": "mlx_sam2", "trunk": {"__class__": "os.system"}}',
@@ -217,6 +222,16 @@ def test_an_index_stays_in_its_folder(tmp_path: Path, name: object) -> None:
     assert str(caught.value).isprintable()
 
 
+def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
+    """Which of them is meant would depend on the order of reading."""
+    for i, name in enumerate(("a.safetensors", "b.safetensors")):
+        save_file({"image_encoder.x": np.full(4, i, np.float32), f"y{i}": np.zeros(1, np.float32)}, tmp_path / name)
+    weight_map = {"image_encoder.x": "a.safetensors", "y0": "a.safetensors", "y1": "b.safetensors"}
+    (tmp_path / safetensors_file.INDEX_NAME).write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(checkpoint_reader.CheckpointError, match="two of its files hold image_encoder.x"):
+        checkpoint_reader.read(tmp_path)
+
+
 def test_a_pipe_is_no_shard(tmp_path: Path) -> None:
     """Opening it would wait for ever."""
     os.mkfifo(tmp_path / "x.safetensors")
@@ -257,6 +272,40 @@ def test_every_field_of_a_configuration_is_checked(bad: object) -> None:
         assert "\n" not in said
         assert len(said) < 400
     assert refused >= len(fields(good)) - 12  # a few floats may have any size
+
+
+BOMB = "a0: &a0 [x,x,x,x,x,x,x,x,x]\n"
+BOMB += "".join(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 9)}]\n" for i in range(1, 12))
+HEAD = "model_type: mlx_sam2\ntrunk: {}\nimage_size: "
+YAML = {
+    "aliases of aliases": BOMB + "model: {image_encoder: {trunk: {stages: *a11}}}",
+    "a value out of aliases": BOMB + "model_type: *a11\ntrunk: {}",
+    "itself": "model_type: mlx_sam2\ntrunk: &t {stages: *t}",
+    "a tag that runs": "trunk: !!python/object/apply:os.system ['touch ran']",
+    "deep nesting": "a: " + "[" * 60_000,
+    "megabytes": "# " + "x" * (2 << 20),
+    "a base of sixty": HEAD + "1:" * 3000 + "1",
+    "a long number": HEAD + "9" * 60_000,
+    "a long hexadecimal number": HEAD + "0x" + "f" * 60_000,
+    **{f"no {tag}": f"{HEAD}!!{tag} x" for tag in ("int", "float", "bool", "timestamp", "binary", "set", "omap")},
+    "an empty number": HEAD + "!!int ''",
+    "the 45th of a 13th month": HEAD + "2001-13-45",
+    "a list as key": "? [a]\n: b",
+    "terminal escapes": 'a: "\\e[2J" b',
+}
+
+
+@pytest.mark.parametrize("case", YAML)
+def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+    pytest.importorskip("yaml", reason="PyYAML is not installed (extra: test)")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config.yaml").write_text(YAML[case])
+    with pytest.raises(ConfigError) as caught:
+        checkpoint_reader.read_config(tmp_path / "config.yaml")
+    said = str(caught.value).removeprefix(str(tmp_path))
+    assert said.isprintable()
+    assert len(said) < 1000
+    assert os.listdir(tmp_path) == ["config.yaml"]
 
 
 # ---- what the fuzzer found (tests/fuzz_readers.py)
