@@ -39,6 +39,31 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+@pytest.fixture(autouse=True)
+def remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most tests are about files: what the model finds in a photo is computed once for all of them."""
+    load, generate = SAM2AutomaticMaskGenerator.from_pretrained, SAM2AutomaticMaskGenerator.generate
+
+    def from_pretrained(model: str, **options: object) -> SAM2AutomaticMaskGenerator:
+        key = (model, *sorted(options.items()))
+        if key not in LOADED:
+            LOADED[key] = load(model, **options)
+        return LOADED[key]
+
+    def find(self: SAM2AutomaticMaskGenerator, image: np.ndarray) -> list[dict[str, object]]:
+        key = (id(self), image.shape, image.tobytes())
+        if key not in FOUND:
+            FOUND[key] = generate(self, image)
+        return FOUND[key]
+
+    monkeypatch.setattr(SAM2AutomaticMaskGenerator, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(SAM2AutomaticMaskGenerator, "generate", find)
+
+
+LOADED: dict[tuple[object, ...], SAM2AutomaticMaskGenerator] = {}
+FOUND: dict[tuple[object, ...], list[dict[str, object]]] = {}
+
+
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
     """A folder of four photos, and things that are none."""
