@@ -39,10 +39,7 @@ BANDWIDTH: dict[str, float | dict[int, float]] = {
     "Apple M5": 153,
     "Apple M5 Pro": 307,  # the two sizes of M5 Max differ in GPU cores only: none is stated for it
 }
-FULL_PRECISION, ANY_PRECISION = (
-    2e-5,
-    1e-2,
-)  # relative errors of a product; float32 has some 1e-6, TF32 1e-3
+FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product: float32 has some 1e-6, TF32 1e-3
 PROBE_CPU, PROBE_GPU = 512, 2048  # sides of the matrices of the probe
 
 
