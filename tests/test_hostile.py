@@ -228,7 +228,7 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
         save_file({"image_encoder.x": np.full(4, i, np.float32), f"y{i}": np.zeros(1, np.float32)}, tmp_path / name)
     weight_map = {"image_encoder.x": "a.safetensors", "y0": "a.safetensors", "y1": "b.safetensors"}
     (tmp_path / safetensors_file.INDEX_NAME).write_text(json.dumps({"weight_map": weight_map}))
-    with pytest.raises(checkpoint_reader.CheckpointError, match="two of its files hold image_encoder.x"):
+    with pytest.raises(checkpoint_reader.CheckpointError, match=r"two of its files hold image_encoder\.x"):
         checkpoint_reader.read(tmp_path)
 
 
