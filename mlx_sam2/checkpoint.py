@@ -158,6 +158,7 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     except torch_file.TorchFileError as error:
         raise CheckpointError(str(error)) from None
     model.load_weights(loaded, strict=True)
+    mx.clear_cache()  # on an Apple GPU: what was read and converted is kept there
     return model.eval()
 
 

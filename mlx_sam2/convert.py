@@ -124,7 +124,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UsageError(f"--upload-repo {args.upload_repo!r} is no name of a Hub repository: use owner/name")
     if args.hf_path is None:
         _check_upload_only(args)
-    elif args.mlx_path is not None and os.path.lexists(os.path.expanduser(args.mlx_path)):
+    elif args.mlx_path is not None and os.path.lexists(args.mlx_path):
         raise UsageError(f"{args.mlx_path} exists already: name another one with --mlx-path, or remove it")
     if args.to == "official" and args.mlx_path is not None and args.mlx_path.suffix not in (".pt", ".pth"):
         raise UsageError(f"--mlx-path {args.mlx_path}: --to official writes a file, name it .pt")
@@ -153,7 +153,6 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
     fetched = hub.fetch(args.hf_path, args.revision)
     job = convert_run.prepare(fetched, layout=args.to or "mlx", config=config, dtype=args.dtype, scheme=scheme)
     out = args.mlx_path or Path(job.default_path)
-    out = Path(os.path.expanduser(out))
     _check_names(args, convert_card.suffix_of(job.dtype, job.scheme))
     if os.path.lexists(out):
         raise UsageError(f"{out} exists already: name another one with --mlx-path, or remove it")
@@ -278,6 +277,8 @@ def _progress(total: int) -> Iterator[Callable[[int], Any]]:
 
 
 def _run(args: argparse.Namespace) -> int:
+    if args.mlx_path is not None:
+        args.mlx_path = Path(os.path.expanduser(args.mlx_path))
     try:
         _check(args)
     except UsageError as error:

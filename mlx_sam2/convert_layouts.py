@@ -54,7 +54,8 @@ def mlx_layout(found: Mapping[str, Parameter], dtype: str, schemes: Mapping[str,
 
     @lru_cache(maxsize=1)  # the three tensors of a layer follow each other
     def packed(key: str) -> tuple[mx.array, mx.array, mx.array]:
-        return pack(_cast(key, found[key], dtype), schemes[key.removesuffix(".weight")])
+        with mx.stream(mx.cpu):
+            return pack(_cast(key, found[key], dtype), schemes[key.removesuffix(".weight")])
 
     tensors = []
     for key, parameter in found.items():

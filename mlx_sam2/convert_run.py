@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import mlx.core as mx
+
 from . import checkpoint, convert_card, convert_layouts, converted, hub, safetensors_writer, torch_writer
 from .checkpoint import Checkpoint
 from .config import SAM2Config
@@ -120,6 +122,10 @@ def prepare(
     parameters = convert_layouts.parameters(found, packed)
     own = parameters["no_mem_embed"].dtype
     schemes, left = plan(model, scheme) if scheme else ({}, [])
+    if scheme and not schemes:
+        raise ConversionError(
+            f"{found.path}: no layer can be quantised: no group size divides a width ({len(left)} layers)"
+        )
     if layout == "mlx":
         dtype = dtype or DEFAULT_DTYPE
         tensors = convert_layouts.mlx_layout(parameters, dtype, schemes)
@@ -142,7 +148,7 @@ def prepare(
         scheme,
         schemes,
         left,
-        _notes(layout, found, own, dtype or own, packed),
+        _notes(layout, fetched, found, own, dtype or own, packed),
     )
 
 
@@ -167,8 +173,10 @@ def converted_from(found: Checkpoint) -> str | None:
     return origin if isinstance(origin, str) and re.fullmatch(REPO_ID, origin) else None
 
 
-def _notes(layout: str, found: Checkpoint, own: str, dtype: str, packed: Mapping[str, Scheme]) -> list[str]:
-    """What becomes of weights that were no longer float32."""
+def _notes(
+    layout: str, fetched: hub.Fetched, found: Checkpoint, own: str, dtype: str, packed: Mapping[str, Scheme]
+) -> list[str]:
+    """What becomes of weights that were no longer float32, and what is claimed of a stranger's."""
     notes = []
     if packed:
         bits = next(iter(packed.values())).bits
@@ -177,6 +185,8 @@ def _notes(layout: str, found: Checkpoint, own: str, dtype: str, packed: Mapping
         notes.append(f"the weights are {own} already: {dtype} holds the same numbers in twice the space")
     elif layout != "mlx" and own == dtype != "float32":
         notes.append(f"the weights are {own} and stay so")
+    if layout == "mlx" and fetched.repo_id is not None and hub.published(fetched.repo_id) is None:
+        notes.append(f"the card says apache-2.0, the licence of SAM 2; check that it is that of {fetched.repo_id} too")
     if any(weight.dtype == "float64" for weight in found.weights.values()):
         notes.append("float64 tensors are rounded to float32 first")
     return notes
@@ -218,6 +228,7 @@ def write(
         ConversionError: a value does not fit its precision.
         OSError: the disk is full or fails, or ``out`` exists.
     """
+    cache = mx.set_cache_limit(0)  # on an Apple GPU freed buffers would be kept, up to the size of the checkpoint
     try:
         with checkpoint.unfinished(out) as temporary:
             _write(job, temporary, address or out.name, shard_bytes, progress)
@@ -225,6 +236,8 @@ def write(
         if error.filename and not str(error.filename).startswith(str(out.parent)):
             raise  # of the source
         raise OSError(error.errno, f"cannot write {out}: {error.strerror}") from None
+    finally:
+        mx.set_cache_limit(cache)
 
 
 def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress: Callable[[int], object]) -> None:
