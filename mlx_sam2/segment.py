@@ -90,13 +90,18 @@ def build_parser() -> argparse.ArgumentParser:
     segment_everything.add_options(parser)
     cli.add_model_options(parser)
     output = parser.add_argument_group("output")
-    output.add_argument("--output", type=Path, metavar="PATH", help="the mask, 255 inside and 0 outside (PNG, TIFF)")
-    output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with mask, outline and prompts")
+    output.add_argument(
+        "--output",
+        type=Path,
+        metavar="PATH",
+        help="the mask, 255 inside and 0 outside (PNG, TIFF); with --everything a folder of masks",
+    )
+    output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with its masks and prompts")
     output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
     output.add_argument(
         "--json",
         action="store_true",
-        help="print one JSON object a line and image: scores, boxes, areas, COCO RLE, polygons",
+        help="print one JSON object a line and image: scores, boxes, areas, COCO RLE, of prompts also polygons",
     )
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser

@@ -113,7 +113,7 @@ class Parts:
         return self.folder / f"{hashlib.sha256(os.fsencode(photo.name)).hexdigest()[:32]}.jsonl"
 
     def save(self, photo: Photo, part: Part, source: dict[str, Any]) -> None:
-        """Write a photo's part; `source` is what ``fingerprint`` gave before the photo was read."""
+        """Write a photo's part; `source` is its ``fingerprint``."""
         header = {"name": part.name, "height": part.height, "width": part.width, "masks": len(part.masks)}
         lines = [{**header, "settings": self._key, "source": source}, *part.masks]
         write_whole(self.path(photo), (json.dumps(line) + "\n" for line in lines))
@@ -205,7 +205,7 @@ def merge(parts: Parts, photos: Sequence[Photo], out: Path) -> tuple[int, int, l
     done = parts.folder / ".merged.part"
     write_whole(done, _coco_lines(parts, photos, missing, totals))
     record = parts.folder / "merged.json"
-    write_whole(record, [json.dumps([digest(done), *merged_before(parts)[:1]])])
+    write_whole(record, [json.dumps(list(dict.fromkeys([digest(done), *merged_before(parts)]))[:20])])
     os.replace(done, out)
     return totals["images"], totals["masks"], missing
 
