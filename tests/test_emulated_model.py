@@ -137,6 +137,7 @@ def test_the_variable_on_an_image_golden(nano_model: SAM2) -> None:
         assert not ((mask != with_kernels[name][0]) & (np.abs(logits) > LOGIT_TOL)).any(), name
 
 
+@pytest.mark.slow
 @goldens.needs_goldens
 def test_the_variable_on_a_video_golden() -> None:
     golden = goldens.read("video_nano_nopost")
