@@ -48,6 +48,8 @@ def layer_grids(points_per_side: int, num_layers: int, downscale: float) -> list
     Raises:
         ValueError: a layer would be left without points.
     """
+    if not downscale > 0:
+        raise ValueError(f"crop_n_points_downscale_factor={downscale!r}: it must be above 0")
     sides = [int(points_per_side / downscale**layer) for layer in range(num_layers + 1)]
     if min(sides) < 1:
         raise ValueError(

@@ -55,10 +55,10 @@ written so far can be read.
    {"object": 2, "frame": 0, "box": [300, 0, 500, 400]},
    {"object": 3, "frame": 7, "mask": "third.png"}]
 
---everything finds the objects by itself: the automatic masks of the first frame, and of every frame whose number is a
-multiple of --every, become objects, unless they are those of an object that is followed already (mask IoU above
---merge-iou). Numbers go from 1 up to --max-objects, and no object gets the number of another. Objects given by prompts
-are followed too. --points-per-side, --pred-iou, --stability and --nms are those of the segment command.
+--everything finds the objects by itself: the automatic masks of the first frame, unless prompts are given, and of every
+frame whose number is a multiple of --every become objects, unless they are those of an object that is followed already
+(mask IoU above --merge-iou). Objects are numbered from 1 to --max-objects, and no number is given twice. Objects given
+by prompts are followed too. Masks are found as by the segment command with --everything.
 
 --davis ROOT tracks the sequences of a DAVIS data set from the masks of their first frames, with the settings of the
 official evaluation (no hole filling, no overlaps), writes OUTPUT/SEQUENCE/00000.png, ..., and prints J, F and J&F where

@@ -45,8 +45,9 @@ def track_everything(
 ) -> Iterator[EverythingFrame]:
     """Find all objects on a frame, follow them, and look for new ones from time to time.
 
-    A *look* is at the first frame, and at every frame whose number is a multiple of ``every``. Its automatic masks
-    become objects, unless their IoU with the mask of an object there, or with a better new one, is above ``merge_iou``.
+    A *look* is at the first frame, unless a session's objects are there already, and at every frame whose number is a
+    multiple of ``every``. Its automatic masks become objects, unless their IoU with the mask of an object there, or
+    with a better new one, is above ``merge_iou``.
     Of two objects that were found by a look and have come to have the same mask, the later one is given up. Objects
     are numbered from 1 in the order in which they are found, those of one look from the smallest to the largest; a
     number is never given twice.
@@ -55,7 +56,7 @@ def track_everything(
         predictor: model and options of the tracking.
         video: anything that ``init_state`` takes; a session whose objects are to be followed too; or a ``VideoStream``.
         generator: looks; None makes one with the predictor's model and the default thresholds.
-        every: frames from one look to the next; 0 looks at the first frame only.
+        every: frames from one look to the next; 0 looks at the first frame only, whatever is there.
         start: the first frame of a video or session.
         count: how many frames; None goes on to the end.
         max_objects: no object gets a higher number, so that time and memory are bounded.
@@ -128,7 +129,7 @@ class _Follower:
             seen = dict(zip(obj_ids, logits[:, 0] > 0, strict=True))
             pixels = state.source[t]
             new, merged, left_out = [], {}, 0
-            if n == 0 or (self.every > 0 and t % self.every == 0):
+            if (t % self.every == 0 or (n == 0 and not seen)) if self.every else n == 0:
                 rles = {obj_id: masks.mask_to_rle(mask, compressed=False) for obj_id, mask in seen.items()}
                 merged = self._duplicates(rles)
                 for obj_id in merged:

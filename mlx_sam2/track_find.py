@@ -118,9 +118,11 @@ def resume_words(
     """Arguments that name the objects on the last frame again: their masks, each in a file, as they may overlap."""
     from .video_sinks import PngSink
 
-    words = ["--everything"]
-    for flag, name, *_ in [*FOLLOW, *LOOK]:
-        words += [f"--{flag}", f"{getattr(args, name):g}"] if getattr(args, name) is not None else []
+    words = []
+    if args.every != 0:  # or the only look has been
+        words.append("--everything")
+        for flag, name, *_ in [*FOLLOW, *LOOK]:
+            words += [f"--{flag}", f"{getattr(args, name):g}"] if getattr(args, name) is not None else []
     shown = {obj: mask for obj, mask in last.masks.items() if mask.any()}
     for prompt in plan.prompts:
         if prompt.frame != last.index or prompt.object not in shown:

@@ -283,6 +283,7 @@ def test_from_pretrained_takes_options_of_both(model: Any, tmp_path: Path, image
         ({"points_per_batch": 0}, "points_per_batch=0: it must be a whole number from 1 up"),
         ({"crop_n_layers": -1}, "crop_n_layers=-1: it must be a whole number from 0 up"),
         ({"crop_n_layers": 3, "points_per_side": 4, "crop_n_points_downscale_factor": 2}, "leaves crop layer 3"),
+        ({"crop_n_points_downscale_factor": 0}, "crop_n_points_downscale_factor=0: it must be above 0"),
         ({"crop_overlap_ratio": 1.5}, "crop_overlap_ratio=1.5"),
         ({"output_mode": "polygons"}, "output_mode='polygons' is not known; use 'binary_mask'"),
         ({"points_per_side": None, "point_grids": [np.zeros((1, 2))], "crop_n_layers": 1}, "has 1 grids"),
