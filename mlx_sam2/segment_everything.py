@@ -295,6 +295,7 @@ def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], places: Pl
         with _or_stop():
             if args.overwrite:
                 places.parts.clear()
+            places.sweep()
             ranks.total(0)  # none begins before all have checked and cleared
             places.parts.begin([path for path in (places.masks, places.overlay) if path])
     try:

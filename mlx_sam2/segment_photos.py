@@ -121,6 +121,11 @@ class Places:
 
     # ---- writing
 
+    def sweep(self) -> None:
+        """Remove what a run that was killed left half-written among the overlays."""
+        if self.overlay and not self.overlay_is_file:
+            _sweep(self.overlay, ".*_overlay.png.*.part")
+
     def remove(self, photo: Photo) -> None:
         """Remove the results of an earlier run."""
         overlay, masks = self.overlay_of(photo), self.masks_of(photo)
@@ -138,7 +143,7 @@ class Places:
         if masks := self.masks_of(photo):
             masks.parent.mkdir(exist_ok=True)
             masks.mkdir(exist_ok=True)
-            _sweep(masks)
+            _sweep(masks, ".*.png.*.part")
             files["masks"] = [masks / f"{i:04d}.png" for i in range(len(part.masks))]
             for path, mask in zip(files["masks"], part.masks, strict=True):
                 if not path.exists():
@@ -148,7 +153,6 @@ class Places:
                 overlay.parent.mkdir(exist_ok=True)
             files["overlay"] = overlay
             if not overlay.exists():
-                _sweep(overlay.parent, overlay.name)
                 pixels = images.read(photo.path) if pixels is None else pixels
                 labels = to_label_image(part.masks, (part.height, part.width))
                 images.write(overlay, images.overlay_labels(pixels, labels))
@@ -160,8 +164,6 @@ def _numbered(folder: Path) -> list[Path]:
     return [path for path in folder.glob("*.png") if path.stem.isdecimal()]
 
 
-def _sweep(folder: Path, name: str = "") -> None:
-    """Remove what a run that was killed left half-written."""
-    for path in folder.glob(".*.part"):
-        if path.name.startswith(f".{name}"):
-            path.unlink(missing_ok=True)
+def _sweep(folder: Path, pattern: str) -> None:
+    for path in folder.glob(pattern):
+        path.unlink(missing_ok=True)
