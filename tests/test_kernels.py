@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import mlx.core as mx
@@ -122,3 +123,26 @@ def test_axial_rope_moves_few_bytes() -> None:
     assert sum(moved.values()) <= 1.15 * axial_rope_op.minimum_bytes(*args)  # measured: 1.05
     assert moved["x"] == moved["out"] == args[0].nbytes
     assert report.threadgroup_bytes == 0
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("const float re =", "const flaot re =", "it failed: "),
+        ("T(re * s + im * c)", "T(re * s - im * c)", "it differs from the reference by "),
+    ],
+    ids=["does not compile", "wrong"],
+)
+def test_a_source_that_is_broken(monkeypatch: pytest.MonkeyPatch, old: str, new: str, message: str) -> None:
+    """The real source, with one slip: told once, and the reference answers."""
+    module = sys.modules[axial_rope.__module__]
+    assert old in module.SOURCE
+    monkeypatch.setattr(module, "SOURCE", module.SOURCE.replace(old, new))
+    x = mx.array(normal("x", (1, 1, 35, 16), 0))
+    expected = np.array(axial_rope(x, 5, 7))
+    with metal.emulated("fast"):
+        with pytest.warns(RuntimeWarning, match=f"the Metal kernel axial_rope .* {message}") as told:
+            results = [axial_rope(x, 5, 7), axial_rope(x, 5, 7)]
+        assert len(told) == 1
+        for result in results:
+            np.testing.assert_array_equal(np.array(result), expected)
