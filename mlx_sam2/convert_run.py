@@ -106,8 +106,43 @@ def prepare(
     found = checkpoint.read(fetched.path, config)
     config = found.config or checkpoint.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
     model = checkpoint.frame(found, config)
-    packed = schemes_of(model)
-    video = "memory_attention" in model
+    packed, video = schemes_of(model), "memory_attention" in model
+    _check(found, layout, packed, video, scheme)
+    parameters = convert_layouts.parameters(found, packed)
+    own = parameters["no_mem_embed"].dtype
+    schemes, left = plan(model, scheme) if scheme else ({}, [])
+    if scheme and not schemes:
+        raise ConversionError(
+            f"{found.path}: no group size divides the width of any of its {len(left)} layers; leave out -q"
+        )
+    if layout == "mlx":
+        dtype = dtype or DEFAULT_DTYPE
+        tensors = convert_layouts.mlx_layout(parameters, dtype, schemes)
+    elif layout == "transformers":
+        tensors = convert_layouts.transformers_layout(parameters, dtype)
+        to_transformers(config, video=video)  # raises where it has no words for this model
+    else:
+        tensors = sorted(convert_layouts.official_layout(parameters, dtype), key=lambda tensor: tensor.name)
+    dtype = dtype or own
+    base = convert_card.base_name(fetched.repo_id, found.path)
+    return Conversion(
+        layout=layout,
+        config=config,
+        source=_source(fetched, found, own),
+        values=found.values,
+        dtype=dtype,
+        tensors=tensors,
+        name=f"{base}-{convert_card.suffix_of(dtype, scheme)}",
+        video=video,
+        scheme=scheme,
+        schemes=schemes,
+        unquantized=left,
+        notes=_notes(layout, fetched, found, own, dtype, packed),
+    )
+
+
+def _check(found: Checkpoint, layout: str, packed: Mapping[str, Scheme], video: bool, scheme: Scheme | None) -> None:
+    """Refuse what this layout cannot hold."""
     if packed and layout == "mlx":
         bits = next(iter(packed.values())).bits
         origin = converted_from(found)
@@ -115,41 +150,10 @@ def prepare(
             f"{found.path} is quantised to {bits} bits already: convert what it was made from"
             f"{f', {origin}' if origin else ''}; --to official and --to transformers unpack it"
         )
+    if scheme and layout != "mlx":
+        raise ConversionError(f"the {layout} layout has no packed weights: only MLX reads them")
     if layout == "official" and not video:
-        raise ConversionError(
-            f"{found.path} holds the image half of the model alone; a .pt of the official code needs all"
-        )
-    parameters = convert_layouts.parameters(found, packed)
-    own = parameters["no_mem_embed"].dtype
-    schemes, left = plan(model, scheme) if scheme else ({}, [])
-    if scheme and not schemes:
-        raise ConversionError(
-            f"{found.path}: no layer can be quantised: no group size divides a width ({len(left)} layers)"
-        )
-    if layout == "mlx":
-        dtype = dtype or DEFAULT_DTYPE
-        tensors = convert_layouts.mlx_layout(parameters, dtype, schemes)
-    elif layout == "transformers":
-        tensors = convert_layouts.transformers_layout(parameters, dtype)
-        to_transformers(config, video=video, dtype=dtype or own)  # raises where it has no words for this model
-    else:
-        tensors = sorted(convert_layouts.official_layout(parameters, dtype), key=lambda tensor: tensor.name)
-    base = convert_card.base_name(fetched.repo_id, found.path)
-    truth = convert_card.suffix_of(dtype or own, scheme)
-    return Conversion(
-        layout,
-        config,
-        _source(fetched, found, own),
-        found.values,
-        dtype or own,
-        tensors,
-        f"{base}-{truth}",
-        video,
-        scheme,
-        schemes,
-        left,
-        _notes(layout, fetched, found, own, dtype or own, packed),
-    )
+        raise ConversionError(f"{found.path} is the image half of a model; a .pt of the official code needs all of it")
 
 
 def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:

@@ -338,10 +338,24 @@ def test_the_folder(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixt
     assert str(tmp_path) not in card + json.dumps(values), "a path of this machine is published"
 
 
-def test_the_front_matter_is_yaml(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_layers_that_no_group_fits(sources: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that ends in -8bit would not be true."""
+    monkeypatch.setattr(quantization, "GROUP_SIZES", (4096,))
+    with pytest.raises(convert_run.ConversionError, match="no group size divides the width of any of its 40 layers"):
+        convert_run.prepare(hub.Fetched(sources.paths["mlx"]), scheme=Scheme(4096, 8))
+    with pytest.raises(convert_run.ConversionError, match="no packed weights"):
+        convert_run.prepare(hub.Fetched(sources.paths["mlx"]), scheme=Scheme(64, 8), layout="official")
+
+
+def test_the_front_matter_is_yaml(sources: Sources) -> None:
     yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
     job = convert_run.prepare(
         hub.Fetched(sources.paths["transformers"], "someone/tuned", "f" * 40), scheme=Scheme(64, 8)
+    )
+    assert "check that it is that of someone/tuned too" in job.notes[0]
+    assert (
+        convert_run.prepare(hub.Fetched(sources.paths["transformers"], "facebook/sam2-hiera-tiny", "f" * 40)).notes
+        == []
     )
     card = job.texts({"model.safetensors": "0" * 64}, "me/tuned-8bit")["README.md"]
     front = yaml.safe_load(card.split("---\n")[1])
