@@ -143,6 +143,6 @@ def test_a_source_that_is_broken(monkeypatch: pytest.MonkeyPatch, old: str, new:
     with metal.emulated("fast"):
         with pytest.warns(RuntimeWarning, match=f"the Metal kernel axial_rope .* {message}") as told:
             results = [axial_rope(x, 5, 7), axial_rope(x, 5, 7)]
-        assert len(told) == 1
+        assert len([w for w in told if str(w.message).startswith("mlx_sam2: ")]) == 1  # the emulator has its own
         for result in results:
             np.testing.assert_array_equal(np.array(result), expected)
