@@ -112,6 +112,7 @@ def test_the_front_matter_is_true(published: Published) -> None:
     assert front["license"] == "apache-2.0"
 
 
+@pytest.mark.slow
 def test_verify_by_name(published: Published, tmp_path: Path) -> None:
     command = (*CONVERT, "--verify", REPO, "--hf-path", SOURCE)
     done = Machine(tmp_path / "home").run(published.endpoint, *command, cwd=tmp_path)
@@ -144,6 +145,7 @@ def again(line: str) -> list[str]:
     return shlex.split(line.partition("send it again with: ")[2])[1:]
 
 
+@pytest.mark.slow
 def test_an_upload_that_broke_off_is_sent_again(hub: HubStandIn, tmp_path: Path) -> None:
     hub.faults.append(Fault("PUT ", times=99, status=403))
     command = (*CONVERT, "--hf-path", SOURCE, "--upload-repo", REPO, "--private")
@@ -160,6 +162,7 @@ def test_an_upload_that_broke_off_is_sent_again(hub: HubStandIn, tmp_path: Path)
     assert "model.safetensors" in hub.files(REPO)
 
 
+@pytest.mark.slow
 def test_a_converter_that_was_killed_while_it_sent(hub: HubStandIn, tmp_path: Path) -> None:
     fault = Fault("PUT ", hold=threading.Event())
     hub.faults.append(fault)

@@ -274,6 +274,8 @@ def test_a_file_of_the_cache_that_was_cut_off(tmp_path: Path, small: Path, name:
         for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
             said = machine.ask(endpoint, ("resolve", REPO), **environment)[0]
             assert f"{file} is cut off or damaged ({file.stat().st_size} bytes)" in said
+        if name != "model.safetensors":  # one run of that command is enough
+            return
         remedy = shlex.split(said.partition("fetch it again with ")[2])
         assert remedy[0] == "hf"
         hf = Path(sys.executable).with_name("hf")
