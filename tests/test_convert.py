@@ -21,7 +21,7 @@ from safetensors import safe_open
 
 import synthetic
 from checkpoint_files import write_torch, write_transformers
-from mlx_sam2 import checkpoint, convert, convert_run, hub, key_map, torch_file
+from mlx_sam2 import checkpoint, convert, convert_run, hub, key_map, safetensors_writer, torch_file
 from mlx_sam2.config import SAM2Config
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
@@ -44,7 +44,7 @@ class Sources:
     """The same weights in the three layouts, with the options that the command needs for each."""
 
     def __init__(self, folder: Path) -> None:
-        config = json.loads((DATA / "transformers_config_nano.json").read_text())
+        config = json.loads((DATA / "transformers_config_nano.json").read_text()) | {"dtype": "float32"}
         (folder / "nano.json").write_text(json.dumps(config_dict()))
         checkpoint.save(synthetic.nano_model(), folder / "ours")
         self.folder = folder
@@ -312,6 +312,7 @@ def test_the_folder(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixt
     for key, value in original.items():
         if key not in ("model_type", "dtype"):
             assert values[key] == value, key
+    assert values["dtype"] == "float16"  # the one thing that transformers said and that is no longer true
     section = values["mlx_sam2"]
     assert section["files"] == {
         "model.safetensors": hashlib.sha256((out / "model.safetensors").read_bytes()).hexdigest()
@@ -408,17 +409,24 @@ def test_shards(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert f"is not finished: it has no {names[2]}" in refused(capsys, "--verify", tmp_path / "nano-8bit", code=1)
 
 
-def test_aligned(sources: Sources, tmp_path: Path) -> None:
+def test_aligned(tmp_path: Path) -> None:
     """Every tensor begins at a multiple of the size of its numbers, as numpy and Metal like it."""
-    convert_run.write(convert_run.prepare(hub.Fetched(sources.paths["mlx"])), tmp_path / "x")
-    data = (tmp_path / "x" / "model.safetensors").read_bytes()
+    shapes = {"a": ((1,), "float16"), "b": ((3,), "float32"), "c": ((5,), "bfloat16"), "d": ((2, 2), "uint32")}
+    tensors = [
+        safetensors_writer.Tensor(n, s, d, lambda s=s, d=d: mx.ones(s).astype(getattr(mx, d)))
+        for n, (s, d) in shapes.items()
+    ]
+    safetensors_writer.finish(tmp_path, safetensors_writer.write(tmp_path, tensors, {}))
+    data = (tmp_path / "model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])
-    del header["__metadata__"]
+    assert header.pop("__metadata__") == {}
     assert length % 8 == 0
-    sizes = {"F32": 4, "F16": 2}
-    assert {entry["dtype"] for entry in header.values()} == set(sizes)
+    sizes = {"F32": 4, "F16": 2, "BF16": 2, "U32": 4}
     assert all(entry["data_offsets"][0] % sizes[entry["dtype"]] == 0 for entry in header.values())
+    for name, value in mx.load(str(tmp_path / "model.safetensors")).items():
+        assert (value.shape, str(value.dtype)) == (shapes[name][0], f"mlx.core.{shapes[name][1]}")
+        assert (value == 1).all().item()
 
 
 # ---- names
@@ -531,6 +539,20 @@ def test_what_exists_is_left_alone(
     for options in ([], ["--to", "official"], ["--dry-run"]):
         assert "exists already" in refused(capsys, *sources.options("mlx"), "--mlx-path", out, *options)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pt"]
+
+
+@pytest.mark.parametrize("layout", ["mlx", "official"])
+def test_what_appears_meanwhile_is_left_alone(sources: Sources, tmp_path: Path, layout: str) -> None:
+    """Renaming would replace an empty folder, and any file."""
+    out = tmp_path / "x.pt"
+    with pytest.raises(OSError, match="exists already"):
+        convert_run.write(
+            convert_run.prepare(hub.Fetched(sources.paths["mlx"]), layout=layout),
+            out,
+            progress=lambda _: out.mkdir(exist_ok=True) if layout == "mlx" else out.write_text("mine"),
+        )
+    assert [p.name for p in tmp_path.iterdir()] == ["x.pt"]
+    assert out.is_dir() or out.read_text() == "mine"
 
 
 def test_values_beyond_half_precision(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
