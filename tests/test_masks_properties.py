@@ -16,8 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
-settings.register_profile("mlx_sam2", deadline=None, database=None, max_examples=50, print_blob=True)
-settings.load_profile("mlx_sam2")
+quick = settings(deadline=None, database=None, max_examples=50, print_blob=True)
 
 
 @st.composite
@@ -47,6 +46,7 @@ def stack_of_masks(draw: st.DrawFn) -> np.ndarray:
 # ---- run-length encoding
 
 
+@quick
 @given(stack_of_masks())
 @example(np.ones((2, 1, 1), bool))
 @example(np.stack([np.ones((8, 3), bool), np.zeros((8, 3), bool), np.ones((8, 3), bool)]))  # no padding: no leaks
@@ -67,6 +67,7 @@ def test_rle_of_packed_bits(stack: np.ndarray) -> None:
         assert rle["counts"] == [0] * bool(flat[0]) + np.diff(edges).tolist()
 
 
+@quick
 @given(stack_of_masks())
 def test_rle_is_that_of_pycocotools(stack: np.ndarray) -> None:
     coco = pytest.importorskip("pycocotools.mask")
@@ -86,6 +87,7 @@ def test_rle_is_that_of_pycocotools(stack: np.ndarray) -> None:
     np.testing.assert_array_equal(masks.mask_iou(stack[:2], plain), iou)
 
 
+@quick
 @given(stack_of_masks(), st.randoms(use_true_random=False))
 def test_empty_runs_change_nothing(stack: np.ndarray, random: object) -> None:
     """Encoders may write counts of 0 in the middle; COCO's format allows it."""
@@ -152,6 +154,7 @@ def naive_nms(boxes: np.ndarray, scores: np.ndarray, threshold: float) -> list[i
 corners = hnp.arrays(np.float32, st.tuples(st.integers(0, 25), st.just(4)), elements=st.integers(0, 6).map(float))
 
 
+@quick
 @given(corners, st.data(), st.sampled_from([0.0, 0.1, 1 / 3, 0.5, 0.6, 0.7, 0.99, 1.0]))
 def test_nms_is_the_naive_one(boxes: np.ndarray, data: st.DataObject, threshold: float) -> None:
     """Small whole numbers, so that equal scores, equal boxes, boxes without area and IoUs at the threshold occur."""
@@ -193,6 +196,7 @@ def test_nms_of_special_cases() -> None:
 # ---- small regions
 
 
+@quick
 @given(a_mask(), st.integers(0, 12))
 def test_small_regions_by_scipy(mask: np.ndarray, area: int) -> None:
     ndimage = pytest.importorskip("scipy.ndimage")
@@ -263,7 +267,7 @@ def check_smooth(mask: np.ndarray, tolerance: float) -> None:
     np.testing.assert_array_equal(inside[deep], mask[deep])
 
 
-@settings(max_examples=25)
+@settings(quick, max_examples=25)
 @given(a_mask(24), st.sampled_from([0.5, 0.75, 1.0, 2.5, 30.0]))
 def test_smooth_outlines_keep_within_the_tolerance(mask: np.ndarray, tolerance: float) -> None:
     check_smooth(mask, tolerance)
