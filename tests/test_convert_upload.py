@@ -12,6 +12,7 @@ from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn
 from synthetic import config_dict, nano_state
 
+pytestmark = pytest.mark.slow  # many processes
 ROOT = Path(__file__).parents[1]
 
 
@@ -39,7 +40,6 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_transformers(tmp_path_factory.mktemp("hub") / "tuned", nano_state(), config_dict())
 
 
-@pytest.mark.slow
 def test_from_the_hub_to_the_hub(tuned: Path, tmp_path: Path) -> None:
     stand_in = HubStandIn({"someone/tuned": tuned}, writers={TOKEN: "me"})
     with stand_in as endpoint:
