@@ -1,0 +1,30 @@
+"""Memory of automatic masks of a large photo: bounded, and not by the number of points (tests/amg_memory.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+NOISE_MB = 25.0  # seen: 2
+
+
+def measured(*args: str) -> dict[str, Any]:
+    command = [sys.executable, "tests/amg_memory.py", "--width", "6000", "--height", "4000", *args]
+    done = subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="preloads a malloc and counts in kB, as Linux does")
+def test_peak_memory() -> None:
+    few, many = measured("--points", "3"), measured("--points", "12")
+    assert few["masks"] > 0 and many["masks"] > 0
+    assert many["peak_mb"] - few["peak_mb"] < NOISE_MB
+    assert many["peak_mb"] < 800
+    if "largest_blocks_mb" in many:  # there is a C compiler
+        assert many["largest_blocks_mb"][0] <= 4 * many["photo_mb"] + 1  # the photo as floats, when it is resized
