@@ -244,7 +244,7 @@ def write(
     overwrite: bool = False,
     suffixes: Sequence[str] = PICTURES,
 ) -> None:
-    """Write a (H, W), (H, W, 3) or (H, W, 4) uint8 picture; the suffix chooses the format.
+    """Write a (H, W), (H, W, 3) or (H, W, 4) uint8 picture, or labels (H, W) uint16; the suffix chooses the format.
 
     The file appears under its name only when it is complete. Masks and cut-outs take ``suffixes=LOSSLESS``.
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import synthetic
 from mlx_sam2 import images, masks
@@ -66,3 +68,10 @@ def test_nothing_found_shows_the_photo() -> None:
     shown = images.overlay_labels(photo, masks.to_label_image([], (20, 30)))
     np.testing.assert_array_equal(shown, photo)
     assert shown is not photo
+
+
+@pytest.mark.parametrize("name", ["labels.png", "labels.tif"])
+def test_labels_are_written_in_16_bits(tmp_path: Path, name: str) -> None:
+    labels = np.arange(60_000, dtype=np.uint16).reshape(200, 300)
+    images.write(tmp_path / name, labels, suffixes=images.LOSSLESS)
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / name)), labels)
