@@ -27,12 +27,16 @@ MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 # pairs of T), the results (DV / 8 pairs of float), the scores of one block (BK / 8 pairs), the largest score and the
 # sum of each of the lane's two queries. For D = 256, DV = 64 that is 32 + 16 + 8 registers in half precision and
 # 64 + 16 + 4 in float32, of 128. In threadgroup memory: a block of keys, row by row, and of values, transposed, rows
-# padded by 16 bytes so that the 8 rows of a matrix start in different banks.
+# padded by 16 bytes so that the 8 rows of a matrix start in different banks. The channels of a score may come in any
+# order, so a lane reads 4 neighbours of a key at once, for two matrices: it has channels 2 col to 2 col + 3 of 16, and
+# row r of the queries' matrices is channel 2r - r % 2, in the second matrix 2 more. D is filled up to WIDTH, a multiple
+# of 16, with zeros. Values become float where they are read, so that both factors are of one type.
 #
 # Each query block reads its keys and values once, so they are read N / 64 times in all; scores never leave the
 # registers. A key (D + DV elements) costs 2 (D + DV) operations for each of 64 queries: 64 operations a byte in half
 # precision, 32 in float32, whatever the sizes. An M2 Max does 34 a byte (13.6 TFLOP/s, 400 GB/s), so half precision
-# needs half of its bandwidth at full speed even if no cache ever helps; with 32 queries it would need all of it.
+# needs half of its bandwidth at full speed even if no cache ever helps; with 32 queries it would need all of it. float32
+# would need all of it with 64, and relies on the cache that its queries share.
 HEADER = """
 // d += a b for 8x8 matrices, of which a lane holds two elements
 template <typename T>
