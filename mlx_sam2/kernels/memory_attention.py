@@ -35,8 +35,8 @@ MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 # Each query block reads its keys and values once, so they are read N / 64 times in all; scores never leave the
 # registers. A key (D + DV elements) costs 2 (D + DV) operations for each of 64 queries: 64 operations a byte in half
 # precision, 32 in float32, whatever the sizes. An M2 Max does 34 a byte (13.6 TFLOP/s, 400 GB/s), so half precision
-# needs half of its bandwidth at full speed even if no cache ever helps; with 32 queries it would need all of it. float32
-# would need all of it with 64, and relies on the cache that its queries share.
+# needs half of its bandwidth at full speed even if no cache ever helps; with 32 queries it would need all of it.
+# float32 needs all of it with 64 queries, unless the caches help.
 HEADER = """
 // d += a b for 8x8 matrices, of which a lane holds two elements
 template <typename T>
