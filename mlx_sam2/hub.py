@@ -24,6 +24,7 @@ from .hub_client import (
     calm,
     causes,
     client_errors,
+    endpoint,
     explain_machine,
     explain_status,
     one_line,
@@ -266,11 +267,11 @@ class _Repo:
 
     def _explain(self, error: BaseException) -> str:
         """One line for whatever went wrong. Nothing of a request is quoted: it may hold a token."""
-        from huggingface_hub import constants, errors
+        from huggingface_hub import errors
 
-        repo, endpoint = self.repo_id, constants.ENDPOINT
+        repo, address = self.repo_id, endpoint()
         if isinstance(error, errors.GatedRepoError):
-            return f"{repo} is gated: ask for access at {endpoint}/{repo}, then run hf auth login or pass token="
+            return f"{repo} is gated: ask for access at {address}/{repo}, then run hf auth login or pass token="
         if isinstance(error, errors.RepositoryNotFoundError):
             return (
                 f"there is no Hub repository {repo} that you may see: check the name; if it is private, run "
@@ -290,16 +291,16 @@ class _Repo:
                 f"download is kept), {_INSTEAD}"
             )
         if any(type(e).__name__ == "FileMetadataError" for e in causes(error)):
-            return f"{endpoint} does not answer as the Hub does: check HF_ENDPOINT and proxies, {_INSTEAD}"
+            return f"{address} does not answer as the Hub does: check HF_ENDPOINT and proxies, {_INSTEAD}"
         if machine := explain_machine(error):
             return f"cannot download {repo}: {machine}"
         if said := explain_status(error):
             return f"{absent}, and {said}"
         why = f"HTTP {status}" if status else type(error).__name__
         if self.unreachable is None:
-            broke = f"the download of {repo} from {endpoint} broke off ({why})"
+            broke = f"the download of {repo} from {address} broke off ({why})"
             return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
-        return f"{absent}, and {endpoint} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"
+        return f"{absent}, and {address} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"
 
 
 def _has_hash(file: Path, stated: str) -> bool | None:
@@ -307,7 +308,7 @@ def _has_hash(file: Path, stated: str) -> bool | None:
     if re.fullmatch(r"[0-9a-f]{64}", stated):
         digest = hashlib.sha256()
     elif re.fullmatch(r"[0-9a-f]{40}", stated):
-        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size)
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
     else:
         return None
     with file.open("rb") as opened:

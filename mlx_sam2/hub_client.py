@@ -51,6 +51,13 @@ def start_client(token: str | bool | None) -> None:
         raise HubError("the Hub token holds characters that no token has: check token= and HF_TOKEN")
 
 
+def endpoint() -> str:
+    """Where the Hub is, fit to be shown: an address may hold a password."""
+    from huggingface_hub import constants
+
+    return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
+
+
 def client_errors() -> tuple[type[Exception], ...]:
     """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
@@ -112,12 +119,14 @@ def calm() -> Iterator[None]:
 
     The first retry of a call is told in one line on a terminal, and a long wait that the Hub asks for anywhere.
     """
+    from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
     from huggingface_hub.utils import logging as client_logging  # importing it makes the handlers
 
     handlers = list(client_logging.get_logger("huggingface_hub").handlers)
     retries = _Retries()
-    hide = not sys.stderr.isatty() and not are_progress_bars_disabled()
+    asked_for = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the environment decides
+    hide = not (sys.stderr.isatty() or asked_for or are_progress_bars_disabled())
     if hide:
         disable_progress_bars()
     for handler in handlers:

@@ -17,6 +17,7 @@ from .hub_client import (
     calm,
     causes,
     client_errors,
+    endpoint,
     explain_machine,
     explain_status,
     one_line,
@@ -81,7 +82,7 @@ def upload(
         if isinstance(error, HubError):
             raise
         raise HubError(_explain(error, repo_id, token)) from None
-    page = f"{api.endpoint}/{repo_id}"
+    page = f"{endpoint()}/{repo_id}"
     return page if revision is None else f"{page}/tree/{revision}"
 
 
@@ -155,12 +156,14 @@ def _send(api: Any, folder: Path, repo_id: str, revision: str | None) -> None:
 
 
 def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
-    from huggingface_hub import constants, errors, get_token
+    from huggingface_hub import errors, get_token
 
     secrets = (token, get_token())
     chain = list(causes(error))
     status = status_of(error)
     said = next((one_line(m, secrets) for e in chain if (m := getattr(e, "server_message", None))), "")
+    if status == 400 and not isinstance(error, client_errors()):  # a model card that the Hub does not take
+        said = one_line(error, secrets)
     said = f", {said}" if said else ""
     kept = "what arrived is kept, send it again"
     if status == 401:
@@ -179,6 +182,6 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
         return f"cannot upload to {repo_id}: {machine}"
     network = next((e for e in chain if isinstance(e, client_errors())), None)
     if network is not None:
-        why = f"the upload to {repo_id} at {constants.ENDPOINT} broke off ({type(network).__name__})"
+        why = f"the upload to {repo_id} at {endpoint()} broke off ({type(network).__name__})"
         return f"{why}: {kept}{other_way(network)}"
     return f"the upload to {repo_id} failed ({one_line(chain[-1], secrets)}): {kept}{other_way(chain[-1])}"

@@ -30,7 +30,7 @@ Reply = tuple[int, dict[str, str], bytes]
 class Fault:
     """What goes wrong with the next ``times`` requests whose "METHOD /path" matches ``what`` (a regex).
 
-    ``status`` with ``headers`` answers that. ``cut`` ends the connection after so many bytes of the body: of the
+    ``status`` with ``headers`` and ``body`` answers that. ``cut`` ends the connection after so many bytes: of the
     answer, or of what the client sends. ``wrong`` changes the last byte of the answer. ``hold`` waits for that
     event in the middle of what the client sends; ``reached`` is set when a request meets the fault.
     """
@@ -39,6 +39,7 @@ class Fault:
     times: int = 1
     status: int = 0
     headers: Mapping[str, str] = field(default_factory=dict)
+    body: bytes = b""
     cut: int | None = None
     wrong: bool = False
     hold: threading.Event | None = None
@@ -154,7 +155,7 @@ def _handler_of(hub: HubStandIn) -> type[BaseHTTPRequestHandler]:
             try:
                 body = self.body()
                 if self.fault and self.fault.status:
-                    self.answer(self.fault.status, dict(self.fault.headers), b"")
+                    self.answer(self.fault.status, dict(self.fault.headers), self.fault.body)
                 else:
                     self.answer(*self.reply(body, query))
             except _Broken:

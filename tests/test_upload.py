@@ -173,6 +173,20 @@ def test_a_token_in_an_answer(machine: Machine, folder: Path) -> None:
         assert f"HTTP {status}, no: Bearer <token>" in said
 
 
+def test_a_card_that_the_hub_does_not_take(machine: Machine, folder: Path) -> None:
+    answer = b'{"errors": [{"message": "license is no licence"}], "warnings": []}'
+    with HubStandIn(writers=WRITERS, faults=(Fault("validate-yaml", status=400, body=answer),)) as endpoint:
+        said = machine.upload(endpoint, folder, REPO)
+    assert "refused the upload to me/nano (HTTP 400, Invalid metadata in README.md. - license is no licence" in said
+
+
+def test_a_password_in_the_address_is_not_shown(machine: Machine, folder: Path) -> None:
+    address = DEAD.replace("//", "//user:password@")
+    for said in machine.ask(address, ("upload", str(folder), REPO, {"token": TOKEN}), ("resolve", "tiny")):
+        assert "password" not in said
+        assert DEAD in said
+
+
 def test_tokens_never_stand_in_a_line() -> None:
     line = hub_client.one_line(
         f"asked with {TOKEN}, plain-secret and\nAuthorization: Bearer abc.def", ("plain-secret",)
