@@ -143,7 +143,7 @@ SOURCE = """
                 const float2 odd = float2(float(q[p].y), float(q[p].w));
                 simdgroup_barrier(mem_flags::mem_none);  // as in steel: loads stay near their use, registers stay few
                 UNROLL for (int j = 0; j < FRAGMENTS; j++) {
-                    if (uint(j) >= fragments) break;
+                    if (uint(j) >= fragments) continue;
                     threadgroup T* at = K + (8 * j + fn) * ROW + 16 * p + 2 * fm;
                     const T2 a = *(threadgroup T2*)at, b = *(threadgroup T2*)(at + ROW);
                     multiply_add(s[j], even, float2(float(a.x), float(b.x)));
@@ -153,7 +153,7 @@ SOURCE = """
             if (D % 16) {
                 const float2 tail = float2(float(q_tail.x), float(q_tail.y));
                 UNROLL for (int j = 0; j < FRAGMENTS; j++) {
-                    if (uint(j) >= fragments) break;
+                    if (uint(j) >= fragments) continue;
                     threadgroup T* at = K + (8 * j + fn) * ROW + 16 * PAIRS + fm;
                     multiply_add(s[j], tail, float2(float(at[0]), float(at[ROW])));
                 }
@@ -182,7 +182,7 @@ SOURCE = """
 
         if (active && fragments > 0) {
             UNROLL for (int j = 0; j < FRAGMENTS; j++) {
-                if (uint(j) >= fragments) break;
+                if (uint(j) >= fragments) continue;
                 simdgroup_barrier(mem_flags::mem_none);
                 threadgroup T* at = V + (8 * j + fm) * ROW + 2 * fn;
                 UNROLL for (int p = 0; p < PAIRS; p++) {
