@@ -784,6 +784,25 @@ def test_verify_something_else(sources: Sources, tmp_path: Path, capsys: pytest.
     )
 
 
+def test_verify_what_does_not_belong_together(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A folder of save() names no source: any may be given."""
+    assert "every tensor is what" in done(
+        capsys, "--verify", sources.paths["mlx"], "--hf-path", sources.paths["official"]
+    )
+    image = {key: value for key, value in nano_state().items() if not key_map.is_video_only(key)}
+    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    write_transformers(tmp_path / "image", image, config)
+    code, _, err = call(capsys, "--verify", sources.paths["mlx"], "--hf-path", tmp_path / "image")
+    assert (code, err.count("\n")) == (1, 1)
+    assert "are not of the same parts" in err
+    write_torch(tmp_path / "other.pt", nano_state(name="nano20"))
+    code, _, err = call(capsys, "--verify", sources.paths["mlx"], "--hf-path", tmp_path / "other.pt")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "its tensors are not" in err
+
+
 # ---- memory and time of loading
 
 

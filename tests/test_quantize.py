@@ -157,6 +157,18 @@ def test_video(folder: Path) -> None:
     np.testing.assert_allclose(logits[0], logits[1], rtol=0, atol=0.02)
 
 
+def test_unquantize(folder: Path) -> None:
+    """In place; the same parameters as by way of the tensors alone."""
+    model = checkpoint.load(folder, dtype="float32")
+    expected = dict(tree_flatten(unquantized(model).parameters()))
+    quantization.unquantize(model)
+    assert quantization.schemes_of(model) == {}
+    found = dict(tree_flatten(model.parameters()))
+    assert found.keys() == expected.keys()
+    assert all(mx.array_equal(found[key], value).item() for key, value in expected.items())
+    quantization.unquantize(model)  # nothing is left to do
+
+
 def refusal(folder: Path, change: dict[str, mx.array | None]) -> str:
     """What loading says when tensors are replaced, or removed."""
     weights = mx.load(str(folder / "model.safetensors"))

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_unflatten
 
 BITS = (4, 8)
 GROUP_SIZES = (128, 64, 32)
@@ -70,6 +71,22 @@ def quantize(model: nn.Module, schemes: Mapping[str, Scheme]) -> None:
 
     if schemes:
         nn.quantize(model, class_predicate=scheme_of)
+
+
+def unquantize(model: nn.Module) -> None:
+    """Replace quantised layers by linear ones with the weights that they stand for, in place.
+
+    On a CPU these are several times faster: MLX unpacks there while it multiplies.
+    """
+    layers = []
+    for name, layer in model.named_modules():
+        if isinstance(layer, nn.QuantizedLinear):
+            weight = unpack(layer.weight, layer.scales, layer.biases, Scheme(layer.group_size, layer.bits))
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in layer)
+            linear.update({"weight": weight, **({"bias": layer.bias} if "bias" in layer else {})})
+            layers.append((name, linear))
+    if layers:
+        model.update_modules(tree_unflatten(layers))
 
 
 def schemes_of(model: nn.Module) -> dict[str, Scheme]:
