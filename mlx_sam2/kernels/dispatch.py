@@ -57,7 +57,7 @@ class Op:
         if _references_only.get():
             return False
         if _tracing_for_metal.get():
-            return self.supports(*args)
+            return self.supports(*args) and self.preferred(*args)
         if not rules.metal_allowed() or not self.supports(*args):
             return False
         return (rules.metal_forced() or self._chosen(*args)) and _trusted(self, *args)
@@ -174,7 +174,7 @@ def recorded() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
 
 @contextmanager
 def tracing_for_metal() -> Iterator[None]:
-    """Inside the block every op that has a kernel takes it, unchecked: for export tracing, which runs nothing."""
+    """Inside the block every op goes the built-in way, unchecked: for export tracing, which runs nothing."""
     token = _tracing_for_metal.set(True)
     try:
         yield

@@ -40,14 +40,14 @@ MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 HEADER = """
 // d += a b for 8x8 matrices, of which a lane holds two elements
 template <typename T>
-inline void multiply_add(thread metal::float2& d, metal::vec<T, 2> a, metal::vec<T, 2> b) {
+inline void multiply_add(thread float2& d, metal::vec<T, 2> a, metal::vec<T, 2> b) {
     metal::simdgroup_matrix<T, 8, 8> A, B;
     metal::simdgroup_matrix<float, 8, 8> C, D;
     reinterpret_cast<thread metal::vec<T, 2>&>(A.thread_elements()) = a;
     reinterpret_cast<thread metal::vec<T, 2>&>(B.thread_elements()) = b;
-    reinterpret_cast<thread metal::float2&>(C.thread_elements()) = d;
+    reinterpret_cast<thread float2&>(C.thread_elements()) = d;
     metal::simdgroup_multiply_accumulate(D, A, B, C);
-    d = reinterpret_cast<thread metal::float2&>(D.thread_elements());
+    d = reinterpret_cast<thread float2&>(D.thread_elements());
 }
 
 // over the rows of a matrix: lanes 2, 4 and 16 apart hold the same columns
