@@ -183,11 +183,8 @@ def compare(found: Verified, source: Path) -> Agreement:
         raise VerificationError(f"{source} is not what {found.folder} was made from: its sha256 is another one")
     model = checkpoint.frame(raw, found.config)
     parameters = convert_layouts.parameters(raw, schemes_of(model))
-    rounded = (
-        bool(found.schemes)
-        or found.dtype != "float32"
-        and any(parameter.dtype != found.dtype for key, parameter in parameters.items() if key not in KEPT_FLOAT32)
-    )
+    own = {parameter.dtype for key, parameter in parameters.items() if key not in KEPT_FLOAT32}
+    rounded = bool(found.schemes) or (found.dtype != "float32" and own != {found.dtype})
     weights = checkpoint.read(found.folder).weights
     tensors = convert_layouts.mlx_layout(parameters, found.dtype, found.schemes)
     if {tensor.name for tensor in tensors} != weights.keys():
