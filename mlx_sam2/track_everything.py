@@ -101,8 +101,10 @@ def _steps(predictor: SAM2VideoPredictor, state: VideoState, start: int, count: 
         for track in state.tracks.values():
             if t - 1 in track.conditioning or t - 1 in track.tracked:
                 track.directions.setdefault(t - 1, False)
-        low_res = predictor.advance(state, list(state.tracks.values()), t, reverse=False)
-        yield t, state.obj_ids, video_masks(low_res, state.video_size, predictor.non_overlap_masks)
+        moving = [track for track in state.tracks.values() if track.conditioning]
+        low_res = iter(predictor.advance(state, moving, t, reverse=False))
+        every = [next(low_res) if track.conditioning else None for track in state.tracks.values()]
+        yield t, state.obj_ids, video_masks(every, state.video_size, predictor.non_overlap_masks)
 
 
 class _Follower:
@@ -139,7 +141,7 @@ class _Follower:
                 started, left_out = self._start(state, t, unknown)
                 new, seen = list(started), {**seen, **started}
             results = {obj_id: state.tracks[obj_id].latest(t) for obj_id in seen}
-            scores = {obj_id: result.object_score for obj_id, result in results.items()}
+            scores = {obj_id: result.object_score for obj_id, result in results.items() if result is not None}
             yield EverythingFrame(t, pixels, seen, scores, new, merged, left_out)
 
     def _duplicates(self, rles: Mapping[Any, Any]) -> dict[int, Any]:

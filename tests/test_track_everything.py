@@ -196,6 +196,16 @@ def test_objects_of_the_user_are_followed_and_kept(predictor: SAM2VideoPredictor
     assert [(frame.index, frame.new) for frame in frames] == [(1, []), (2, []), (3, [2])]
 
 
+def test_an_object_whose_prompts_were_cleared(predictor: SAM2VideoPredictor) -> None:
+    clip = frames_of_clip(3)
+    with predictor.init_state(clip) as state:
+        predictor.add_new_mask(state, 0, 1, A)
+        predictor.clear_all_prompts_in_frame(state, 0, 1)
+        frames = list(track_everything(predictor, state, Scripted([B]), every=0))
+    assert [(list(frame.masks), list(frame.scores)) for frame in frames] == [([1, 2], [2])] * 3
+    assert not any(frame.masks[1].any() for frame in frames)
+
+
 def test_a_stream_gives_what_a_session_gives(predictor: SAM2VideoPredictor) -> None:
     clip = frames_of_clip()
     expected = list(track_everything(predictor, clip, Scripted([A], [B]), every=3, count=5))
