@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
+STRIP_PIXELS = 1 << 20  # that are resized at once
 MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
 
 __all__ = [
@@ -178,9 +179,14 @@ def preprocess(image: np.ndarray, image_size: int) -> mx.array:
 
     from .model.layers import resize_bilinear
 
-    pixels = mx.array(np.ascontiguousarray(image))  # MLX takes no view turned round, such as bgr[..., ::-1]
-    pixels = pixels.astype(mx.float32) / 255 if image.dtype == np.uint8 else pixels
-    pixels = resize_bilinear(pixels[None], (image_size, image_size), antialias=True)
+    strips = []
+    rows = max(1, STRIP_PIXELS // image.shape[1])
+    for i in range(0, image.shape[0], rows):  # or a photo of 24 megapixels would need 288 MB as floats, and again
+        strip = mx.array(np.ascontiguousarray(image[i : i + rows]))  # MLX takes no view turned round
+        strip = strip.astype(mx.float32) / 255 if image.dtype == np.uint8 else strip
+        strips.append(resize_bilinear(strip[None], (strip.shape[0], image_size), antialias=True))
+        mx.eval(strips)
+    pixels = resize_bilinear(mx.concatenate(strips, axis=1), (image_size, image_size), antialias=True)
     return (pixels - mx.array(MEAN)) / mx.array(STD)
 
 

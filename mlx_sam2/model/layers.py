@@ -195,8 +195,8 @@ def resize_bilinear(x: mx.array, size: tuple[int, int], antialias: bool = False)
     x = x.astype(mx.float32)
     height, width = size
     if antialias:
-        x = _contract_axis(x, 2, _antialias_matrix(x.shape[2], width))
-        return _contract_axis(x, 1, _antialias_matrix(x.shape[1], height))
+        x = x if x.shape[2] == width else _contract_axis(x, 2, _antialias_matrix(x.shape[2], width))
+        return x if x.shape[1] == height else _contract_axis(x, 1, _antialias_matrix(x.shape[1], height))
     return _lerp_axis(_lerp_axis(x, 2, width), 1, height)
 
 
@@ -216,8 +216,8 @@ def _contract_axis(x: mx.array, axis: int, matrix: np.ndarray) -> mx.array:
 
 
 def _source_positions(in_size: int, out_size: int) -> np.ndarray:
-    scale = np.float32(in_size) / np.float32(out_size)
-    return scale * (np.arange(out_size, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    scale = np.float64(np.float32(in_size) / np.float32(out_size))
+    return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)  # rounded once, a fused multiply-add in torch
 
 
 def _lerp_axis(x: mx.array, axis: int, out_size: int) -> mx.array:
