@@ -11,7 +11,7 @@ import mlx.core as mx
 import numpy as np
 
 from . import checkpoint, convert_card, convert_layouts, convert_run, converted, hub, safetensors_file
-from .checkpoint import KEPT_FLOAT32, Checkpoint, CheckpointError
+from .checkpoint import KEPT_FLOAT32, Checkpoint
 from .config import ConfigError, SAM2Config
 from .converted import Source
 from .hub_client import MAX_CONFIG_BYTES
@@ -46,7 +46,7 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Check files and hashes, names, shapes, precision and packing of a converted folder.
+    """Check files and hashes, names, shapes, precision and packing of a converted folder, and load it.
 
     Raises:
         VerificationError: the first thing that is wrong.
@@ -63,17 +63,16 @@ def verify(folder: Path) -> Verified:
         found = checkpoint.read(folder)
         if found.layout != "mlx" or found.config is None:
             raise VerificationError(f"{folder}: its weights are in the layout of {found.layout}, not in ours")
-        model = checkpoint.frame(found, found.config)
-        _check_precision(found, section["dtype"], values, schemes_of(model))
+        dtype = checkpoint.parse_dtype(section["dtype"])
+        schemes = schemes_of(checkpoint.build(found, found.config, dtype))
+        _check_precision(found, section["dtype"], values, schemes)
         source = _source(section)
-    except (CheckpointError, ConfigError, safetensors_file.SafetensorsFileError) as error:
+    except ValueError as error:  # CheckpointError, ConfigError, SafetensorsFileError, a dtype that is none
         raise VerificationError(f"{folder}: {str(error).removeprefix(f'{folder}: ')}") from None
     if source is not None and found.metadata.get("source_sha256") != source.sha256:
         raise VerificationError(f"{folder}: config.json and the header of the weights name different sources")
     nbytes = sum(path.stat().st_size for path in found.files)
-    return Verified(
-        folder, found.config, values, len(found.weights), nbytes, section["dtype"], schemes_of(model), source
-    )
+    return Verified(folder, found.config, values, len(found.weights), nbytes, section["dtype"], schemes, source)
 
 
 def check_complete(folder: Path) -> Verified:

@@ -732,6 +732,9 @@ DAMAGE = {
     "another precision": (
         lambda f: change_config(f, lambda v: v["mlx_sam2"].update(dtype="float32")), "config.json says float32"
     ),
+    "no precision": (
+        lambda f: change_config(f, lambda v: v["mlx_sam2"].update(dtype="int8")), "use float32, float16, bfloat16"
+    ),
     "other bits": (
         lambda f: change_config(f, lambda v: v["quantization"].update(bits=4)),
         "8 bits in groups of 64, but config.json says 4 bits",
