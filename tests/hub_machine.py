@@ -16,6 +16,8 @@ from pathlib import Path
 TOKEN = "hf_secretsecretsecret"
 DEAD = "http://127.0.0.1:9"  # the discard port: nothing listens there
 
+FOREIGN = ("HF_", "HUGGING", "TRANSFORMERS_")  # the developer's own settings of the Hub's client
+
 # Calls of mlx_sam2.hub, one line for each result. SLEPT tells what was slept through.
 ASK = """
 import json, sys, time
@@ -68,7 +70,7 @@ def forks() -> subprocess.Popen[str]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env={k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))},
+        env={k: v for k, v in os.environ.items() if not k.upper().startswith(FOREIGN)},
     )
     atexit.register(process.wait)
     atexit.register(process.stdin.close)  # called first: its loop ends
@@ -85,13 +87,14 @@ class Machine:
     slept: tuple[float, ...] = ()
 
     def environment(self, endpoint: str, **more: str) -> dict[str, str]:
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
+        kept = {k: v for k, v in os.environ.items() if not k.upper().startswith(FOREIGN) and "PROXY" not in k.upper()}
         return {
             **kept,
             "HF_HOME": str(self.home),
             "HF_ENDPOINT": endpoint,
             "HF_HUB_DISABLE_XET": "1",  # Xet storage is another protocol, which no stand-in speaks
             "HF_HUB_DISABLE_TELEMETRY": "1",
+            "NO_PROXY": "127.0.0.1",
             **more,
         }
 
@@ -130,10 +133,14 @@ class Machine:
         """Results of ``(function, *arguments)`` or ``(function, *arguments, {keywords})``, as text."""
         sent = [(c[0], c[1:-1], c[-1]) if isinstance(c[-1], dict) else (c[0], c[1:], {}) for c in calls]
         code = ASK.format(hurry=self.hurry, patch=self.patch, calls=json.dumps(sent, default=str))
-        process = forks()
-        process.stdin.write(json.dumps([code, self.environment(endpoint, **environment)]) + "\n")
-        process.stdin.flush()
-        status, out, err = json.loads(process.stdout.readline())
+        if sys.platform == "linux":
+            process = forks()
+            process.stdin.write(json.dumps([code, self.environment(endpoint, **environment)]) + "\n")
+            process.stdin.flush()
+            status, out, err = json.loads(process.stdout.readline())
+        else:  # macOS's frameworks do not like forks
+            done = self.run(endpoint, "-c", code, **environment)
+            status, out, err = done.returncode, done.stdout, done.stderr
         assert TOKEN not in out + err
         assert status == 0, err
         assert err == "", "a progress bar although this is no terminal, or the client's retries"
