@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-NOISE_MB = 25.0  # seen: 2
+NOISE_MB = 40.0  # seen: 16
 
 
 def measured(*args: str) -> dict[str, Any]:
@@ -25,6 +25,6 @@ def test_peak_memory() -> None:
     few, many = measured("--points", "3"), measured("--points", "12")
     assert few["masks"] > 0 and many["masks"] > 0
     assert many["peak_mb"] - few["peak_mb"] < NOISE_MB
-    assert many["peak_mb"] < 800
+    assert many["peak_mb"] - many["peak_mb_before"] < 200  # seen: 100
     if "largest_blocks_mb" in many:  # there is a C compiler
-        assert many["largest_blocks_mb"][0] <= 4 * many["photo_mb"] + 1  # the photo as floats, when it is resized
+        assert many["largest_blocks_mb"][0] <= many["photo_mb"] + 1  # the photo itself
