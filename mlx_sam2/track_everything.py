@@ -42,6 +42,7 @@ def track_everything(
     count: int | None = None,
     max_objects: int = MAX_OBJECTS,
     merge_iou: float = MERGE_IOU,
+    number_from: int = 1,
 ) -> Iterator[EverythingFrame]:
     """Find all objects on a frame, follow them, and look for new ones from time to time.
 
@@ -49,7 +50,7 @@ def track_everything(
     multiple of ``every``. Its automatic masks become objects, unless their IoU with the mask of an object there, or
     with a better new one, is above ``merge_iou``.
     Of two objects that were found by a look and have come to have the same mask, the later one is given up. Objects
-    are numbered from 1 in the order in which they are found, those of one look from the smallest to the largest; a
+    are numbered in the order in which they are found, those of one look from the smallest to the largest; a
     number is never given twice.
 
     Args:
@@ -61,6 +62,7 @@ def track_everything(
         count: how many frames; None goes on to the end.
         max_objects: no object gets a higher number, so that time and memory are bounded.
         merge_iou: masks of a higher IoU are the same object.
+        number_from: of the first object that is found, if none there has this number or a higher one.
 
     Yields:
         ``EverythingFrame`` for each frame; without objects where none has been found yet.
@@ -68,7 +70,8 @@ def track_everything(
     Raises:
         ValueError: for an argument that cannot be used.
     """
-    for name, value, least in (("every", every, 0), ("start", start, 0), ("max_objects", max_objects, 1)):
+    whole = [("every", every, 0), ("start", start, 0), ("max_objects", max_objects, 1), ("number_from", number_from, 1)]
+    for name, value, least in whole:
         if not isinstance(value, (int, np.integer)) or value < least:
             raise ValueError(f"{name}={value!r}: it must be a whole number from {least} up")
     if not 0 < merge_iou <= 1:
@@ -77,7 +80,7 @@ def track_everything(
         raise ValueError("a stream begins with the frame that comes next; leave out start")
     if generator is None:
         generator = SAM2AutomaticMaskGenerator(predictor.model, output_mode="uncompressed_rle")
-    return _run(_Follower(predictor, generator, every, max_objects, merge_iou), video, start, count)
+    return _run(_Follower(predictor, generator, every, max_objects, merge_iou, number_from), video, start, count)
 
 
 def _run(follower: _Follower, video: Any, start: int, count: int | None) -> Iterator[EverythingFrame]:
@@ -117,13 +120,14 @@ class _Follower:
         every: int,
         max_objects: int,
         merge_iou: float,
+        number_from: int,
     ) -> None:
         self.predictor = predictor
         self.generator = generator
         self.every = every
         self.max_objects = max_objects
         self.merge_iou = merge_iou
-        self.latest = 0  # the highest number so far
+        self.latest = number_from - 1  # the highest number so far
         self.found: set[int] = set()  # by looks; other objects are the user's, and never given up
 
     def run(self, state: VideoState, steps: Iterator[Masks]) -> Iterator[EverythingFrame]:

@@ -23,6 +23,7 @@ Options = list[tuple[str, str, Any, Any, str]]
 FOLLOW: Options = [  # of track_everything
     ("every", "every", cli.number(int, 0), 30, "look for new objects every N frames, 0 for on the first one only"),
     ("max-objects", "max_objects", cli.number(int, 1, MAX_OBJECT), 40, "follow no more than this"),
+    ("number-from", "number_from", cli.number(int, 1, MAX_OBJECT + 1), 1, "the first object found gets this number"),
     ("merge-iou", "merge_iou", cli.number(float, 0.01, 1), 0.5, "masks of a higher IoU are the same object"),
 ]
 LOOK: Options = [  # of SAM2AutomaticMaskGenerator
@@ -66,13 +67,13 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 
 def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt]) -> None:
-    """Refuse prompts for objects with numbers that leave none for what is found."""
+    """Refuse prompts for objects with numbers beyond those that may be given."""
     limit = _limit(args)
     highest = max((prompt.object for prompt in prompts), default=0)
-    if args.everything and highest >= limit:
+    if args.everything and highest > limit:
         raise UsageError(
-            f"object {highest} has a prompt, and objects are numbered up to {limit}: nothing more could be followed; "
-            f"give --max-objects from {highest + 1} to {MAX_OBJECT}, or leave out --everything"
+            f"object {highest} has a prompt, but objects are numbered up to {limit}: "
+            f"give --max-objects from {highest} to {MAX_OBJECT}, or leave out --everything"
         )
 
 
@@ -107,23 +108,26 @@ def track_all(
                     f"nothing was found on frame {frame.index}: lower --pred-iou or --stability, or begin on another "
                     "frame with --start"
                 )
+            progress.highest = max([progress.highest, *frame.new])
             if frame.left_out:
                 progress.note = f"; more were found than --max-objects {_limit(args)}"
             yield TrackedFrame(frame.index, frame.pixels, frame.masks, frame.scores, source.time(frame.index))
 
 
 def resume_words(
-    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
 ) -> list[str]:
     """Arguments that name the objects on the last frame again: their masks, each in a file, as they may overlap."""
     from .video_sinks import PngSink
 
-    words = []
-    if args.every != 0:  # or the only look has been
-        words.append("--everything")
-        for flag, name, *_ in [*FOLLOW, *LOOK]:
-            words += [f"--{flag}", f"{getattr(args, name):g}"] if getattr(args, name) is not None else []
+    last = progress.last
     shown = {obj: mask for obj, mask in last.masks.items() if mask.any()}
+    words = []
+    if args.every != 0 or not shown:  # or the only look has been
+        words.append("--everything")
+        given = {**vars(args), "number_from": progress.highest + 1} if progress.highest else vars(args)
+        for flag, name, *_ in [*FOLLOW, *LOOK]:
+            words += [f"--{flag}", f"{given[name]:g}"] if given[name] is not None else []
     for prompt in plan.prompts:
         if prompt.frame != last.index or prompt.object not in shown:
             words += prompt.as_flags()

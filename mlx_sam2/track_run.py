@@ -117,6 +117,7 @@ class Progress:
     first: int = 0
     last: TrackedFrame | None = None
     seconds: float = 0.0
+    highest: int = 0  # number of an object that was found
     note: str = ""  # at the end of the line that sums it up
 
     @property
@@ -186,7 +187,7 @@ def resume_arguments(
     if args.everything:
         from .track_find import resume_words
 
-        words = [args.video, *resume_words(args, plan, source, outputs, last)]
+        words = [args.video, *resume_words(args, plan, source, outputs, progress)]
     else:
         words = [args.video, *_prompt_words(plan, source, outputs, last)]
     words += ["--start", str(start)]

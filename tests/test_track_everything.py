@@ -274,7 +274,7 @@ def test_going_on_after_a_stop(clip: Path, model: str) -> None:
     assert len(last) > 1
     args = build_parser().parse_args([*words, "--output", str(clip.parent / "o.jsonl")])
     with open_source(str(clip)) as source:
-        progress = Progress(count=4, first=0, last=TrackedFrame(3, source[3], last, {}, None))
+        progress = Progress(count=4, first=0, last=TrackedFrame(3, source[3], last, {}, None), highest=max(last) + 2)
         plan = make_plan(args, source)
         again = resume_arguments(args, plan, source, [str(clip.parent / "o.jsonl")], progress)
     assert again[:3] == [str(clip), "--everything", "--every"]
@@ -283,6 +283,8 @@ def test_going_on_after_a_stop(clip: Path, model: str) -> None:
     rest = lines_of(clip.parent / "o_from4.jsonl")
     assert [line["frame"] for line in rest] == [4, 5, 6, 7]
     assert [entry["id"] for entry in rest[0]["objects"]] == list(last)
+    new = {entry["id"] for line in rest for entry in line["objects"]} - last.keys()
+    assert new and min(new) == max(last) + 3  # two more were given up before, their numbers too
     args.every = 0
     assert "--everything" not in resume_arguments(args, plan, SequenceSource(frames_of_clip(8)), again[-1:], progress)
     plan = make_plan(build_parser().parse_args(again), SequenceSource(frames_of_clip(8)))
@@ -329,7 +331,10 @@ def test_it_says_what_it_leaves_out_and_what_it_does_not_find(
         ("clip --everything --max-objects 255", "argument --max-objects: '255' is not a whole number from 1 to 254"),
         ("clip --everything --merge-iou 0", "argument --merge-iou: '0' is not a number from 0.01 to 1"),
         ("clip --everything --pred-iou nan", "argument --pred-iou: 'nan' is not a number from 0 to 1"),
-        ("clip --everything --point 40:1,2", "object 40 has a prompt, and objects are numbered up to 40"),
+        (
+            "clip --everything --point 41:1,2",
+            "object 41 has a prompt, but objects are numbered up to 40: give --max-objects",
+        ),
         ("clip --everything --start 8", "--start 8: frame 8 does not exist; the video has frames 0 to 7"),
         ("--davis . --everything", "leave out --everything"),
     ],
