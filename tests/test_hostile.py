@@ -19,7 +19,7 @@ from safetensors.numpy import save, save_file
 
 from checkpoint_files import Raw, Tensor, global_op, pickled, write_archive
 from mlx_sam2 import checkpoint_reader, safetensors_file, torch_file
-from mlx_sam2.config import ConfigError, SAM2Config
+from mlx_sam2.config import ConfigError, SAM2Config, brief
 from synthetic import nano_config
 
 MEMORY_MB = 300  # over what a process needs that has loaded MLX and read a good file; none was seen to take 150
@@ -305,7 +305,13 @@ def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> Non
     said = str(caught.value).removeprefix(str(tmp_path))
     assert said.isprintable()
     assert len(said) < 1000
+    assert ("is longer than 65536 bytes" in said) == (case == "megabytes")
     assert os.listdir(tmp_path) == ["config.yaml"]
+
+
+def test_values_stay_short_in_messages() -> None:
+    assert brief([[[[1]]]]) == "[[[...]]]"
+    assert len(brief([["x" * 50] * 9] * 9)) == 160
 
 
 # ---- what the fuzzer found (tests/fuzz_readers.py)
