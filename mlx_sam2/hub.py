@@ -124,7 +124,7 @@ class _Repo:
             raise HubError(f"{self.repo_id!r} is no Hub id ({one_line(error)})") from None
         except ImportError as error:  # a proxy that needs another package
             raise HubError(f"cannot reach the Hub: {one_line(error)}") from None
-        except (*client_errors(), RuntimeError) as error:  # the latter: how hf_xet reports what it cannot do
+        except (*client_errors(), RuntimeError, ValueError) as error:  # the latter: hf_xet; answers that make no sense
             if isinstance(error, HubError):
                 raise
             raise HubError(self._explain(error)) from None
@@ -254,7 +254,7 @@ class _Repo:
                 return None
             names = [p.name for p in Path(folder).iterdir()]
         for suffixes in ((".safetensors",), TORCH_SUFFIXES):
-            found = sorted(n for n in names if n.endswith(suffixes) and "/" not in n)
+            found = sorted(n for n in names if n.endswith(suffixes) and re.fullmatch(r"\w[\w. +-]*", n))
             if len(found) > 1:
                 shown = ", ".join(found[:5])
                 raise HubError(
@@ -296,7 +296,10 @@ class _Repo:
             return f"cannot download {repo}: {machine}"
         if said := explain_status(error):
             return f"{absent}, and {said}"
-        why = f"HTTP {status}" if status else type(error).__name__
+        if isinstance(error, client_errors()):
+            why = f"HTTP {status}" if status else type(error).__name__
+        else:
+            why = one_line(error, (self.token,))
         if self.unreachable is None:
             broke = f"the download of {repo} from {address} broke off ({why})"
             return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"

@@ -202,6 +202,29 @@ def test_settings_that_make_no_sense(tmp_path: Path, variable: str, value: str, 
     assert said in done.stdout
 
 
+ODD_ANSWERS = {
+    "a commit that leaves the cache": {"X-Repo-Commit": "../../../../evil", "ETag": '"abc"'},
+    "a size of 10 PB": {"X-Repo-Commit": COMMIT, "ETag": '"abc"', "X-Linked-Size": "10000000000000000"},
+}
+
+
+@pytest.mark.parametrize("answer", ODD_ANSWERS)
+def test_answers_that_make_no_sense(machine: Machine, small: Path, answer: str) -> None:
+    fault = Fault(f"HEAD .*{WEIGHTS}", 99, 200, ODD_ANSWERS[answer])
+    with HubStandIn({REPO: small}, faults=(fault,)) as endpoint:
+        said = machine.resolve(endpoint, REPO)
+    assert "broke off (" in said
+    is_refused(machine, said)
+
+
+def test_names_of_files_that_are_none(machine: Machine, small: Path, tmp_path: Path) -> None:
+    """They are not looked at, and not shown on a terminal."""
+    for name in ("\x1b[2J.safetensors", "..safetensors", "a.pt", "\n.pt"):
+        (tmp_path / name).write_bytes(b"x")
+    with HubStandIn({REPO: tmp_path}) as endpoint:
+        assert machine.resolve(endpoint, REPO).endswith("/a.pt")
+
+
 # ---- the disk
 
 
