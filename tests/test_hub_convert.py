@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import signal
@@ -146,17 +147,23 @@ def again(line: str) -> list[str]:
 
 
 @pytest.mark.slow
-def test_an_upload_that_broke_off_is_sent_again(hub: HubStandIn, tmp_path: Path) -> None:
-    hub.faults.append(Fault("PUT ", times=99, status=403))
+@pytest.mark.parametrize("fault", [Fault("PUT ", 99, cut=100_000), Fault("PUT ", 99, status=403)], ids=["cut", "403"])
+def test_an_upload_that_broke_off_is_sent_again(hub: HubStandIn, tmp_path: Path, fault: Fault) -> None:
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "sitecustomize.py").write_text("import time\ntime.sleep = abs\n")  # between the client's tries
+    python_path = os.pathsep.join(filter(None, (str(tmp_path / "lib"), os.environ.get("PYTHONPATH"))))
+    settings = {"HF_TOKEN": TOKEN, "PYTHONPATH": python_path}
+    hub.faults.append(fault)
     command = (*CONVERT, "--hf-path", SOURCE, "--upload-repo", REPO, "--private")
     with hub as endpoint:
         machine = Machine(tmp_path / "home")
-        done = machine.run(endpoint, *command, cwd=tmp_path, HF_TOKEN=TOKEN)
+        done = machine.run(endpoint, *command, cwd=tmp_path, **settings)
         assert done.returncode == 1
         assert done.stderr.count("\n") == 1, done.stderr
-        assert "HTTP 403" in done.stderr
+        assert ("broke off" if fault.cut else "HTTP 403") in done.stderr
+        assert "model.safetensors" not in hub.files(REPO)
         hub.faults.clear()
-        done = machine.run(endpoint, *again(done.stderr), cwd=tmp_path, HF_TOKEN=TOKEN)
+        done = machine.run(endpoint, *again(done.stderr), cwd=tmp_path, **settings)
         assert done.returncode == 0, done.stderr
     assert hub.repositories[REPO].private
     assert "model.safetensors" in hub.files(REPO)
