@@ -49,7 +49,7 @@ class Tensor:
                 raise ValueError(f"{self.name}: made {value.dtype} {value.shape}, announced {self.dtype} {self.shape}")
             bits = value.view(mx.uint16) if self.dtype == "bfloat16" else value  # numpy has no bfloat16
             mx.eval(bits)
-        return memoryview(np.ascontiguousarray(np.array(bits, copy=None))).cast("B")
+        return memoryview(np.ascontiguousarray(np.asarray(bits))).cast("B")
 
 
 def write(
