@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import io
 import logging
 import re
 import sys
@@ -105,9 +106,13 @@ def patiently(action: Callable[[], _T]) -> _T:
     return action()
 
 
+def _on_a_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
 def _tell(text: str) -> None:
     """A passing remark, which belongs to a terminal as progress bars do."""
-    if sys.stderr.isatty():
+    if _on_a_terminal():
         from tqdm import tqdm
 
         tqdm.write(text, file=sys.stderr)  # above the bars
@@ -126,7 +131,7 @@ def calm() -> Iterator[None]:
     handlers = list(client_logging.get_logger("huggingface_hub").handlers)
     retries = _Retries()
     asked_for = constants.HF_HUB_DISABLE_PROGRESS_BARS is not None  # the environment decides
-    hide = not (sys.stderr.isatty() or asked_for or are_progress_bars_disabled())
+    hide = not (_on_a_terminal() or asked_for or are_progress_bars_disabled())
     if hide:
         disable_progress_bars()
     for handler in handlers:
@@ -153,7 +158,7 @@ class _Retries(logging.Filter):
         text = record.getMessage()
         wait = re.search(r"Waiting (\d+)", text)
         if wait and int(wait[1]) > LONGEST_WAIT:
-            print(f"the Hub asks to wait {wait[1]} s (HTTP 429); Ctrl-C gives up", file=sys.stderr)
+            print(f"the Hub asks to wait {wait[1]} s (HTTP 429); Ctrl-C gives up", file=sys.stderr or io.StringIO())
         elif not self.told and re.search(r"Retrying|Waiting|Trying to resume", text):
             self.told = True
             _tell("the connection to the Hub failed: trying again")
@@ -166,7 +171,7 @@ def one_line(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
     for secret in secrets:
         if isinstance(secret, str) and secret:
             plain = plain.replace(secret, "<token>")
-    plain = re.sub(r"\b(hf|api_org)_\w+|(?<=Bearer )\S+", "<token>", plain)
+    plain = re.sub(r"\b(hf|api_org)_\w{16,}|(?<=Bearer )\S+", "<token>", plain)
     return plain if len(plain) <= 160 else plain[:157] + "..."
 
 

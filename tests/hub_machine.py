@@ -55,7 +55,7 @@ for line in sys.stdin:
             except BaseException:
                 traceback.print_exc()
                 status = 1
-            sys.stdout.flush(), sys.stderr.flush()
+            sys.__stdout__.flush(), sys.__stderr__.flush()
             os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         out.seek(0), err.seek(0)

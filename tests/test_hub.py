@@ -9,7 +9,7 @@ import pytest
 
 from checkpoint_files import write_torch, write_transformers
 from hub_machine import DEAD, TOKEN, Machine
-from hub_stand_in import COMMIT, HubStandIn
+from hub_stand_in import COMMIT, Fault, HubStandIn
 from mlx_sam2 import hub
 from mlx_sam2.config import PUBLISHED
 from synthetic import config_dict, nano_state
@@ -96,6 +96,13 @@ def test_no_network_and_no_cache(machine: Machine) -> None:
     for said in machine.ask(DEAD, *names, HF_HUB_OFFLINE="1"):
         assert "HF_HUB_OFFLINE" in said
         assert "--model PATH" in said
+
+
+def test_without_standard_error(machine: Machine, folder: Path) -> None:
+    """As in a program without a console."""
+    machine.patch = "sys.stderr = None"
+    with HubStandIn({TINY: folder}, faults=(Fault("HEAD .*/config.json", status=500),)) as endpoint:
+        assert machine.resolve(endpoint, TINY).endswith(COMMIT)
 
 
 def test_half_a_download_is_not_used(machine: Machine, folder: Path, tmp_path: Path) -> None:

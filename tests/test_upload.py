@@ -192,6 +192,7 @@ def test_tokens_never_stand_in_a_line() -> None:
         f"asked with {TOKEN}, plain-secret and\nAuthorization: Bearer abc.def", ("plain-secret",)
     )
     assert line == "asked with <token>, <token> and Authorization: Bearer <token>"
+    assert hub_client.one_line("install hf_xet or hf_transfer") == "install hf_xet or hf_transfer"
 
 
 def test_errors_of_sockets_are_none_of_the_disk() -> None:
