@@ -162,6 +162,8 @@ BROKEN = {
     ),
     "nothing said": (raising(ValueError()), "it failed: no message"),
     "another MLX": (raising(TypeError("__call__(): incompatible function arguments")), "it failed: __call__"),
+    "no metal_kernel": (raising(AttributeError("no attribute 'metal_kernel'")), "it failed: no attribute"),
+    "dtype": (lambda x: (2 * x).astype(mx.bfloat16), r"it gives bfloat16 in place of float32\. MLX's"),
     "wrong": (lambda x: 2.001 * x, r"it differs from the reference by 5\.0e-04 of the largest value \(allowed 1e-04\)"),
     "nan": (lambda x: x + mx.array(float("nan")), "it differs from the reference by inf"),
     "shape": (lambda x: (x + x)[:-1], "it differs from the reference by inf"),
