@@ -317,6 +317,18 @@ def test_a_kernel_that_does_not_compile(clock: Clock) -> None:
     assert (row.fault, row.kernel_chosen) == ("it failed: no library", False)
 
 
+@pytest.mark.parametrize("quick", [False, True])
+def test_a_kernel_that_fails_at_full_size_only(clock: Clock, quick: bool) -> None:
+    def kernel(x: mx.array) -> mx.array:
+        if x.size > 3:
+            raise ValueError("Thread group size (1024) is greater than the maximum\nmore")
+        return 2 * x
+
+    (row,) = doctor_measure.measure([call_of(clock, 1.0, 2.0, kernel=kernel)], None, quick=quick)
+    assert row.fault == "it failed: Thread group size (1024) is greater than the maximum"
+    assert (row.kernel_chosen, row.kernel_ms, row.mlx_ms) == (False, None, pytest.approx(2.0))
+
+
 def test_a_shape_that_no_kernel_serves_is_no_fault(clock: Clock) -> None:
     (row,) = doctor_measure.measure([call_of(clock, 1.0, 2.0, serves=False)], None, quick=False)
     assert (row.served, row.fault, row.kernel_chosen, row.mlx_ms) == (False, None, False, pytest.approx(2.0))
