@@ -17,12 +17,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .benchmark_peers import PEERS
 from .cli import BAD_INPUT, FAILURE, Parser, complain
 
 if TYPE_CHECKING:
     from .benchmark_stages import Stage
     from .model.sam2 import SAM2
 
+BARS_CHIP = "M2 Max"
 GROUPS = ("load", "image", "everything", "video", "start-up")
 MIN_SECONDS = 1.0  # of repetitions of a fast stage
 
@@ -52,6 +54,12 @@ def build_parser() -> argparse.ArgumentParser:
         help="add the modelled time of the stages on this chip ('M2 Max', ...): bytes and operations of the graph "
         "that MLX would run there",
     )
+    compared = parser.add_argument_group("comparisons", "each side in a process of its own, in turn")
+    which = compared.add_mutually_exclusive_group()
+    which.add_argument("--peer", choices=PEERS, help="do the same work with this package as well, and print ratios")
+    which.add_argument("--bars", action="store_true", help="print the project's bars for speed: ratio, pass or fail")
+    compared.add_argument("--peer-python", metavar="PYTHON", help="interpreter that has the peer; default: this one")
+    compared.add_argument("--peer-compile", action="store_true", help="let a peer on PyTorch run under torch.compile")
     parser.add_argument("--json", action="store_true", help="print the line of JSON only")
     return parser
 
@@ -131,27 +139,6 @@ def modelled(stage: Stage, chip: str) -> dict[str, float]:
 # ---- the command
 
 
-def _model(args: argparse.Namespace) -> SAM2:
-    """The model, with random weights unless ``--model`` names real ones."""
-    import mlx.core as mx
-    from mlx.utils import tree_map
-
-    from . import checkpoint, hub
-    from .model.sam2 import SAM2
-
-    if args.model is not None:
-        return checkpoint.load(args.model, dtype=args.dtype)
-    published = hub.published(args.size)
-    if published is None:
-        raise ValueError(f"--size {args.size!r} is none of the published sizes: tiny, small, base_plus, large, ...")
-    mx.random.seed(0)
-    model = SAM2(published.config)
-    dtype = checkpoint.parse_dtype(args.dtype)
-    model.update(tree_map(lambda w: w.astype(dtype), model.parameters()))
-    mx.eval(model.parameters())
-    return model.eval()
-
-
 def _stages(group: str, model: SAM2, folder: Path, args: argparse.Namespace) -> list[Stage]:
     from . import benchmark_stages as stages
 
@@ -168,11 +155,14 @@ def _stages(group: str, model: SAM2, folder: Path, args: argparse.Namespace) -> 
 def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
+    from . import benchmark_stages as stages
     from . import checkpoint, roofline
 
     if args.chip is not None and args.chip not in roofline.CHIPS:
         raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(roofline.CHIPS)}")
-    model = _model(args)
+    if args.bars or args.peer is not None:
+        return _compare(args)
+    model = stages.build_model(args.size, args.model, args.dtype)
     name = args.model or args.size
     report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": str(model.dtype).removeprefix("mlx.core.")}
     results: dict[str, dict[str, Any]] = {}
@@ -193,11 +183,39 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str | None) -> str:
+def _compare(args: argparse.Namespace) -> int:
+    """``--peer`` and ``--bars``: two sides in processes of their own."""
+    from . import benchmark_bars, benchmark_peers, checkpoint
+    from . import benchmark_stages as stages
+
+    config = stages.read_config(args.size, args.model).to_dict()
+    spec = {"size": args.size, "model": args.model, "config": config, "compile": args.peer_compile}
+    report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size}
+    if args.bars:
+        report |= benchmark_bars.run(spec, args.peer_python, args.repeat, args.chip or BARS_CHIP)
+        text = benchmark_bars.table(report)
+    else:
+        spec["dtype"] = report["dtype"] = checkpoint.dtype_name(checkpoint.parse_dtype(args.dtype))
+        report |= benchmark_peers.run(args.peer, spec, args.peer_python, args.repeat, args.chip)
+        text = benchmark_peers.table(report, args.chip)
+    if not args.json:
+        print(_heading(report) + "\n" + text)
+    print(json.dumps(report))
+    return FAILURE if any(bar["result"] == "fail" for bar in report.get("bars", ())) else 0
+
+
+def _heading(report: dict[str, Any]) -> str:
     found = report["machine"]
+    what = ", ".join(report[key] for key in ("model", "dtype") if key in report)
+    return (
+        f"{what}, {found['device']} ({found['backend']}), {found['system']}, "
+        f"Python {found['python']}, MLX {found['mlx']}, mlx_sam2 {found['mlx_sam2']}"
+    )
+
+
+def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str | None) -> str:
     lines = [
-        f"{report['model']}, {report['dtype']}, {found['device']} ({found['backend']}), {found['system']}, "
-        f"Python {found['python']}, MLX {found['mlx']}, mlx_sam2 {found['mlx_sam2']}",
+        _heading(report),
         "",
         "| stage | median ms | min | max | runs | peak MB |",
         "|---|---|---|---|---|---|",
@@ -223,6 +241,14 @@ def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
+    if args.bars and args.dtype is not None:
+        parser.error("--bars has dtypes of its own: leave --dtype out")
+    if args.peer_python is not None and not (args.bars or args.peer):
+        parser.error("--peer-python needs --peer or --bars")
+    if args.peer_compile and args.peer not in ("transformers", "sam2"):
+        parser.error("--peer-compile needs --peer transformers or sam2")
+    if (args.bars or args.peer) and args.stages != list(GROUPS):
+        parser.error("--stages does not go with --peer and --bars, which have their own")
     from .hub import HubError
 
     try:

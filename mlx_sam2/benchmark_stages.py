@@ -12,8 +12,10 @@ from typing import Any
 
 import mlx.core as mx
 import numpy as np
+from mlx.utils import tree_map
 
-from . import images
+from . import checkpoint, hub, images
+from .config import SAM2Config
 from .image_predictor import SAM2ImagePredictor
 from .memory_bank import FrameResult, ObjectTrack, ResultStore
 from .model.layers import resize_bilinear
@@ -46,6 +48,33 @@ def _start(*arguments: str) -> dict[str, Any]:
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments[:2])}: {' '.join(done.stderr.split())[-300:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def build_model(size: str, source: str | None = None, dtype: str | None = None) -> SAM2:
+    """The model to measure: a published size with random weights, or with `source` what that holds.
+
+    Raises:
+        ValueError: there is no such size; what ``load`` raises.
+    """
+    if source is not None:
+        return checkpoint.load(source, dtype=dtype)
+    mx.random.seed(0)
+    model = SAM2(read_config(size))
+    target = checkpoint.parse_dtype(dtype)
+    model.update(tree_map(lambda w: w.astype(target), model.parameters()))
+    mx.eval(model.parameters())
+    return model.eval()
+
+
+def read_config(size: str, source: str | None = None) -> SAM2Config:
+    """The configuration of ``build_model``; reads no weights into memory. Raises what that raises."""
+    if source is None:
+        published = hub.published(size)
+        if published is None:
+            raise ValueError(f"--size {size!r} is none of the published sizes: tiny, small, base_plus, large, ...")
+        return published.config
+    found = checkpoint.read(hub.resolve(source))
+    return found.config or checkpoint.recognise(found)
 
 
 # Seconds to import, to load with every weight in memory, and the peak memory of the process before and after in MB.
@@ -146,11 +175,11 @@ def video_stages(model: SAM2) -> list[Stage]:
     for count in OBJECTS:
         tracks = [full_track(model, now, seed) for seed in range(count)]
         name = f"tracked frame, {count} object{'s' * (count > 1)}"
-        stages.append(Stage(name, tracked(tracks), graph=_frame_graph(model, features, count)))
+        stages.append(Stage(name, tracked(tracks), graph=frame_graph(model, features, count)))
     return stages
 
 
-def _frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
+def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
     """What a tracked frame computes after its image was encoded, with a full memory bank."""
     config = model.config
     side, size, pointers = config.embedding_size, config.image_size, config.max_obj_ptrs_in_encoder

@@ -7,7 +7,9 @@ counted, not priced. Caches are ignored, except that an input is read once by a 
 
 from __future__ import annotations
 
+import io
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
+import mlx.nn as nn
 
 from .kernels.attention import FUSED_HEAD_DIMS
 from .kernels.dispatch import tracing_for_metal
@@ -25,7 +28,7 @@ class Chip(NamedTuple):
     """Peak rates of a GPU; half precision is taken to be as fast as float32."""
 
     bandwidth: float  # GB/s of memory, from Apple's technical specifications
-    tflops: float  # float32: cores x 128 lanes x 2 x clock
+    tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
 
 
 CHIPS = {  # with all GPU cores
@@ -44,6 +47,9 @@ CHIPS = {  # with all GPU cores
     "M4": Chip(120, 4.4),
     "M4 Pro": Chip(273, 8.8),
     "M4 Max": Chip(546, 17.6),
+    "M5": Chip(153, 4.45),  # M5: shader cores alone, without the matrix units beside them
+    "M5 Pro": Chip(307, 8.9),
+    "M5 Max": Chip(614, 17.8),
 }
 
 ELEMENTWISE = {
@@ -104,53 +110,82 @@ def cost(steps: Iterable[Step], chip: Chip) -> Cost:
 
 
 @contextmanager
-def _as_on_metal() -> Iterator[None]:
+def _replaced(module: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def _fused(name: str) -> Callable[..., mx.array]:
+    """A stand-in for one of MLX's fused operations: a custom kernel with the same inputs."""
+
+    def call(x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        inputs = [x, *(a for a in args if isinstance(a, mx.array))]
+        names = [f"a{i}" for i in range(len(inputs))]
+        kernel = mx.fast.metal_kernel(name=name, input_names=names, output_names=["o"], source="o[0] = a0[0];")
+        one = (1, 1, 1)
+        return kernel(inputs=inputs, grid=one, threadgroup=one, output_shapes=[x.shape], output_dtypes=[x.dtype])[0]
+
+    return call
+
+
+@contextmanager
+def _as_on_metal(compiled: bool) -> Iterator[None]:
     """Let the model build the graph of a Metal GPU; MLX's fused operations stand in it as custom kernels."""
-
-    def fused(name: str) -> Callable[..., mx.array]:
-        def call(x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
-            inputs = [x, *(a for a in args if isinstance(a, mx.array))]
-            names = [f"a{i}" for i in range(len(inputs))]
-            kernel = mx.fast.metal_kernel(name=name, input_names=names, output_names=["o"], source="o[0] = a0[0];")
-            one = (1, 1, 1)
-            return kernel(inputs=inputs, grid=one, threadgroup=one, output_shapes=[x.shape], output_dtypes=[x.dtype])[0]
-
-        return call
-
     real_attention = mx.fast.scaled_dot_product_attention
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
         if q.shape[-1] == v.shape[-1] and q.shape[-1] in FUSED_HEAD_DIMS and mask is None:
-            return fused("sdpa")(q, k, v)
+            return _fused("sdpa")(q, k, v)
         return real_attention(q, k, v, scale=scale, mask=mask)
 
-    def replace(**values: Any) -> dict[str, Any]:
-        before = {name: getattr(mx.fast, name) for name in values}
-        for name, value in values.items():
-            setattr(mx.fast, name, value)
-        return before
-
-    fast = replace(layer_norm=fused("layer_norm"), scaled_dot_product_attention=attention)
-    available, device = mx.metal.is_available, mx.default_device
-    mx.metal.is_available, mx.default_device = (lambda: True), (lambda: SimpleNamespace(type=mx.gpu))
-    try:
-        with tracing_for_metal():
-            yield
-    finally:
-        replace(**fast)
-        mx.metal.is_available, mx.default_device = available, device
+    # nn.gelu is compiled by itself, but in a compiled model a part of what surrounds it
+    gelu = nn.gelu if compiled else _fused("gelu")
+    with (
+        _replaced(mx.fast, layer_norm=_fused("layer_norm"), scaled_dot_product_attention=attention),
+        _replaced(nn, gelu=gelu),
+        _replaced(mx.metal, is_available=lambda: True),
+        _replaced(mx, default_device=lambda: SimpleNamespace(type=mx.gpu)),
+        tracing_for_metal(),
+    ):
+        yield
 
 
-def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool = True) -> list[Step]:
+def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
+    """Whether a function runs under ``mx.compile``, from its graph on this machine; nothing is evaluated.
+
+    MLX's own activations, which are compiled each by itself, do not count.
+    """
+
+    def fused(*arrays: mx.array) -> set[str]:
+        text = io.StringIO()
+        mx.export_to_dot(text, *arrays)
+        return set(re.findall(r'label ?= ?"(Compiled\w*)"', text.getvalue()))
+
+    small = mx.zeros((2, 2), examples[0].dtype)
+    alone = fused(nn.gelu(small), nn.relu(small), nn.gelu(small.astype(mx.float32)))
+    found = function(*examples)
+    return bool(fused(*([found] if isinstance(found, mx.array) else found)) - alone)
+
+
+def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | None = None) -> list[Step]:
     """The launches of a function on a Metal GPU.
 
     Args:
         function: takes arrays, returns an array or a tuple of arrays. Weights must be evaluated beforehand.
         examples: arrays of the shapes and dtypes to trace with.
-        compiled: whether chains of elementwise operations are one launch, as ``mx.compile`` makes them.
+        compiled: whether chains of elementwise operations are one launch, as ``mx.compile`` makes them; None looks
+            whether the function compiles itself.
     """
+    if compiled is None:
+        compiled = runs_compiled(function, *examples)
     records: list[dict[str, Any]] = []
-    with _as_on_metal():
+    with _as_on_metal(compiled):
         mx.export_function(records.append, function, *examples)
     arrays = _Arrays()
     steps: list[Step] = []
@@ -187,7 +222,9 @@ class _Arrays:
         if name in VIEWS:
             return self._view(name, arguments, inputs[0], outputs)
         if name == "CustomKernel":
-            name = next((k for k in ("sdpa", "layer_norm", *HEAVY, "axial_rope") if k in arguments[0]), "kernel")
+            name = next(
+                (k for k in ("sdpa", "layer_norm", "gelu", *HEAVY, "axial_rope") if k in arguments[0]), "kernel"
+            )
         copies: list[Step] = []
         if name in HEAVY and name != "Convolution":
             for n, shape, dtype, array in inputs:

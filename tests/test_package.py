@@ -27,7 +27,7 @@ FLOORS: list[set[str]] = [
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = FLOORS[-1]
 PART_OF = {  # rooms of several files
-    "benchmark_stages": "benchmark",
+    **{f"benchmark_{part}": "benchmark" for part in ("bars", "peers", "sides", "stages", "torch")},
     "roofline": "benchmark",
     "config_formats": "config",
     "config_parts": "config",
