@@ -7,6 +7,7 @@ of that form's own classes, not ours.
 from __future__ import annotations
 
 import ast
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -375,6 +376,8 @@ def parse_override_value(text: str) -> Any:
     if len(text) > 200:  # no value of ours is that long, and the parser's stack is not for strangers
         return text
     try:
-        return ast.literal_eval(text.strip())
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's parser, about text that is not Python
+            return ast.literal_eval(text.strip())
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text

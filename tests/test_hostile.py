@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -20,6 +21,7 @@ from safetensors.numpy import save, save_file
 from checkpoint_files import Raw, Tensor, global_op, pickled, write_archive
 from mlx_sam2 import checkpoint_reader, safetensors_file, torch_file
 from mlx_sam2.config import ConfigError, SAM2Config, brief
+from mlx_sam2.config_formats import parse_override_value
 from synthetic import nano_config
 
 MEMORY_MB = 300  # over what a process needs that has loaded MLX and read a good file; none was seen to take 150
@@ -359,6 +361,15 @@ def test_a_whole_number_where_a_float_belongs() -> None:
     value = SAM2Config.from_dict(values).memory_encoder.fuser_layer_scale_init_value
     assert value == 1e20
     assert isinstance(value, float)
+
+
+@pytest.mark.parametrize("text", ["1and 2", "0x1for x", "'\\d'"])
+def test_no_remarks_of_the_python_parser(text: str) -> None:
+    """Words of the official YAML are read as Python literals, and Python warns of some that it takes or refuses."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        parse_override_value(text)
+    assert caught == []
 
 
 def test_names_in_a_message_are_escaped(tmp_path: Path) -> None:
