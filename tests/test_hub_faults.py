@@ -293,7 +293,11 @@ def test_a_file_of_the_cache_that_was_cut_off(tmp_path: Path, small: Path, name:
     with HubStandIn({REPO: folder}) as endpoint:
         found = Path(machine.resolve(endpoint, REPO))
         file = found if found.is_file() else found / name
-        os.truncate(file, file.stat().st_size // 2)
+        size, half = file.stat().st_size, file.read_bytes()[: file.stat().st_size // 2]
+        for broken in (b"", bytes(size)):  # the latter: after a power cut
+            file.write_bytes(broken)
+            assert f"is cut off or damaged ({len(broken)} bytes)" in machine.resolve(endpoint, REPO)
+        file.write_bytes(half)
         for environment in ({}, {"HF_HUB_OFFLINE": "1"}):
             said = machine.ask(endpoint, ("resolve", REPO), **environment)[0]
             assert f"{file} is cut off or damaged ({file.stat().st_size} bytes)" in said
