@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
+import math
 import os
 import sys
 import warnings
@@ -229,6 +230,15 @@ def _weights_lines(weights: dict[str, Any]) -> list[str]:
     ]
 
 
+def document(value: Any) -> Any:
+    """Findings as JSON can hold them: null for a number that is infinite or none, such as a score of a broken GPU."""
+    if isinstance(value, dict):
+        return {key: document(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [document(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 # ---- the command
 
 
@@ -273,7 +283,7 @@ def _run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "mlx_sam2: ")  # the report says it
         findings = examine(args, model, no_weights)
-    print(json.dumps(findings, indent=1, allow_nan=False) if args.json else report(findings), flush=True)
+    print(json.dumps(document(findings), indent=1, allow_nan=False) if args.json else report(findings), flush=True)
     return findings["exit_code"]
 
 

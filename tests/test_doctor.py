@@ -478,3 +478,21 @@ def test_a_product_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
         assert product["relative_error"] == pytest.approx(error, rel=0.3)
     wrong, _ = doctor_machine.opinions(facts, product)
     assert wrong[0].startswith("float32 products are off by 5.0e-01 of the largest value")
+
+
+@NO_METAL
+def test_numbers_that_json_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], folder: str
+) -> None:
+    """A GPU that is broken gives NaN: that is a finding, not a traceback."""
+    nan = float("nan")
+    answer = doctor_weights.Verification("nano", "sam2_hiera_tiny", (0.1, 0.2, 0.3), (nan, 0.2, float("inf")))
+    monkeypatch.setattr(doctor_weights, "verify", lambda model, name: answer)
+    monkeypatch.setattr(mx.array, "__matmul__", lambda a, b: nan * mx.matmul(a, b))
+    monkeypatch.setattr(doctor_machine, "PROBE_CPU", 32)
+    code, out, _ = main(capsys, "--weights", folder, "--json")
+    findings = json.loads(out)
+    assert (code, findings["verdict"], len(findings["wrong"])) == (1, "wrong", 2)
+    assert findings["float32_product"]["relative_error"] is None
+    assert findings["weights"]["scores"] == [None, 0.2, None]
+    assert "scores nan 0.2000 inf" in main(capsys, "--weights", folder)[1]
