@@ -15,7 +15,6 @@ from . import benchmark_peers as peers
 from .benchmark_sides import APART, CLICK, ENCODE, OBJECTS, TOGETHER, TRACK
 
 PEER = "mlx-sam"
-START_UP_RUNS = 11
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def run(spec: dict[str, Any], peer_python: str | None, repeat: int, chip: str) -
         many = peers.compare((mine, TOGETHER), (mine, APART), repeat)
         results.insert(-2, _many(many, measured))
         about = {"ours": mine.about, PEER: None if other is None else other.about}
-    results += [_start_up(), _cuda(about["ours"])]
+    results += [_start_up(repeat), _cuda(about["ours"])]
     return {
         **about,
         "environment": peers.conditions(),
@@ -137,11 +136,11 @@ def _many(many: dict[str, Any], measured: dict[str, Any]) -> Result:
     return Result(name, 0.6, many["ratio"], remark)
 
 
-def _start_up() -> Result:
+def _start_up(repeat: int) -> Result:
     from .benchmark_stages import start_up_stages
 
     help_, least = start_up_stages()
-    rounds = [(help_.run()["seconds"], least.run()["seconds"]) for _ in range(START_UP_RUNS + 1)][1:]
+    rounds = [(help_.run()["seconds"], least.run()["seconds"]) for _ in range(repeat + 1)][1:]
     milliseconds = [1e3 * statistics.median(r[i] for r in rounds) for i in (0, 1)]
     remark = f"{milliseconds[0]:.0f} ms, {milliseconds[1]:.0f} ms"
     ratio = statistics.median(a / b for a, b in rounds)

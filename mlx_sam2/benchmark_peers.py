@@ -143,7 +143,7 @@ def compare(a: tuple[Worker, str], b: tuple[Worker, str], repeat: int) -> dict[s
     for i, name in enumerate(("ours", "peer")):
         result[f"{name}_ms"] = round(1e3 * statistics.median(r[i]["seconds"] for r in rounds), 3)
         peaks = [r[i]["peak_mb"] for r in rounds]
-        result[f"{name}_peak_mb"] = None if None in peaks else round(max(peaks), 1)
+        result[f"{name}_peak_mb"] = None if None in peaks else round(max(peaks), 3)
     if None not in (result["ours_peak_mb"], result["peer_peak_mb"]):
         result["peak_ratio"] = round(result["ours_peak_mb"] / result["peer_peak_mb"], 4)
     return result

@@ -48,7 +48,11 @@ def _mlx_side(versions: dict[str, str], stages: dict[str, Any], graphs: dict[str
     import mlx.core as mx
 
     about = {"mlx": mx.__version__, "device": str(mx.default_device()), "blas": _blas(), **versions}
-    return Side(about, stages, mx.reset_peak_memory, lambda: mx.get_peak_memory() / 1e6, graphs)
+
+    def peak_mb() -> float:  # MLX's is 0 after a reset until something is allocated
+        return max(mx.get_peak_memory(), mx.get_active_memory()) / 1e6
+
+    return Side(about, stages, mx.reset_peak_memory, peak_mb, graphs)
 
 
 def _blas() -> str:

@@ -47,6 +47,19 @@ def test_elementwise_chains_are_one_launch_when_compiled() -> None:
     assert together[0].bytes == 200 * 3  # a and b read once, the sum written
 
 
+def test_a_function_is_traced_as_it_runs() -> None:
+    def chain(a: mx.array, b: mx.array) -> mx.array:
+        return mx.exp(nn.gelu(a) * b) + a
+
+    a = mx.zeros((100,), HALF)
+    assert not roofline.runs_compiled(chain, a, a)  # though MLX's GELU is compiled by itself
+    assert [s.name for s in roofline.trace(chain, a, a)] == ["gelu", "Multiply", "Exp", "Add"]
+    compiled = mx.compile(chain)
+    assert roofline.runs_compiled(compiled, a, a)
+    (step,) = roofline.trace(compiled, a, a)
+    assert step.name == "elementwise" and step.bytes == 200 * 3 + 3 * 2  # and the three constants of GELU
+
+
 def test_what_is_read_elsewhere_is_written() -> None:
     def branch(a: mx.array, b: mx.array) -> mx.array:
         x = a * 2 + 1
