@@ -79,6 +79,12 @@ def test_axial_rope_that_does_not_fit(tokens: int, dim: int, tail: int) -> None:
         axial_rope(mx.zeros((1, 1, tokens, dim)), 3, 4, num_tail=tail)
 
 
+@pytest.mark.parametrize("grid", [(0, 4), (4, 0), (-2, -2)])
+def test_a_grid_of_no_size(grid: tuple[int, int]) -> None:
+    with pytest.raises(ValueError, match=f"do not fit a {grid[0]}x{grid[1]} grid"):
+        axial_rope(mx.zeros((1, 1, 4, 8)), *grid)
+
+
 # ---- the Metal kernel, where the emulator is
 
 CASES = dict(enumerate(axial_rope_op.cases))

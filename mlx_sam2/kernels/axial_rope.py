@@ -157,7 +157,7 @@ def axial_rope(x: mx.array, height: int, width: int, theta: float = 10000.0, num
         ValueError: when N - num_tail is negative or no multiple of height * width, or D none of 4.
     """
     n, d = x.shape[-2:]
-    if d % 4 or (n - num_tail) % (height * width) or not 0 <= num_tail <= n:
+    if min(height, width) < 1 or d % 4 or (n - num_tail) % (height * width) or not 0 <= num_tail <= n:
         raise ValueError(
             f"axial_rope: {n} tokens of {d} channels with a tail of {num_tail} do not fit a {height}x{width} grid: "
             "tokens without the tail must be a multiple of the grid, channels a multiple of 4"
