@@ -210,10 +210,11 @@ class _Repo:
                 safetensors_file.check(file)
             elif name.endswith(".json"):
                 safetensors_file.read_json(file, max(MAX_CONFIG_BYTES, safetensors_file.MAX_INDEX_BYTES))
-            elif not zipfile.is_zipfile(file):
+            else:
                 with file.open("rb") as opened:
-                    if opened.read(1) != b"\x80":  # so began torch.save before 1.6, of which the reader tells
-                        raise torch_file.TorchFileError("its end is missing, or all of it")
+                    zeros = not any(opened.read(16))  # nothing at all, or what a power cut leaves
+                if zeros or (torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file)):
+                    raise torch_file.TorchFileError("its end is missing, or all of it")
         except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
             if _has_hash(file, stated):
                 raise HubError(f"{name} of {self.repo_id} is damaged on the Hub already: tell its owner") from None

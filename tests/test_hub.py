@@ -86,6 +86,15 @@ def test_a_single_torch_file_of_another_repository(machine: Machine, torch_folde
     assert machine.resolve(DEAD, "someone/tuned", HF_HUB_OFFLINE="1") == found
 
 
+def test_a_torch_file_that_is_none(machine: Machine, folder: Path, tmp_path: Path) -> None:
+    """What a file is shows when it is read; here only that it is whole."""
+    (tmp_path / "x.pt").write_bytes((folder / "model.safetensors").read_bytes())
+    with HubStandIn({"someone/tuned": tmp_path}) as endpoint:
+        first, second = machine.ask(endpoint, *[("resolve", "someone/tuned")] * 2)
+    assert first.endswith("x.pt")
+    assert second == first
+
+
 def test_no_network_and_no_cache(machine: Machine) -> None:
     names = [("resolve", "tiny"), ("resolve", "someone/tuned")]
     for said in machine.ask(DEAD, *names):
