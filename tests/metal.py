@@ -22,8 +22,8 @@ from mlx_sam2.kernels.dispatch import Op, forget_checks
 
 FOLDER = Path(__file__).parents[2] / "shared" / "metalcpu"
 NAMES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
-# of the largest value: float32 sums in another order, halves are rounded once on the way in and once on the way out
-RELATIVE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 1.6e-2}
+# of the largest value: float32 sums in another order; a half's own rounding is up to 4.9e-4, a bfloat16's 3.9e-3
+RELATIVE = {mx.float32: 1e-5, mx.float16: 2e-3, mx.bfloat16: 4e-3}
 
 
 def emulator() -> Any:
