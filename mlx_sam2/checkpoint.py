@@ -12,6 +12,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -236,8 +237,10 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     dtype = dtype_name(model.dtype)
     try:
         with unfinished(folder) as temporary:
-            files = safetensors_writer.write(temporary, tensors, {"format": "mlx", "mlx_sam2": __version__})
-            values = converted.describe(model.config, dtype=dtype, files=files, schemes=schemes_of(model))
+            describe = partial(converted.describe, model.config, dtype=dtype, schemes=schemes_of(model))
+            metadata = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": converted.digest(describe(files={}))}
+            files = safetensors_writer.write(temporary, tensors, metadata)
+            values = describe(files=files)
             (temporary / hub.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
             safetensors_writer.finish(temporary, files)
     except OSError as error:

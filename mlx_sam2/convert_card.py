@@ -81,6 +81,7 @@ def card(
     schemes: Mapping[str, Scheme],
     unquantized: list[str],
     nbytes: int,
+    video: bool = True,
 ) -> str:
     """The model card: front matter that the Hub reads, then how to use the model and where it comes from.
 
@@ -90,6 +91,7 @@ def card(
         source: where the weights come from.
         dtype, scheme, schemes, unquantized: the precision, as ``converted.describe`` takes it.
         nbytes: of all weights.
+        video: whether the half for video is there.
     """
     front = ["library_name: mlx", "pipeline_tag: mask-generation", "license: apache-2.0"]
     if source.base_model:
@@ -105,7 +107,7 @@ def card(
         front="\n".join(front),
         name=name,
         quoted=json.dumps(address, ensure_ascii=False),
-        word=shlex.quote(address),
+        commands=_commands(shlex.quote(address), video),
         origin=origin,
         at=at,
         version=__version__,
@@ -113,6 +115,14 @@ def card(
         megabytes=f"{nbytes / 1e6:.1f}",
         sha256=source.sha256,
     )
+
+
+def _commands(word: str, video: bool) -> str:
+    segment = f"    python -m mlx_sam2.segment photo.jpg --point 320,240 --model {word}"
+    if not video:
+        return f"On the command line (for photos; the half for video is not in these weights):\n\n{segment}"
+    track = f"    python -m mlx_sam2.track video.mp4 --point 320,240 --model {word}"
+    return f"On the command line, for photos and for video:\n\n{segment}\n{track}"
 
 
 def precision(dtype: str, scheme: Scheme | None, schemes: Mapping[str, Scheme], unquantized: list[str]) -> str:
@@ -209,10 +219,7 @@ masks, scores, _ = predictor.predict(point_coords=np.array([[320, 240]]), point_
 Image.fromarray(masks[scores.argmax()] > 0).save("mask.png")
 ```
 
-On the command line, for photos and for video:
-
-    python -m mlx_sam2.segment photo.jpg --point 320,240 --model {word}
-    python -m mlx_sam2.track video.mp4 --point 320,240 --model {word}
+{commands}
 
 ## Source and licence
 

@@ -24,7 +24,7 @@ from .model.quantization import Scheme, plan, schemes_of
 from .safetensors_writer import Tensor
 
 DEFAULT_DTYPE = "float16"  # what Apple's GPUs compute in
-LAYOUTS = ("mlx", "transformers", "official")
+MIXED = "the weights have several precisions; float32 holds the same numbers"
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,19 @@ class Conversion:
             return f"{self.name}.pt"
         return f"{self.name}-transformers" if self.layout == "transformers" else self.name
 
+    def describe(self, files: Mapping[str, str]) -> dict[str, Any]:
+        """The contents of our ``config.json``, with the hashes of the weights files."""
+        return converted.describe(
+            self.config,
+            dtype=self.dtype,
+            files=files,
+            schemes=self.schemes,
+            default=self.scheme,
+            unquantized=self.unquantized,
+            source=self.source,
+            values=self.values,
+        )
+
     def texts(self, files: Mapping[str, str], address: str) -> dict[str, str]:
         """The files beside the weights, whose hashes are given; ``address`` is what ``from_pretrained`` will take."""
         if self.layout == "official":
@@ -67,18 +80,22 @@ class Conversion:
         if self.layout == "transformers":
             values = to_transformers(self.config, video=self.video, dtype=self.dtype, kept=kept_fields(self.values))
             return {hub.CONFIG: _json(values)}
-        packing = {"dtype": self.dtype, "schemes": self.schemes, "unquantized": self.unquantized}
-        values = converted.describe(
-            self.config, files=files, default=self.scheme, source=self.source, values=self.values, **packing
-        )
         card = convert_card.card(
-            self.name, address=address, source=self.source, scheme=self.scheme, nbytes=self.nbytes, **packing
+            self.name,
+            address=address,
+            source=self.source,
+            dtype=self.dtype,
+            scheme=self.scheme,
+            schemes=self.schemes,
+            unquantized=self.unquantized,
+            nbytes=self.nbytes,
+            video=self.video,
         )
         return {
             convert_card.CARD: card,
             convert_card.LICENSE: convert_card.license_text(),
             convert_card.NOTICE: convert_card.notice(self.source, self.precision),
-            hub.CONFIG: _json(values),
+            hub.CONFIG: _json(self.describe(files)),
         }
 
 
@@ -109,7 +126,8 @@ def prepare(
     packed, video = schemes_of(model), "memory_attention" in model
     _check(found, layout, packed, video, scheme)
     parameters = convert_layouts.parameters(found, packed)
-    own = parameters["no_mem_embed"].dtype
+    own, mixed = _own_dtype(parameters)
+    kept = own if mixed else None
     schemes, left = plan(model, scheme) if scheme else ({}, [])
     if scheme and not schemes:
         raise ConversionError(
@@ -119,10 +137,10 @@ def prepare(
         dtype = dtype or DEFAULT_DTYPE
         tensors = convert_layouts.mlx_layout(parameters, dtype, schemes)
     elif layout == "transformers":
-        tensors = convert_layouts.transformers_layout(parameters, dtype)
+        tensors = convert_layouts.transformers_layout(parameters, dtype or kept)
         to_transformers(config, video=video)  # raises where it has no words for this model
     else:
-        tensors = sorted(convert_layouts.official_layout(parameters, dtype), key=lambda tensor: tensor.name)
+        tensors = sorted(convert_layouts.official_layout(parameters, dtype or kept), key=lambda tensor: tensor.name)
     dtype = dtype or own
     base = convert_card.base_name(fetched.repo_id, found.path)
     return Conversion(
@@ -137,7 +155,7 @@ def prepare(
         scheme=scheme,
         schemes=schemes,
         unquantized=left,
-        notes=_notes(layout, fetched, found, own, dtype, packed),
+        notes=_notes(layout, fetched, found, own, dtype, packed) + [MIXED] * (mixed and dtype == own),
     )
 
 
@@ -154,6 +172,12 @@ def _check(found: Checkpoint, layout: str, packed: Mapping[str, Scheme], video: 
         raise ConversionError(f"the {layout} layout has no packed weights: only MLX reads them")
     if layout == "official" and not video:
         raise ConversionError(f"{found.path} is the image half of a model; a .pt of the official code needs all of it")
+
+
+def _own_dtype(parameters: Mapping[str, convert_layouts.Parameter]) -> tuple[str, bool]:
+    """The precision of a checkpoint's weights, and whether they have several, of which float32 holds all."""
+    found = {p.dtype for key, p in parameters.items() if key not in checkpoint.KEPT_FLOAT32}
+    return ("float32", True) if len(found) > 1 else (found.pop(), False)
 
 
 def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:
@@ -250,17 +274,21 @@ def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress:
         out.rmdir()
         torch_writer.write(out, job.tensors, progress)
         return
-    metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
+    metadata = _metadata(job)
     files = safetensors_writer.write(out, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
     for name, text in job.texts(files, address).items():
         (out / name).write_text(text, encoding="utf-8")
     safetensors_writer.finish(out, files)  # last: until then nothing loads
 
 
-def _metadata(source: Source) -> dict[str, str]:
+def _metadata(job: Conversion) -> dict[str, str]:
+    """For the header of the weights."""
+    if job.layout == "transformers":
+        return {"format": "pt"}
     from . import __version__
 
-    return {"format": "mlx", "mlx_sam2": __version__, **source.metadata()}
+    config = {"config_sha256": converted.digest(job.describe({}))}
+    return {"format": "mlx", "mlx_sam2": __version__, **config, **job.source.metadata()}
 
 
 def _json(values: dict[str, Any]) -> str:
@@ -273,7 +301,7 @@ def listing(job: Conversion, address: str, shard_bytes: int = safetensors_writer
         return {"": job.nbytes}
     shards = safetensors_writer.split(job.tensors, shard_bytes)
     names = safetensors_writer.shard_names(len(shards))
-    metadata = {"format": "pt"} if job.layout == "transformers" else _metadata(job.source)
+    metadata = _metadata(job)
     sizes = {
         name: len(safetensors_writer.header(shard, metadata)) + sum(tensor.nbytes for tensor in shard)
         for name, shard in zip(names, shards, strict=True)

@@ -69,8 +69,13 @@ def verify(folder: Path) -> Verified:
         source = _source(section)
     except ValueError as error:  # CheckpointError, ConfigError, SafetensorsFileError, a dtype that is none
         raise VerificationError(f"{folder}: {str(error).removeprefix(f'{folder}: ')}") from None
-    if source is not None and found.metadata.get("source_sha256") != source.sha256:
+    if source is not None and not source.metadata().items() <= found.metadata.items():
         raise VerificationError(f"{folder}: config.json and the header of the weights name different sources")
+    if found.metadata.get("config_sha256", converted.digest(values)) != converted.digest(values):
+        raise VerificationError(
+            f"{folder}: config.json was changed since the weights were written, whose header holds its hash; convert "
+            "again (--config gives a model other numbers)"
+        )
     nbytes = sum(path.stat().st_size for path in found.files)
     return Verified(folder, found.config, values, len(found.weights), nbytes, section["dtype"], schemes, source)
 
@@ -134,7 +139,8 @@ def _source(section: dict[str, Any]) -> Source | None:
     fields = {name: said.get(name) for name in names}
     files = said.get("files")
     ok = all(v is None or isinstance(v, str) for v in fields.values()) and None not in list(fields.values())[:4]
-    if not ok or not isinstance(files, list) or not all(isinstance(f, str) and Path(f).name == f for f in files):
+    ok = ok and isinstance(files, list) and files
+    if not ok or not all(isinstance(f, str) and Path(f).name == f for f in files):
         raise ConfigError("config.json describes its source incompletely; convert it again")
     return Source(files=tuple(files), **fields)
 

@@ -11,6 +11,8 @@ it, because the tensors say how they are packed; it is there for people, other t
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -109,6 +111,12 @@ def said_scheme(values: Mapping[str, Any], layer: str) -> Scheme | None:
     if not isinstance(entry, dict) or not all(type(entry.get(k)) is int for k in Scheme._fields):
         raise ConfigError(f"quantization of {brief(layer)} = {brief(entry)}: must have group_size and bits")
     return Scheme(entry["group_size"], entry["bits"])
+
+
+def digest(values: Mapping[str, Any]) -> str:
+    """sha256 of all that ``config.json`` says except of itself; the header of the weights holds it."""
+    said = {key: value for key, value in values.items() if key != SECTION}
+    return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
 
 
 def section(values: Mapping[str, Any]) -> dict[str, Any]:

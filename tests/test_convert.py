@@ -246,6 +246,25 @@ def test_back_from_half_precision(
         assert json.loads((back / "config.json").read_text())["dtype"] == dtype
 
 
+def test_several_precisions(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The name and config.json can tell one precision only: that which holds all the numbers."""
+    state = {key: value.astype(np.float16) if i % 2 else value for i, (key, value) in enumerate(nano_state().items())}
+    write_torch(tmp_path / "tuned.pt", state)
+    options = ["--hf-path", tmp_path / "tuned.pt", "--config", sources.folder / "nano.json", "--to"]
+    said = refused(capsys, *options, "official", "--mlx-path", tmp_path / "x-fp16.pt")
+    assert "the weights will be fp32" in said
+    assert "several precisions" in done(capsys, *options, "official", "--mlx-path", tmp_path / "x-fp32.pt")
+    done(capsys, *options, "transformers", "--mlx-path", tmp_path / "hf")
+    for path in (tmp_path / "x-fp32.pt", tmp_path / "hf"):
+        config = nano_config() if path.is_file() else None
+        for key, weight in checkpoint.read(path, config).weights.items():
+            assert weight.dtype == "float32", key
+            axes = key_map.mlx_axes(key)
+            expected = state[key].astype(np.float32)
+            assert np.array_equal(np.array(weight.read()), expected if axes is None else expected.transpose(axes)), key
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "float32"
+
+
 @pytest.mark.parametrize("to", ["official", "transformers"])
 def test_back_from_packed_weights(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str
@@ -303,9 +322,12 @@ def test_the_folder(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixt
         metadata = file.metadata()
     import mlx_sam2
 
-    assert metadata == {"format": "mlx", "mlx_sam2": mlx_sam2.__version__, "source": "hf", "source_sha256": digest}
-
     values = json.loads((out / "config.json").read_text())
+    said = json.dumps({k: v for k, v in values.items() if k != "mlx_sam2"}, sort_keys=True)
+    of_config = {"config_sha256": hashlib.sha256(said.encode()).hexdigest()}
+    of_source = {"source": "hf", "source_sha256": digest}
+    assert metadata == {"format": "mlx", "mlx_sam2": mlx_sam2.__version__, **of_config, **of_source}
+
     assert SAM2Config.from_dict(values) == nano_config()
     original = json.loads((source / "config.json").read_text())
     for key, value in original.items():
@@ -583,6 +605,9 @@ def test_the_image_half_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert checkpoint.read(tmp_path / "back").weights.keys() == image.keys()
     said = refused(capsys, "--hf-path", tmp_path / "x", "--mlx-path", tmp_path / "x.pt", "--to", "official")
     assert "image half" in said
+    card = (tmp_path / "x" / "README.md").read_text()
+    assert "mlx_sam2.segment" in card
+    assert "mlx_sam2.track" not in card, "a command that this model refuses"
 
 
 # ---- interrupted, and on a full disk
@@ -745,6 +770,16 @@ DAMAGE = {
     ),
     "half a source": (
         lambda f: change_config(f, lambda v: v["mlx_sam2"]["source"].pop("files")), "describes its source incompletely"
+    ),
+    "a source without files": (
+        lambda f: change_config(f, lambda v: v["mlx_sam2"]["source"].update(files=[], revision="0" * 40)),
+        "describes its source incompletely",
+    ),
+    "another name of the source": (
+        lambda f: change_config(f, lambda v: v["mlx_sam2"]["source"].update(name="x/y")), "name different sources"
+    ),
+    "a number that no shape shows": (
+        lambda f: change_config(f, lambda v: v.update(sigmoid_scale_for_mem_enc=3.0)), "config.json was changed since"
     ),
     "another file of weights": (
         lambda f: shutil.copy(f / "model.safetensors", f / "b.safetensors"), "b.safetensors is no part of the model"
