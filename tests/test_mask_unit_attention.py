@@ -101,6 +101,8 @@ def test_reference_by_its_definition(name: str) -> None:
         ((1, 4, 4, 48), 16, 2, 4, 1),  # the bias of q alone
         ((1, 4, 4, 48), 48, 2, 7, 2),  # cells across windows
         ((1, 4, 4, 48), 48, 2, 0, 1),
+        ((1, 4, 4, 48), 48, 0, 4, 1),
+        ((1, 4, 4, 48), 48, 2, 4, 0),
     ],
 )
 def test_what_does_not_fit(shape: tuple[int, ...], bias: int, heads: int, window: int, q_stride: int) -> None:

@@ -355,7 +355,8 @@ def mask_unit_attention(qkv: mx.array, bias: mx.array, num_heads: int, window: i
         ValueError: when the shapes or ``q_stride`` do not fit.
     """
     channels = qkv.shape[-1]
-    if channels % (3 * num_heads) or bias.shape != (channels,) or window < 1 or q_stride < 1 or window % q_stride:
+    some = min(num_heads, window, q_stride) >= 1
+    if not some or channels % (3 * num_heads) or bias.shape != (channels,) or window % q_stride:
         raise ValueError(
             f"mask_unit_attention: {channels} channels and a bias of {bias.shape} with {num_heads} heads, window "
             f"{window} and q_stride {q_stride} do not fit: channels are q, k and v of every head, the bias has as "
