@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
@@ -229,7 +230,8 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
     try:
         address = hub.upload(folder, args.upload_repo, private=args.private)
     except hub.HubError as error:
-        again = f"{PROG} --mlx-path {folder} --upload-repo {args.upload_repo}{' --private' if args.private else ''}"
+        word = shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
+        again = f"{PROG} --mlx-path {word} --upload-repo {args.upload_repo}{' --private' if args.private else ''}"
         cli.complain(PROG, error, f"; {folder} is complete, send it again with: {again}")
         return cli.FAILURE
     _say(f"sent to {address}; load it with mlx_sam2.load({args.upload_repo!r})")

@@ -105,7 +105,8 @@ def test_no_network_and_no_token(tuned: Path, tmp_path: Path) -> None:
     ran = machine.convert("--hf-path", "someone/tuned")
     assert ran.returncode == 1
     assert "could not be reached" in ran.stderr
-    ran = machine.convert("--hf-path", tuned, "--upload-repo", "me/tuned")
+    ran = machine.convert("--hf-path", tuned, "--upload-repo", "me/tuned", "--mlx-path", "my model")
     assert ran.returncode == 1
     assert "uploading needs a Hub token" in ran.stderr
+    assert "--mlx-path 'my model' --upload-repo me/tuned\n" in ran.stderr, "to be pasted into a shell"
     assert ran.stderr.count("\n") == 1
