@@ -23,6 +23,7 @@ from .cli import BAD_INPUT, FAILURE, Parser, complain
 if TYPE_CHECKING:
     from .benchmark_stages import Stage
     from .model.sam2 import SAM2
+    from .roofline import Cost, Step
 
 BARS_CHIP = "M2 Max"
 GROUPS = ("load", "image", "everything", "video", "start-up")
@@ -53,6 +54,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--chip",
         help="add the modelled time of the stages on this chip ('M2 Max', ...): bytes and operations of the graph "
         "that MLX would run there",
+    )
+    parser.add_argument(
+        "--modelled", action="store_true", help=f"run nothing: modelled times alone; default chip: {BARS_CHIP}"
     )
     compared = parser.add_argument_group("comparisons", "each side in a process of its own, in turn")
     which = compared.add_mutually_exclusive_group()
@@ -125,15 +129,38 @@ def machine() -> dict[str, str]:
     }
 
 
-def modelled(stage: Stage, chip: str) -> dict[str, float]:
+def modelled(stage: Stage, chip: str) -> dict[str, Any]:
     """Cost of a stage on a named chip, from its graph; empty for stages without one."""
     from . import roofline
 
     if stage.graph is None:
         return {}
     function, examples = stage.graph
-    found = roofline.cost(roofline.trace(function, *examples), roofline.CHIPS[chip])
-    return {f"modelled_{name}": round(value, 3) for name, value in found._asdict().items()}
+    steps = roofline.trace(function, *examples)
+    found = {f"modelled_{name}": round(value, 3) for name, value in _total(steps, chip)._asdict().items()}
+    parts = roofline.by_operation(steps, roofline.CHIPS[chip])
+    return {**found, "modelled_operations": {name: part._asdict() for name, part in parts.items()}}
+
+
+def _total(steps: list[Step], chip: str) -> Cost:
+    from . import roofline
+
+    return roofline.cost(steps, roofline.CHIPS[chip])
+
+
+def _run_modelled(args: argparse.Namespace) -> int:
+    """``--modelled``: graphs only, nothing is run."""
+    from . import benchmark_sides as sides
+    from .benchmark_stages import Stage
+
+    dtype, chip = args.dtype or "float16", args.chip or BARS_CHIP
+    side = sides.ours({"size": args.size, "model": args.model, "dtype": dtype})
+    report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size, "dtype": dtype, "chip": chip}
+    results = {name: modelled(Stage(name, int, graph=graph()), chip) for name, graph in side.graphs.items()}
+    if not args.json:
+        print("\n".join([_heading(report), *_modelled_tables(results, chip)]) + "\n")
+    print(json.dumps({**report, "stages": results}))
+    return 0
 
 
 # ---- the command
@@ -162,6 +189,8 @@ def _run(args: argparse.Namespace) -> int:
         raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(roofline.CHIPS)}")
     if args.bars or args.peer is not None:
         return _compare(args)
+    if args.modelled:
+        return _run_modelled(args)
     model = stages.build_model(args.size, args.model, args.dtype)
     name = args.model or args.size
     report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": str(model.dtype).removeprefix("mlx.core.")}
@@ -192,7 +221,7 @@ def _compare(args: argparse.Namespace) -> int:
     spec = {"size": args.size, "model": args.model, "config": config, "compile": args.peer_compile}
     report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size}
     if args.bars:
-        report |= benchmark_bars.run(spec, args.peer_python, args.repeat, args.chip or BARS_CHIP)
+        report |= benchmark_bars.run(spec, args.peer_python, args.repeat, args.chip or BARS_CHIP, args.modelled)
         text = benchmark_bars.table(report)
     else:
         spec["dtype"] = report["dtype"] = checkpoint.dtype_name(checkpoint.parse_dtype(args.dtype))
@@ -225,17 +254,26 @@ def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str
         lines.append(
             f"| {name} | {r['median_ms']:.1f} | {r['min_ms']:.1f} | {r['max_ms']:.1f} | {r['runs']} | {peak} |"
         )
-    if chip is not None:
-        lines += [
-            "",
-            f"| modelled on {chip} | ms | at least | GB | GFLOP | launches |",
-            "|---|---|---|---|---|---|",
-        ]
-    for name, r in results.items():
-        if "modelled_milliseconds" in r:
-            numbers = [r[f"modelled_{n}"] for n in ("milliseconds", "minimum_ms", "gigabytes", "gflop", "launches")]
-            lines.append(f"| {name} | {' | '.join(f'{n:.4g}' for n in numbers)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *(_modelled_tables(results, chip) if chip is not None else [])]) + "\n"
+
+
+def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]:
+    """Stages, then what each spends its time on."""
+    columns = ("milliseconds", "minimum_ms", "gigabytes", "gflop", "launches")
+    known = {name: r for name, r in results.items() if "modelled_milliseconds" in r}
+    lines = ["", f"| modelled on {chip} | ms | at least | GB | GFLOP | launches |", "|---|---|---|---|---|---|"]
+    for name, r in known.items():
+        lines.append(f"| {name} | {' | '.join(format(r[f'modelled_{c}'], '.4g') for c in columns)} |")
+    lines += [
+        "",
+        f"| stage, modelled on {chip} | operation | ms | GB | GFLOP | launches |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, r in known.items():
+        for operation, part in r["modelled_operations"].items():
+            cells = [format(part[c], ".3g") for c in columns if c != "minimum_ms"]
+            lines.append(f"| {name} | {operation} | {' | '.join(cells)} |")
+    return lines
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -247,8 +285,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--peer-python needs --peer or --bars")
     if args.peer_compile and args.peer not in ("transformers", "sam2"):
         parser.error("--peer-compile needs --peer transformers or sam2")
-    if (args.bars or args.peer) and args.stages != list(GROUPS):
-        parser.error("--stages does not go with --peer and --bars, which have their own")
+    if (args.bars or args.peer or args.modelled) and args.stages != list(GROUPS):
+        parser.error("--stages does not go with --peer, --bars and --modelled, which have their own")
+    if args.peer and args.modelled:
+        parser.error("--modelled goes with --bars or alone: --peer adds modelled times with --chip")
     from .hub import HubError
 
     try:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import statistics
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,6 +16,8 @@ from . import benchmark_peers as peers
 from .benchmark_sides import APART, CLICK, ENCODE, OBJECTS, TOGETHER, TRACK
 
 PEER = "mlx-sam"
+NOT_INSTALLED, ONLY_MODELLED = f"{PEER} is not installed", "left out by --modelled"
+MANY = f"tracked frame, {OBJECTS} objects"
 
 
 @dataclass(frozen=True)
@@ -34,7 +37,9 @@ class Result:
         return "pass" if self.ratio < self.limit or (self.ratio == self.limit and not self.strict) else "fail"
 
 
-def run(spec: dict[str, Any], peer_python: str | None, repeat: int, chip: str) -> dict[str, Any]:
+def run(
+    spec: dict[str, Any], peer_python: str | None, repeat: int, chip: str, only_modelled: bool = False
+) -> dict[str, Any]:
     """Measure every bar.
 
     Args:
@@ -42,50 +47,46 @@ def run(spec: dict[str, Any], peer_python: str | None, repeat: int, chip: str) -
         peer_python: interpreter with mlx-sam 0.3.0, and MLX; None: this one.
         repeat: rounds of each comparison.
         chip: whose modelled times are compared.
+        only_modelled: leave out the others.
     """
-    results: list[Result] = []
-    with ExitStack() as stack:
-        half, single = ({**spec, "dtype": dtype} for dtype in ("float16", "float32"))
-        missing, install, python = None, None, peer_python
-        try:
-            mine, other = stack.enter_context(peers.pair(PEER, half, python))
-        except peers.PeerMissing as error:
-            missing, install, python = (
-                f"{PEER} is not installed",
-                str(error),
-                None,
-            )  # what needs no peer is measured all the same, here
-            mine, other = stack.enter_context(peers.worker("ours", half, sys.executable)), None
-        results += _modelled(mine, other, chip, missing)
-    with ExitStack() as stack:
-        if missing is None:
-            mine, other = stack.enter_context(peers.pair(PEER, single, python))
-        else:
-            mine, other = stack.enter_context(peers.worker("ours", single, sys.executable)), None
-        measured = {s: peers.compare((mine, s), (other, s), repeat) for s in (ENCODE, CLICK, TRACK)} if other else {}
-        results += _against_peer(measured, missing)
-        many = peers.compare((mine, TOGETHER), (mine, APART), repeat)
-        results.insert(-2, _many(many, measured))
+    with _sides({**spec, "dtype": "float16"}, peer_python) as (mine, other, missing):
+        results = _modelled(mine, other, chip)
         about = {"ours": mine.about, PEER: None if other is None else other.about}
-    results += [_start_up(repeat), _cuda(about["ours"])]
+    measured: dict[str, Any] = {}
+    if not only_modelled:
+        with _sides({**spec, "dtype": "float32"}, peer_python) as (mine, other, missing):
+            for stage in (ENCODE, CLICK, TRACK) if other is not None else ():
+                measured[stage] = peers.compare((mine, stage), (other, stage), repeat)
+            measured[MANY] = peers.compare((mine, TOGETHER), (mine, APART), repeat)
+    results += _against_peer(measured, ONLY_MODELLED if only_modelled else NOT_INSTALLED)
+    results += [_many(measured), _start_up(0 if only_modelled else repeat), _cuda(about["ours"])]
     return {
         **about,
         "environment": peers.conditions(),
         "chip": chip,
-        "missing": install,
+        "missing": missing,
         "bars": [{**asdict(r), "result": r.verdict} for r in results],
-        "measured": {**measured, OBJECTS_STAGE: many},
+        "measured": measured,
     }
 
 
-OBJECTS_STAGE = f"tracked frame, {OBJECTS} objects"
+@contextmanager
+def _sides(spec: dict[str, Any], python: str | None) -> Iterator[tuple[peers.Worker, peers.Worker | None, str | None]]:
+    """Our side, the peer's or None, and how to install it: what needs no peer is measured all the same."""
+    with ExitStack() as stack:
+        try:
+            mine, other = stack.enter_context(peers.pair(PEER, spec, python))
+            missing = None
+        except peers.PeerMissing as error:
+            mine, other, missing = stack.enter_context(peers.worker("ours", spec, sys.executable)), None, str(error)
+        yield mine, other, missing
 
 
-def _modelled(mine: peers.Worker, other: peers.Worker | None, chip: str, missing: str | None) -> list[Result]:
+def _modelled(mine: peers.Worker, other: peers.Worker | None, chip: str) -> list[Result]:
     encode = mine.ask("model", ENCODE, chip=chip)
     track = mine.ask("model", TRACK, chip=chip)["milliseconds"]
     spent, least = encode["milliseconds"], encode["minimum_ms"]
-    ratio, remark = None, missing or ""
+    ratio, remark = None, NOT_INSTALLED
     if other is not None:
         theirs = other.ask("model", TRACK, chip=chip)["milliseconds"]
         ratio, remark = track / theirs, f"{track:.2f} ms, {PEER} {theirs:.2f} ms"
@@ -100,13 +101,13 @@ def _modelled(mine: peers.Worker, other: peers.Worker | None, chip: str, missing
     ]
 
 
-def _against_peer(measured: dict[str, Any], missing: str | None) -> list[Result]:
-    """Times of three stages, peaks of two."""
+def _against_peer(measured: dict[str, Any], why_not: str) -> list[Result]:
+    """Times of three stages, peaks of two; why_not: what to say of those that were not run."""
 
     def row(bar: str, stage: str, limit: float, kind: str, strict: bool = False) -> Result:
         name = f"float32: {bar} over {PEER}"
-        if missing is not None:
-            return Result(name, limit, None, missing, strict)
+        if stage not in measured:
+            return Result(name, limit, None, why_not, strict)
         found = measured[stage]
         values = [found[f"{side}_{'ms' if kind == 'ratio' else 'peak_mb'}"] for side in ("ours", "peer")]
         unit = "ms" if kind == "ratio" else "MB"
@@ -122,29 +123,34 @@ def _against_peer(measured: dict[str, Any], missing: str | None) -> list[Result]
     ]
 
 
-def _many(many: dict[str, Any], measured: dict[str, Any]) -> Result:
+def _many(measured: dict[str, Any]) -> Result:
     """Ours against ours, on one encoded frame: the strictest way to read it; the remark has the others."""
+    name = f"float32: {OBJECTS} objects together over {OBJECTS} one by one, tracked frame, full memory"
+    if MANY not in measured:
+        return Result(name, 0.6, None, ONLY_MODELLED)
+    many = measured[MANY]
     remark = f"{many['ours_ms']:.0f} ms, one by one {many['peer_ms']:.0f} ms"
-    if measured:
+    if ENCODE in measured:
         encode, theirs = measured[ENCODE], measured[TRACK]
         together, apart = many["ours_ms"] + encode["ours_ms"], many["peer_ms"] + OBJECTS * encode["ours_ms"]
         remark += (
             f"; with the image encoded once and {OBJECTS} times {together / apart:.2f}; "
             f"over {OBJECTS} of {PEER} {many['ours_ms'] / (OBJECTS * theirs['peer_ms']):.2f}"
         )
-    name = f"float32: {OBJECTS} objects together over {OBJECTS} one by one, tracked frame, full memory"
     return Result(name, 0.6, many["ratio"], remark)
 
 
 def _start_up(repeat: int) -> Result:
     from .benchmark_stages import start_up_stages
 
+    name = 'segment --help over python -c "import argparse, numpy"'
+    if repeat == 0:
+        return Result(name, 1.5, None, ONLY_MODELLED)
     help_, least = start_up_stages()
     rounds = [(help_.run()["seconds"], least.run()["seconds"]) for _ in range(repeat + 1)][1:]
     milliseconds = [1e3 * statistics.median(r[i] for r in rounds) for i in (0, 1)]
     remark = f"{milliseconds[0]:.0f} ms, {milliseconds[1]:.0f} ms"
-    ratio = statistics.median(a / b for a, b in rounds)
-    return Result('segment --help over python -c "import argparse, numpy"', 1.5, ratio, remark)
+    return Result(name, 1.5, statistics.median(a / b for a, b in rounds), remark)
 
 
 def _cuda(about: dict[str, Any]) -> Result:

@@ -168,7 +168,7 @@ def run(peer: str, spec: dict[str, Any], peer_python: str | None, repeat: int, c
 def modelled_ratios(mine: Worker, other: Worker, chip: str) -> dict[str, Any]:
     """Modelled milliseconds of both graphs on a chip, in the dtype of the workers, and their ratio."""
     found = {}
-    for stage in (STAGES[0], STAGES[2]):
+    for stage in STAGES:
         a, b = (w.ask("model", stage, chip=chip)["milliseconds"] for w in (mine, other))
         found[stage] = {"ours_ms": round(a, 3), "peer_ms": round(b, 3), "ratio": round(a / b, 4)}
     return found

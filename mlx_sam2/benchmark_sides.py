@@ -101,13 +101,20 @@ def ours(spec: dict[str, Any]) -> Side:
         batches = [tracks] if together else [[one] for one in tracks]
         return lambda: [tracker.track(features, b, NOW, reverse=False, num_frames=2 * NOW) for b in batches]
 
-    def frame_graph() -> Graph:
+    def blank() -> ImageFeatures:
         side, width = config.embedding_size, config.neck.d_model
         finer = tuple(mx.zeros((1, n * side, n * side, width // d), model.dtype) for n, d in ((4, 8), (2, 4)))
         high_res = finer if config.use_high_res_features_in_sam else None
         features = ImageFeatures(mx.zeros((1, side, side, width), model.dtype), high_res)
         mx.eval(features.arrays())
-        return stages.frame_graph(model, features, 1)
+        return features
+
+    def click_graph() -> Graph:
+        features = blank()
+        return (
+            lambda points: model.predict_masks(features, points, mx.ones((1, 1), mx.int32)),
+            (mx.full((1, 1, 2), size / 2),),
+        )
 
     makers = {
         ENCODE: encode,
@@ -118,7 +125,8 @@ def ours(spec: dict[str, Any]) -> Side:
     }
     graphs = {
         ENCODE: lambda: (lambda x: tuple(model.encode_image(x).arrays()), (pixels(),)),
-        TRACK: frame_graph,
+        CLICK: click_graph,
+        TRACK: lambda: stages.frame_graph(model, blank(), 1),
     }
     return _mlx_side({"mlx_sam2": __version__}, makers, graphs)
 
@@ -213,13 +221,28 @@ def mlx_sam(spec: dict[str, Any]) -> Side:
         run(*examples)  # fills its caches of encodings, which tracing could not
         return run, examples
 
+    def click_graph() -> Graph:
+        _, (features, *high_res) = frame_graph()
+        image = {"vision_features": features, "high_res_features": high_res}
+        labels = mx.ones((1, 1), mx.int32)
+
+        def run(points: mx.array) -> tuple[mx.array, ...]:
+            found = model.predict_from_encoded(image, points, labels, multimask_output=True)
+            return found["low_res_masks"], found["ious"]
+
+        points = mx.full((1, 1, 2), size / 2)
+        run(points)
+        return run, (points,)
+
     def encode_graph() -> Graph:
         image = pixels()
         encoding(image)
         return encoding, (image,)
 
     makers = {ENCODE: encode, CLICK: click, TRACK: track}
-    return _mlx_side({"mlx_sam": _version("mlx-sam")}, makers, {ENCODE: encode_graph, TRACK: frame_graph})
+    return _mlx_side(
+        {"mlx_sam": _version("mlx-sam")}, makers, {ENCODE: encode_graph, CLICK: click_graph, TRACK: frame_graph}
+    )
 
 
 def _version(package: str) -> str:

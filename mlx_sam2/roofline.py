@@ -106,6 +106,15 @@ def cost(steps: Iterable[Step], chip: Chip) -> Cost:
     )
 
 
+def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
+    """The cost of a stage, operation by operation, the dearest first."""
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(step.name, []).append(step)
+    costs = {name: cost(group, chip) for name, group in groups.items()}
+    return dict(sorted(costs.items(), key=lambda item: -item[1].milliseconds))
+
+
 # ---- tracing
 
 
