@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .roofline import Cost, Step
 
 BARS_CHIP = "M2 Max"
+SHOWN_SHARE = 0.005  # of a stage: operations that cost less are not in the table
 GROUPS = ("load", "image", "everything", "video", "start-up")
 MIN_SECONDS = 1.0  # of repetitions of a fast stage
 
@@ -271,8 +272,9 @@ def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]
     ]
     for name, r in known.items():
         for operation, part in r["modelled_operations"].items():
-            cells = [format(part[c], ".3g") for c in columns if c != "minimum_ms"]
-            lines.append(f"| {name} | {operation} | {' | '.join(cells)} |")
+            if part["milliseconds"] >= SHOWN_SHARE * r["modelled_milliseconds"]:  # the line of JSON has all
+                cells = [format(part[c], ".3g") for c in columns if c != "minimum_ms"]
+                lines.append(f"| {name} | {operation} | {' | '.join(cells)} |")
     return lines
 
 
