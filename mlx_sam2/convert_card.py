@@ -22,10 +22,12 @@ SUFFIXES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
 # What the end of a name may say of the precision, in the spellings that are in use.
 _PROMISE = re.compile(
-    r"[-_. ](?:(?:fp|float|f)(?P<f>32|16)|(?P<b>bf16|bfloat16)|(?P<h>half)|(?:int|q)(?P<q>\d)|(?P<n>\d)[-_]?bits?)"
+    r"[-_. ](?:(?:(?:mx|nv)?fp|float|n?f)(?P<f>32|16|8|4)|(?P<b>bf16|bfloat16)|(?P<h>half)|(?:int|q)(?P<q>\d)"
+    r"|(?P<n>\d\d?)[-_]?bits?)"
     r"(?P<mlx>[-_. ]mlx)?$",
     re.IGNORECASE,
 )
+_TRUE_OF_BITS = {"32bit": ("fp32",), "16bit": ("fp16", "bf16")}
 
 
 def suffix_of(dtype: str, scheme: Scheme | None) -> str:
@@ -44,7 +46,7 @@ def check_name(name: str, truth: str) -> None:
         return
     said = {"f": f"fp{match['f']}", "b": "bf16", "h": "fp16", "q": f"{match['q']}bit", "n": f"{match['n']}bit"}
     promise = next(said[group] for group in said if match[group])
-    if promise != truth:
+    if truth not in _TRUE_OF_BITS.get(promise, (promise,)):
         better = f"{name[: match.start()]}-{truth}{match['mlx'] or ''}"
         raise ConversionError(f"the name {name} says {promise}, but the weights will be {truth}: name it {better}")
 

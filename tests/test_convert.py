@@ -481,6 +481,9 @@ def test_default_names(sources: Sources, tmp_path: Path) -> None:
         ("x.int4", ["-q"], "says 4bit"),
         ("x-6-bit", ["-q"], "says 6bit"),
         ("x-half", ["--dtype", "float32"], "says fp16"),
+        ("x-32bit", [], "says 32bit, but the weights will be fp16: name it x-fp16"),
+        ("x-16-bit", ["-q"], "says 16bit"),
+        ("x-mxfp4", ["-q", "--q-bits", "4"], "says fp4, but the weights will be 4bit"),
     ],
 )
 def test_a_name_that_lies(
@@ -494,7 +497,9 @@ def test_a_name_that_lies(
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["x", "x-fp16", "x-16bits-of-luck", "fp32-study", "x_float16", "8bit", "half"])
+@pytest.mark.parametrize(
+    "name", ["x", "x-fp16", "x-16bit", "x-16bits-of-luck", "fp32-study", "x_float16", "8bit", "half"]
+)
 def test_a_name_that_does_not(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert "nothing was written" in done(capsys, *sources.options("mlx"), "--mlx-path", tmp_path / name, "--dry-run")
 
