@@ -22,6 +22,17 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
+NUMBERS = (  # arguments that are numbers of any kind
+    "pred_iou_thresh",
+    "stability_score_thresh",
+    "stability_score_offset",
+    "mask_threshold",
+    "box_nms_thresh",
+    "crop_nms_thresh",
+    "crop_overlap_ratio",
+    "crop_n_points_downscale_factor",
+    "min_mask_region_area",
+)
 
 
 @dataclass(frozen=True)
@@ -92,24 +103,7 @@ class SAM2AutomaticMaskGenerator:
                 f"a model is needed, got {type(model).__name__}: use mlx_sam2.load(...) or "
                 "SAM2AutomaticMaskGenerator.from_pretrained(...)"
             )
-        if (points_per_side is None) == (point_grids is None):
-            raise ValueError("give exactly one of points_per_side and point_grids, and None for the other")
-        if output_mode not in OUTPUT_MODES:
-            raise ValueError(f"output_mode={output_mode!r} is not known; use {', '.join(map(repr, OUTPUT_MODES))}")
-        if not 0 <= crop_overlap_ratio <= 1:
-            raise ValueError(f"crop_overlap_ratio={crop_overlap_ratio}: it must be a share of the image, 0 to 1")
-        whole = [("points_per_batch", points_per_batch, 1), ("crop_n_layers", crop_n_layers, 0)]
-        whole += [] if points_per_side is None else [("points_per_side", points_per_side, 1)]
-        for name, value, least in whole:
-            if not isinstance(value, (int, np.integer)) or value < least:
-                raise ValueError(f"{name}={value!r}: it must be a whole number from {least} up")
-        if point_grids is not None:
-            self.point_grids = check_grids(point_grids, crop_n_layers)
-        else:
-            self.point_grids = layer_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
-        self.predictor = SAM2ImagePredictor(
-            model, max_hole_area=min_mask_region_area, max_sprinkle_area=min_mask_region_area
-        )
+        self.points_per_side = points_per_side
         self.points_per_batch = points_per_batch
         self.pred_iou_thresh = pred_iou_thresh
         self.stability_score_thresh = stability_score_thresh
@@ -124,6 +118,33 @@ class SAM2AutomaticMaskGenerator:
         self.output_mode = output_mode
         self.use_m2m = use_m2m
         self.multimask_output = multimask_output
+        self._check_options()
+        if (points_per_side is None) == (point_grids is None):
+            raise ValueError("give exactly one of points_per_side and point_grids, and None for the other")
+        if point_grids is not None:
+            self.point_grids = check_grids(point_grids, crop_n_layers)
+        else:
+            self.point_grids = layer_grids(points_per_side, crop_n_layers, crop_n_points_downscale_factor)
+        self.predictor = SAM2ImagePredictor(
+            model, max_hole_area=min_mask_region_area, max_sprinkle_area=min_mask_region_area
+        )
+
+    def _check_options(self) -> None:
+        if self.output_mode not in OUTPUT_MODES:
+            known = ", ".join(map(repr, OUTPUT_MODES))
+            raise ValueError(f"output_mode={self.output_mode!r} is not known; use {known}")
+        for name in NUMBERS:
+            value = getattr(self, name)
+            if not isinstance(value, (int, float, np.number)) or np.isnan(value):
+                raise ValueError(f"{name}={value!r}: it must be a number")
+        if not 0 <= self.crop_overlap_ratio <= 1:
+            raise ValueError(f"crop_overlap_ratio={self.crop_overlap_ratio}: it must be a share of the image, 0 to 1")
+        whole = {"points_per_batch": 1, "crop_n_layers": 0}
+        whole |= {} if self.points_per_side is None else {"points_per_side": 1}
+        for name, least in whole.items():
+            value = getattr(self, name)
+            if not isinstance(value, (int, np.integer)) or value < least:
+                raise ValueError(f"{name}={value!r}: it must be a whole number from {least} up")
 
     @classmethod
     def from_pretrained(cls, model_id: str, **options: Any) -> SAM2AutomaticMaskGenerator:

@@ -5,11 +5,25 @@ from __future__ import annotations
 import numpy as np
 
 
+def as_mask(mask: np.ndarray) -> np.ndarray:
+    """`mask` as an array, if it is one mask (H, W).
+
+    Raises:
+        ValueError: it has another shape.
+    """
+    array = np.asarray(mask)
+    if array.ndim != 2:
+        hint = "; give its masks one by one" if array.ndim > 2 else ""
+        raise ValueError(f"a mask must have the shape (H, W), got {array.shape}{hint}")
+    return array
+
+
 def mask_to_box(mask: np.ndarray) -> list[int]:
-    """[x0, y0, x1, y1], the first and last pixels inside, both included; zeros when empty.
+    """[x0, y0, x1, y1] of a mask (H, W), the first and last pixels inside, both included; zeros when empty.
 
     Official ``amg.py``, ``batched_mask_to_box``.
     """
+    mask = as_mask(mask)
     columns, rows = np.flatnonzero(mask.any(axis=0)), np.flatnonzero(mask.any(axis=1))
     if len(columns) == 0:
         return [0, 0, 0, 0]
@@ -18,6 +32,7 @@ def mask_to_box(mask: np.ndarray) -> list[int]:
 
 def mask_to_bbox(mask: np.ndarray) -> list[int]:
     """COCO's [x, y, width, height], which counts both end pixels; zeros when empty."""
+    mask = as_mask(mask)
     if not mask.any():
         return [0, 0, 0, 0]
     x0, y0, x1, y1 = mask_to_box(mask)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .mask_rle import rle_runs, rle_to_mask
+from .mask_rle import rle_runs, rle_size, rle_to_mask
 
 if TYPE_CHECKING:
     import supervision
@@ -32,20 +32,22 @@ def to_label_image(records: Sequence[Record], size: tuple[int, int] | None = Non
         uint16, or uint32 for more than 65,535 records.
 
     Raises:
-        ValueError: no record and no size, or a mask that has another size than the first.
+        ValueError: no record and no size, a mask that has another size than the first, or more than 179 million
+            pixels.
     """
     if not records and size is None:
         raise ValueError("no records: give to_label_image the size of the picture, size=(height, width)")
     if size is None:
         first = records[0]["segmentation"]
         size = first["size"] if isinstance(first, dict) else first.shape
+    size = rle_size({"size": size})
     labels = np.zeros((size[1], size[0]), _label_type(len(records)))  # (W, H): runs go down the columns
     flat = labels.reshape(-1)
     for i in sorted(range(len(records)), key=lambda i: -records[i]["area"]):
         segmentation = records[i]["segmentation"]
         found = segmentation["size"] if isinstance(segmentation, dict) else segmentation.shape
-        if tuple(found) != tuple(size):
-            raise ValueError(f"masks of different sizes make no picture: {tuple(found)} and {tuple(size)}")
+        if tuple(found) != size:
+            raise ValueError(f"masks of different sizes make no picture: {tuple(found)} and {size}")
         if isinstance(segmentation, dict):
             for begin, end in zip(*rle_runs(segmentation), strict=True):
                 flat[begin:end] = i + 1

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from operator import index
 from typing import Any
 
 import numpy as np
+
+from .mask_boxes import as_mask
 
 Rle = dict[str, Any]
 
@@ -26,6 +29,7 @@ def mask_to_rle(mask: np.ndarray, compressed: bool = True) -> Rle:
     `counts` is COCO's compressed string, as ``pycocotools.mask.encode`` gives it (there as bytes), or with
     ``compressed=False`` the list of run lengths, as the official ``mask_to_rle_pytorch``.
     """
+    mask = as_mask(mask)
     return packed_to_rles(pack_masks(mask)[None], mask.shape[0], compressed)[0]
 
 
@@ -103,10 +107,27 @@ def _compress(counts: np.ndarray) -> str:
 def compress_rle(rle: Rle) -> Rle:
     """The same encoding with COCO's compressed string."""
     counts = rle_counts(rle)
-    return {"size": [int(side) for side in rle["size"]], "counts": _compress(counts) if len(counts) else ""}
+    return {"size": list(rle_size(rle)), "counts": _compress(counts) if len(counts) else ""}
 
 
 # ---- decoding
+
+
+def rle_size(rle: Rle) -> tuple[int, int]:
+    """Height and width of an encoding, checked.
+
+    Raises:
+        ValueError: they are no such numbers, or there are more than 179 million pixels.
+    """
+    try:
+        height, width = map(index, rle["size"])
+    except (LookupError, TypeError, ValueError):
+        raise ValueError(
+            'damaged run-length encoding: it must be {"size": [height, width], "counts": ...}, whole numbers'
+        ) from None
+    if height < 0 or width < 0 or height * width > MAX_PIXELS:
+        raise ValueError(f"a run-length encoding of {height} x {width} pixels: at most {MAX_PIXELS:,} are taken")
+    return height, width
 
 
 def rle_counts(rle: Rle) -> np.ndarray:
@@ -116,20 +137,29 @@ def rle_counts(rle: Rle) -> np.ndarray:
         ValueError: the counts are damaged or do not add up to the size, or there are more than 179 million
             pixels.
     """
-    height, width = rle["size"]
-    counts = rle["counts"]
-    counts = _decompress(counts) if isinstance(counts, (str, bytes)) else np.asarray(counts, np.int64)
-    if height < 0 or width < 0 or height * width > MAX_PIXELS:
-        raise ValueError(f"a run-length encoding of {height} x {width} pixels: at most {MAX_PIXELS:,} are taken")
+    height, width = rle_size(rle)
+    counts = rle.get("counts")
+    counts = _decompress(counts) if isinstance(counts, (str, bytes)) else _whole_numbers(counts)
     # Each count on its own first: a sum that wraps around would agree with any size.
     if (counts < 0).any() or (counts > height * width).any() or counts.sum() != height * width:
         raise ValueError(f"damaged run-length encoding: its counts do not add up to {height} x {width}")
     return counts
 
 
+def _whole_numbers(counts: Any) -> np.ndarray:
+    """A list of them as (n,) int64."""
+    try:
+        array = np.asarray(counts)
+    except ValueError:  # lists of different lengths
+        array = np.zeros(())
+    if array.ndim != 1 or (len(array) and array.dtype.kind not in "iu"):
+        raise ValueError("damaged run-length encoding: its counts are no list of whole numbers, and no text")
+    return array.astype(np.int64)
+
+
 def rle_to_mask(rle: Rle) -> np.ndarray:
     """(H, W) bool of an encoding, compressed or not. ValueError as ``rle_counts``."""
-    height, width = rle["size"]
+    height, width = rle_size(rle)
     counts = rle_counts(rle)
     inside = np.arange(len(counts)) % 2 == 1
     return np.repeat(inside, counts).reshape(width, height).T
@@ -165,7 +195,7 @@ def rle_area(rle: Rle) -> int:
 
 def rle_to_box(rle: Rle) -> list[int]:
     """[x0, y0, x1, y1], the first and last pixels inside, as ``mask_to_box``; zeros when empty."""
-    height = rle["size"][0]
+    height, _ = rle_size(rle)
     begin, end = rle_runs(rle)
     if len(begin) == 0:
         return [0, 0, 0, 0]
@@ -194,7 +224,7 @@ def mask_iou(a: Sequence[Rle | np.ndarray], b: Sequence[Rle | np.ndarray]) -> np
         ValueError: sizes differ, or an encoding is damaged.
     """
     a, b = ([m if isinstance(m, dict) else mask_to_rle(m, compressed=False) for m in masks] for masks in (a, b))
-    sizes = {tuple(rle["size"]) for rle in [*a, *b]}
+    sizes = {rle_size(rle) for rle in [*a, *b]}
     if len(sizes) > 1:
         raise ValueError(f"masks of different sizes have no IoU: {sorted(sizes)}")
     iou = np.zeros((len(a), len(b)))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .mask_boxes import mask_to_box
+from .mask_boxes import as_mask, mask_to_box
 
 
 def mask_to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[float]]:
@@ -25,8 +25,9 @@ def mask_to_polygons(mask: np.ndarray, tolerance: float = 0.0) -> list[list[floa
             non-zero rule.
 
     Raises:
-        ValueError: a tolerance between 0 and 0.5, negative, or not finite.
+        ValueError: a tolerance between 0 and 0.5, negative, or not finite; a mask of another shape.
     """
+    mask = as_mask(mask)
     if not (tolerance == 0 or 0.5 <= tolerance < np.inf):
         raise ValueError(f"tolerance must be 0 (exact) or at least 0.5 pixels, got {tolerance}")
     if not mask.any():

@@ -59,7 +59,7 @@ def _runs(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, int]:
     """
     height, width = mask.shape[-2:]
     flat = np.zeros((int(np.prod(mask.shape[:-2])), height + 1, width + 1), bool)
-    flat[:, :height, :width] = mask.reshape(-1, height, width)
+    flat[:, :height, :width] = mask.reshape(len(flat), height, width)
     steps = np.diff(flat.ravel().view(np.int8), prepend=np.int8(0))
     return np.flatnonzero(steps == 1), np.flatnonzero(steps == -1), width + 1
 

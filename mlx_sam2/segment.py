@@ -41,7 +41,7 @@ read gets one line, and the others are done. Several processes share a folder wi
 and several machines with mlx.launch --hostfile, where all see the photos and out.json.parts; where each keeps its own,
 bring the folders out.json.parts together and give the command with --merge.
 
-Exit codes: 0 done, 2 bad input, 1 any other failure.
+Exit codes: 0 done, 2 bad input, 1 any other failure, 130 stopped by Ctrl-C.
 """
 
 

@@ -121,9 +121,9 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Places]:
     if args.merge and (args.output or args.overlay or args.json or args.overwrite):
         raise UsageError("--merge writes --coco and nothing else: leave out other outputs and --overwrite")
     photos = find_photos(args.images)
-    for photo in photos:
-        if not folders and not os.path.lexists(photo.path):
-            raise images.ImageError(f"no such image: {photo.path}")
+    for path in args.images:
+        if not os.path.lexists(path):
+            raise images.ImageError(f"no such image: {path}")
     is_file = bool(args.overlay and args.overlay.suffix and not folders and len(photos) == 1)
     is_file = is_file and not os.path.isdir(args.overlay)
     places = Places(args.output, args.overlay, is_file, beside=not asked, coco=args.coco)

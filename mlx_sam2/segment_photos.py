@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -105,12 +106,13 @@ class Places:
     def _check_names(self, photos: Sequence[Photo]) -> None:
         """No two results of one name, and none that replaces a photo or is taken for one next time."""
         sources = {os.path.realpath(photo.path): photo for photo in photos}
-        taken: dict[Path, Photo] = {}
+        taken: dict[str, Photo] = {}
         for photo in photos:
             for path in filter(None, (self.overlay_of(photo), self.masks_of(photo))):
-                if path in taken:
-                    raise UsageError(f"{path} would be of both {taken[path].path} and {photo.path}: rename one of them")
-                taken[path] = photo
+                name = unicodedata.normalize("NFC", str(path)).casefold()  # one file for a Mac's disk
+                if name in taken:
+                    raise UsageError(f"{path} would be of both {taken[name].path} and {photo.path}: rename one of them")
+                taken[name] = photo
                 if os.path.realpath(path) in sources:
                     raise UsageError(f"{path} would be both a photo and a result")
         folders = {os.path.realpath(photo.path.parent) for photo in photos}

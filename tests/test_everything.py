@@ -233,9 +233,11 @@ def test_options_are_those_of_the_generator() -> None:
         (["b.png", "--everything", "--stability-offset", "inf"], "'inf' is not a number from 0 up"),
         (["absent.png", "--everything"], "no such image: absent.png"),
         (["b.png", "absent.png", "--everything"], "no such image: absent.png"),
+        ([".", "absent", "--everything", "--coco", "out.json"], "no such image: absent"),
         (["cut.png", "--everything"], "cut.png is damaged or cut short"),
         (["b.png", "b.png", "--everything"], "b.png is named twice"),
         (["b.png", "twin/b.png", "--everything", "--output", "m"], "m/b would be of both b.png and twin/b.png"),
+        (["b.png", "upper/B.png", "--everything", "--output", "m"], "m/B would be of both"),  # one folder on a Mac
         ([".", "--everything"], "where to? for a folder give --coco JSON"),
         (["twin/empty", "--everything", "--json"], "twin/empty holds no photos (.jpg,"),
         (["b.png", "--everything", "--output", "m.png"], "--output m.png must name a folder"),
@@ -275,6 +277,8 @@ def test_bad_arguments(
     (photos / "taken.json.parts" / "thesis.txt").write_text("precious")
     (photos / "twin" / "empty").mkdir(parents=True)
     shutil.copy(photos / "b.png", photos / "twin" / "b.png")
+    (photos / "upper").mkdir()
+    shutil.copy(photos / "b.png", photos / "upper" / "B.png")
     before = files(tmp_path)
     code, stdout, stderr = call(capsys, *args, everything=False)
     assert (code, stdout) == (2, "")

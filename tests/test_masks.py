@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -230,6 +232,36 @@ def test_rle_and_boxes_are_those_of_pycocotools() -> None:
 def test_damaged_rle_is_refused(counts: object) -> None:
     with pytest.raises(ValueError, match="damaged run-length encoding"):
         masks.rle_to_mask({"size": [3, 2], "counts": counts})
+
+
+@pytest.mark.parametrize("counts", [[2.5, 3.5], ["6"], [[6]], [[1], [2, 3]], None, {}, [2**70], [True], [float("nan")]])
+def test_counts_that_are_no_numbers_are_refused(counts: object) -> None:
+    with pytest.raises(ValueError, match="damaged run-length encoding: its counts are no list of whole numbers") as why:
+        masks.rle_area({"size": [3, 2], "counts": counts})
+    assert "\n" not in str(why.value)
+
+
+@pytest.mark.parametrize(
+    "rle", [{"counts": [6]}, {"size": [6]}, {"size": "ab"}, {"size": [2.5, 2]}, {"size": None}, [6]]
+)
+@pytest.mark.parametrize("function", [masks.rle_to_mask, masks.rle_to_bbox, masks.compress_rle])
+def test_an_encoding_without_a_size_is_refused(rle: object, function: Callable[[object], object]) -> None:
+    with pytest.raises(ValueError, match=r'it must be {"size": \[height, width\], "counts"'):
+        function(rle)
+
+
+@pytest.mark.parametrize("function", [masks.mask_to_rle, masks.mask_to_box, masks.mask_to_bbox, masks.mask_to_polygons])
+def test_one_mask_at_a_time(function: Callable[[np.ndarray], object]) -> None:
+    for shape in ((1, 4, 5), (5,)):
+        with pytest.raises(ValueError, match=r"a mask must have the shape \(H, W\), got \("):
+            function(np.ones(shape, bool))
+    assert function([[0, 1], [1, 1]]) == function(np.array([[0, 1], [1, 1]], bool))
+
+
+def test_components_of_no_pixels() -> None:
+    for shape in ((0, 0), (0, 4), (4, 0), (0, 3, 4), (2, 0, 4)):
+        labels, areas = masks.connected_components(np.zeros(shape, bool))
+        assert labels.shape == shape and areas.tolist() == [0]
 
 
 # ---- polygons

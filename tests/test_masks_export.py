@@ -59,6 +59,14 @@ def test_label_image_of_nothing() -> None:
         masks.to_label_image(records(), (3, 5))
 
 
+def test_label_image_of_a_hostile_size() -> None:
+    rle = {"size": [10**6, 10**6], "counts": [10**12]}
+    with pytest.raises(ValueError, match="at most 178,956,970 are taken"):
+        masks.to_label_image([{"segmentation": rle, "area": 1}])
+    with pytest.raises(ValueError, match="whole numbers"):
+        masks.to_label_image([{"segmentation": np.zeros((1, 3, 3), bool), "area": 0}])
+
+
 def test_label_image_of_very_many() -> None:
     one = {"segmentation": {"size": [1, 2], "counts": [1, 1]}, "area": 1}
     labels = masks.to_label_image([one] * 65_536)
