@@ -152,13 +152,20 @@ def readdress(text: str, address: str) -> str:
 
 
 def readdress_file(path: Path, address: str) -> None:
-    """``readdress`` a card where it lies."""
+    """``readdress`` a card where it lies.
+
+    Raises:
+        OSError: it needs another name and cannot be written.
+    """
     text = path.read_text(encoding="utf-8")
     changed = readdress(text, address)
     if changed != text:
         part = path.with_name(f".{path.name}.unfinished")
-        part.write_text(changed, encoding="utf-8")
-        os.replace(part, path)
+        try:
+            part.write_text(changed, encoding="utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            raise OSError(error.errno, f"cannot write {path}, which has to name {address}: {error.strerror}") from None
 
 
 def notice(source: Source, what: str) -> str:

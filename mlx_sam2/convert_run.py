@@ -261,7 +261,8 @@ def write(
         with checkpoint.unfinished(out) as temporary:
             _write(job, temporary, address or out.name, shard_bytes, progress)
     except OSError as error:
-        if error.filename and not str(error.filename).startswith(str(out.parent)):
+        where = str(error.filename or out)
+        if not (where.startswith(str(out.parent)) or str(out).startswith(where)):
             raise  # of the source
         raise OSError(error.errno, f"cannot write {out}: {error.strerror}") from None
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -21,7 +22,7 @@ from safetensors import safe_open
 
 import synthetic
 from checkpoint_files import write_torch, write_transformers
-from mlx_sam2 import checkpoint, convert, convert_run, hub, key_map, safetensors_writer, torch_file
+from mlx_sam2 import checkpoint, convert, convert_card, convert_run, hub, key_map, safetensors_writer, torch_file
 from mlx_sam2.config import SAM2Config
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
@@ -690,8 +691,9 @@ def test_a_full_disk(sources: Sources, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_may_not_be_written(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tmp_path.chmod(0o500)
-    said = refused(capsys, *sources.options("mlx"), "--mlx-path", tmp_path / "x", code=1)
-    assert f"cannot write {tmp_path / 'x'}: Permission denied" in said
+    for out in (tmp_path / "x", tmp_path / "deep" / "er" / "x"):
+        said = refused(capsys, *sources.options("mlx"), "--mlx-path", out, code=1)
+        assert f"cannot write {out}: Permission denied" in said
 
 
 @pytest.mark.parametrize("name", ["\N{SMILING FACE WITH HALO}" * 60, "with spaces and 'quotes\"", "-x", "two\nlines"])
@@ -707,6 +709,19 @@ def test_the_door_at_the_top() -> None:
     ran = subprocess.run([sys.executable, ROOT / "convert.py", "--help"], capture_output=True, text=True, cwd="/")
     assert ran.returncode == 0
     assert ran.stdout.startswith("usage: python -m mlx_sam2.convert")
+
+
+def test_a_card_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that is read-only is sent only if its card bears the right name already."""
+    (tmp_path / "README.md").write_text('predictor = SAM2ImagePredictor.from_pretrained("me/x")\n')
+
+    def read_only(*args: object, **options: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(args[0]))
+
+    monkeypatch.setattr(Path, "write_text", read_only)
+    convert_card.readdress_file(tmp_path / "README.md", "me/x")
+    with pytest.raises(OSError, match=r"cannot write .*README.md, which has to name me/y: Permission denied"):
+        convert_card.readdress_file(tmp_path / "README.md", "me/y")
 
 
 def test_below_a_file(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
