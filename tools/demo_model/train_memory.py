@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -31,6 +32,15 @@ def memory_parameters(model: nn.Module) -> list[nn.Parameter]:
     parts = [model.memory_attention, model.memory_encoder, model.obj_ptr_proj, model.obj_ptr_tpos_proj]
     single = [model.maskmem_tpos_enc, model.no_obj_ptr, model.no_obj_embed_spatial, *model.mask_downsample.parameters()]
     return [p for part in parts for p in part.parameters()] + single
+
+
+def take_memory(model: nn.Module, path: Path) -> None:
+    """The memory half of an earlier run, onto a newer image half."""
+    if (earlier := load(path)) is None:
+        raise FileNotFoundError(f"{path} does not exist")
+    wanted = {id(p) for p in memory_parameters(model)}
+    names = [name for name, p in model.named_parameters() if id(p) in wanted]
+    model.load_state_dict({name: earlier["average"][name] for name in names}, strict=False)
 
 
 def clip_loss(
@@ -90,6 +100,8 @@ def work(rank: int, options: argparse.Namespace) -> None:
     modules.load_state_dict(image["modules"])
     model.load_state_dict(image["average"])
     look_nearby(model)  # where memory.pt exists, its weights follow
+    if options.memory_from is not None:
+        take_memory(model, options.memory_from)
     groups = [{"params": memory_parameters(model)}]
     decoder = list(model.sam_mask_decoder.parameters()) + list(model.sam_prompt_encoder.parameters())
     inside = {id(p) for p in decoder}
@@ -115,6 +127,7 @@ def work(rank: int, options: argparse.Namespace) -> None:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_options(parser)
+    parser.add_argument("--memory-from", type=Path, help="begin with the memory half of this memory.pt")
     parser.add_argument("--clips", type=int, default=2, help="clips a step and process")
     parser.add_argument("--objects", type=int, default=3, help="objects a clip, at most")
     parser.add_argument("--length", type=int, default=8, help="frames a clip")
