@@ -39,7 +39,7 @@ __all__ = ["CONFIG", "TORCH_SUFFIXES", "WEIGHTS", "Fetched", "HubError", "fetch"
 
 FILE_SUFFIXES = (*TORCH_SUFFIXES, ".bin", ".ckpt", ".safetensors", ".json", ".zip")
 
-_INSTEAD = "or pass a local folder or file instead (--model PATH)"
+_INSTEAD = "or pass a local folder or file instead"
 
 
 @dataclass(frozen=True)

@@ -662,7 +662,7 @@ def test_stopped(sources: Sources, tmp_path: Path) -> None:
     """Ctrl-C leaves nothing at all."""
     process = converting(sources, tmp_path / "x", "100")
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert (process.returncode, err) == (130, "")
     assert list(tmp_path.iterdir()) == []
 

@@ -100,11 +100,11 @@ def test_no_network_and_no_cache(machine: Machine) -> None:
     for said in machine.ask(DEAD, *names):
         assert "could not be reached" in said
         assert "connect once" in said
-        assert "--model PATH" in said
+        assert "a local folder or file instead" in said
     assert "could not be reached (ConnectError)" in machine.resolve("http://no-such-host.invalid", "tiny")
     for said in machine.ask(DEAD, *names, HF_HUB_OFFLINE="1"):
         assert "HF_HUB_OFFLINE" in said
-        assert "--model PATH" in said
+        assert "a local folder or file instead" in said
 
 
 def test_without_standard_error(machine: Machine, folder: Path) -> None:

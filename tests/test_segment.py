@@ -481,7 +481,7 @@ def test_from_the_hub_and_again_offline(photo: Path, tmp_path: Path) -> None:
         assert (again.returncode, again.stdout) == (0, first.stdout), again.stderr
     other = run(photo, *CLICK, "--model", "someone/other", HF_ENDPOINT=endpoint, **hub)
     assert (other.returncode, other.stdout) == (1, "")
-    assert "--model PATH" in one_line(other.stderr)
+    assert "a local folder or file instead" in one_line(other.stderr)
 
 
 # ---- the example

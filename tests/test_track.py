@@ -486,7 +486,7 @@ def start_and_stop(number: int, folder: Path, *args: Any, after: int = 3) -> tup
         assert time.monotonic() < deadline, "no frame was written"
         time.sleep(0.005)
     process.send_signal(number)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     return process.returncode, out, err
 
 
@@ -530,7 +530,7 @@ def test_sigterm_without_png_saves_the_last_masks(tmp_path: Path, model: str) ->
     while not (tmp_path / "o.jsonl").exists() and process.poll() is None:
         time.sleep(0.005)
     process.terminate()
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=300)
     assert process.returncode == 143
     done = len((tmp_path / "o.jsonl").read_text().splitlines())
     last = 51 - done
