@@ -34,7 +34,8 @@ def emulator() -> Any:
         pytest.skip(f"no Metal here, and no emulator at {FOLDER}: it is not part of the repository")
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("no Metal here, and the emulator needs `pip install ziglang`")
-    os.environ.setdefault("METALCPU_CACHE", str(Path(tempfile.gettempdir()) / "metalcpu_cache"))
+    cache = f"metalcpu_cache_{os.environ.get('PYTEST_XDIST_WORKER', 'gw0')}"  # its files are not made for two writers
+    os.environ.setdefault("METALCPU_CACHE", str(Path(tempfile.gettempdir()) / cache))
     if str(FOLDER) not in sys.path:
         sys.path.insert(0, str(FOLDER))
     import metalcpu
