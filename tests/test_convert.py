@@ -622,9 +622,10 @@ def test_the_image_half_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]
 def converting(sources: Sources, out: Path, hold: str) -> subprocess.Popen[str]:
     """The command in a process that stops before the ``hold``-th tensor until it is killed."""
     script = f"""
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from mlx_sam2 import convert, safetensors_writer
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started the tests in the background
 plain, count = safetensors_writer.Tensor.data, 0
 def data(self):
     global count
