@@ -41,6 +41,7 @@ def test_a_table_and_one_line_of_json(folder: Path) -> None:
     assert stages["first click"]["median_ms"] > stages["further click"]["median_ms"]  # it encodes as well
 
 
+@pytest.mark.slow
 def test_json_alone(folder: Path) -> None:
     done = run("--model", str(folder), "--repeat", "1", "--stages", "video", "--json", "--chip", "M2 Max")
     assert done.returncode == 0, done.stderr

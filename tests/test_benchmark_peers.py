@@ -126,6 +126,7 @@ def test_every_stage_is_compared(nano: Path, fake: Path) -> None:
     assert report["modelled"][TRACK]["ratio"] > 10  # a real frame is more than one small product
 
 
+@pytest.mark.slow
 def test_bars(nano: Path, fake: Path) -> None:
     done = run("--bars", "--model", str(nano), "--repeat", "1", path=fake)
     *table, last = done.stdout.strip().splitlines()

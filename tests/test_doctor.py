@@ -430,6 +430,7 @@ def test_choices_that_cannot_be_stored(
     assert f"note: the choices could not be stored ({tmp_path / 'cache'}: File exists)" in out
 
 
+@pytest.mark.slow
 def test_every_op_of_a_model_in_the_emulator(
     capsys: pytest.CaptureFixture[str], nano_model: SAM2, monkeypatch: pytest.MonkeyPatch, folder: str
 ) -> None:

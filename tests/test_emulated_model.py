@@ -85,6 +85,7 @@ def test_image_predictor(nano_model: SAM2) -> None:
     assert used == all_ops() - {"axial_rope", "memory_attention"}
 
 
+@pytest.mark.slow
 def test_video_session(small_model: SAM2) -> None:
     plain, through_kernels, used = both_ways(lambda: video_run(small_model))
     assert_close(plain, through_kernels, lambda name: LOGIT_TOL if name == "frame 0" else FLIP_TOL)

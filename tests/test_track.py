@@ -569,6 +569,7 @@ def write_davis(root: Path) -> None:
     (root / "ImageSets/2017/val.txt").write_text("a\nb\n")
 
 
+@pytest.mark.slow
 def test_davis(tmp_path: Path, model: str) -> None:
     from mlx_sam2.video_predictor import SAM2VideoPredictor
 
