@@ -16,6 +16,8 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from .model.layers import source_positions
+
 SLACK = 1e-6  # rounding of an upscaled logit, relative to the largest
 
 
@@ -40,8 +42,7 @@ class Cells(NamedTuple):
 
 @lru_cache(maxsize=16)
 def _samples(in_size: int, out_size: int) -> Samples:
-    scale = np.float64(np.float32(in_size) / np.float32(out_size))
-    place = (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)  # rounded once, as torch does it
+    place = source_positions(in_size, out_size)
     low = np.clip(place.astype(np.int64), 0, in_size - 1)
     weight = np.maximum(place, 0) - low.astype(np.float32)
     return Samples(low, np.minimum(low + 1, in_size - 1), weight, np.where(place <= 0, 0, low + 1))

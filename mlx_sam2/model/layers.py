@@ -215,7 +215,8 @@ def _contract_axis(x: mx.array, axis: int, matrix: np.ndarray) -> mx.array:
     return mx.moveaxis(x.reshape(matrix.shape[0], *rest), 0, axis)
 
 
-def _source_positions(in_size: int, out_size: int) -> np.ndarray:
+def source_positions(in_size: int, out_size: int) -> np.ndarray:
+    """Where the pixels of a resized axis lie between those of the source, (out,) float32, half pixels aligned."""
     scale = np.float64(np.float32(in_size) / np.float32(out_size))
     return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)  # rounded once, a fused multiply-add in torch
 
@@ -225,7 +226,7 @@ def _lerp_axis(x: mx.array, axis: int, out_size: int) -> mx.array:
     in_size = x.shape[axis]
     if in_size == out_size:
         return x
-    position = np.maximum(_source_positions(in_size, out_size), 0)
+    position = np.maximum(source_positions(in_size, out_size), 0)
     low = np.minimum(position.astype(np.int64), in_size - 1)
     high = np.minimum(low + 1, in_size - 1)
     shape = [1] * x.ndim
@@ -253,7 +254,7 @@ def _antialias_matrix(in_size: int, out_size: int) -> np.ndarray:
 def _bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
     """(out, in) weights of the cubic convolution kernel with a = -0.75, edges repeated, float32."""
     a = np.float32(-0.75)
-    position = _source_positions(in_size, out_size)
+    position = source_positions(in_size, out_size)
     base = np.floor(position)
     t = position - base
 
