@@ -56,6 +56,27 @@ def escape_output() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
+def guard_output(prog: str, run: Callable[[], int]) -> int:
+    """The exit code of a command that writes to standard output: Ctrl-C is 130, an output that fails takes one line.
+
+    ``run`` has dealt with its other errors: an OSError that leaves it is of standard output.
+    """
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return 130
+    except OSError as error:
+        return output_failed(prog, error)
+
+
+def output_failed(prog: str, error: OSError) -> int:
+    """The exit code of a command that cannot write to standard output, and the line that says so."""
+    if not isinstance(error, BrokenPipeError):  # then whoever read it has gone
+        complain(prog, f"cannot write to standard output: {error.strerror}")
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
+    return FAILURE
+
+
 def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
     """`count` finite numbers with commas between them; `form` is how the error shows them ("x,y")."""
     try:

@@ -313,10 +313,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except _Unheard as error:
-        if not isinstance(error.__cause__, BrokenPipeError):  # then whoever read it has gone
-            cli.complain(PROG, f"cannot write to standard output: {error.__cause__.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return cli.FAILURE
+        return cli.output_failed(PROG, error.__cause__)
 
 
 if __name__ == "__main__":

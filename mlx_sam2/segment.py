@@ -307,15 +307,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     cli.escape_output()
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a photo takes one line, ours
-    try:
-        return _run(args)
-    except KeyboardInterrupt:
-        return 130
-    except OSError as error:  # of standard output
-        if not isinstance(error, BrokenPipeError):  # then whoever read it has gone
-            cli.complain(PROG, f"cannot write to standard output: {error.strerror}")
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
-        return cli.FAILURE
+    return cli.guard_output(PROG, lambda: _run(args))
 
 
 if __name__ == "__main__":
