@@ -151,3 +151,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=["float32", "float16", "bfloat16"],
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
+
+
+Options = list[tuple[str, str, Any, Any, str]]  # flag, argument, type, default there, help
+MASK_OPTIONS: Options = [  # of SAM2AutomaticMaskGenerator, for pictures and for frames
+    ("points-per-side", "points_per_side", number(int, 1, 1024), 32, "points along each side of the picture"),
+    ("points-per-batch", "points_per_batch", number(int, 1), 64, "points decoded at once: memory grows with it"),
+    ("pred-iou", "pred_iou_thresh", number(float, 0, 1), 0.8, "keep masks whose predicted IoU is above this"),
+    (
+        "stability",
+        "stability_score_thresh",
+        number(float, 0, 1),
+        0.95,
+        "keep masks whose stability score is at least this",
+    ),
+    ("stability-offset", "stability_score_offset", number(float, 0), 1.0, "of the score's two thresholds"),
+    ("nms", "box_nms_thresh", number(float, 0, 1), 0.7, "of masks whose boxes have an IoU above this keep one"),
+]

@@ -28,13 +28,8 @@ if TYPE_CHECKING:
 PROG = "python -m mlx_sam2.segment"
 
 _share = cli.number(float, 0, 1)
-OPTIONS: list[tuple[str, str, Any, Any, str]] = [  # flag, argument of the generator, type, default, help
-    ("points-per-side", "points_per_side", cli.number(int, 1, 1024), 32, "points along each side of the photo"),
-    ("points-per-batch", "points_per_batch", cli.number(int, 1), 64, "points decoded at once: memory grows with it"),
-    ("pred-iou", "pred_iou_thresh", _share, 0.8, "keep masks whose predicted IoU is above this"),
-    ("stability", "stability_score_thresh", _share, 0.95, "keep masks whose stability score is at least this"),
-    ("stability-offset", "stability_score_offset", cli.number(float, 0), 1.0, "of the score's two thresholds"),
-    ("nms", "box_nms_thresh", _share, 0.7, "of masks whose boxes have an IoU above this keep one"),
+OPTIONS: cli.Options = [
+    *cli.MASK_OPTIONS,
     ("crop-layers", "crop_n_layers", cli.number(int, 0, 4), 0, "look again at crops: 4 for one layer, 20 for two"),
     ("crop-nms", "crop_nms_thresh", _share, 0.7, "as --nms, between crops"),
     ("crop-overlap", "crop_overlap_ratio", _share, 512 / 1500, "how far crops overlap, of the short side"),

@@ -18,27 +18,11 @@ if TYPE_CHECKING:
     from .video import FrameSource
     from .video_predictor import SAM2VideoPredictor
 
-# flag, argument, type, default there, help
-Options = list[tuple[str, str, Any, Any, str]]
-FOLLOW: Options = [  # of track_everything
+FOLLOW: cli.Options = [  # of track_everything
     ("every", "every", cli.number(int, 0), 30, "look for new objects every N frames, 0 for on the first one only"),
     ("max-objects", "max_objects", cli.number(int, 1, MAX_OBJECT), 40, "follow no more than this"),
     ("number-from", "number_from", cli.number(int, 1, MAX_OBJECT + 1), 1, "the first object found gets this number"),
     ("merge-iou", "merge_iou", cli.number(float, 0.01, 1), 0.5, "masks of a higher IoU are the same object"),
-]
-LOOK: Options = [  # of SAM2AutomaticMaskGenerator
-    ("points-per-side", "points_per_side", cli.number(int, 1, 1024), 32, "points along each side of the frame"),
-    ("points-per-batch", "points_per_batch", cli.number(int, 1), 64, "points decoded at once: memory grows with it"),
-    ("pred-iou", "pred_iou_thresh", cli.number(float, 0, 1), 0.8, "take masks whose predicted IoU is above this"),
-    (
-        "stability",
-        "stability_score_thresh",
-        cli.number(float, 0, 1),
-        0.95,
-        "and whose stability score is not below this",
-    ),
-    ("stability-offset", "stability_score_offset", cli.number(float, 0), 1.0, "of the score's two thresholds"),
-    ("nms", "box_nms_thresh", cli.number(float, 0, 1), 0.7, "of masks whose boxes have an IoU above this take one"),
 ]
 
 
@@ -47,7 +31,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--everything", action="store_true", help="find the objects, and new ones as they come, see below"
     )
-    for flag, name, kind, default, text in [*FOLLOW, *LOOK]:
+    for flag, name, kind, default, text in [*FOLLOW, *cli.MASK_OPTIONS]:
         metavar = "N" if isinstance(default, int) else "X"
         group.add_argument(f"--{flag}", dest=name, type=kind, metavar=metavar, help=f"{text}; default: {default}")
 
@@ -59,7 +43,7 @@ def refuse_options(args: argparse.Namespace) -> None:
         UsageError: one line.
     """
     if not args.everything:
-        for flag, name, *_ in [*FOLLOW, *LOOK]:
+        for flag, name, *_ in [*FOLLOW, *cli.MASK_OPTIONS]:
             if getattr(args, name) is not None:
                 raise UsageError(f"--{flag} belongs to --everything")
     elif args.reverse:
@@ -82,7 +66,7 @@ def _limit(args: argparse.Namespace) -> int:
     return default if args.max_objects is None else args.max_objects
 
 
-def _given(args: argparse.Namespace, options: Options) -> dict[str, Any]:
+def _given(args: argparse.Namespace, options: cli.Options) -> dict[str, Any]:
     return {name: getattr(args, name) for _, name, *_ in options if getattr(args, name) is not None}
 
 
@@ -93,7 +77,9 @@ def track_all(
     from .automatic_mask_generator import SAM2AutomaticMaskGenerator
     from .track_everything import track_everything
 
-    generator = SAM2AutomaticMaskGenerator(predictor.model, output_mode="uncompressed_rle", **_given(args, LOOK))
+    generator = SAM2AutomaticMaskGenerator(
+        predictor.model, output_mode="uncompressed_rle", **_given(args, cli.MASK_OPTIONS)
+    )
     follow = {**_given(args, FOLLOW), "count": plan.count}
     with predictor.stream(source) if is_live(source) else predictor.init_state(source, memory=args.memory) as video:
         if not is_live(source):
@@ -126,7 +112,7 @@ def resume_words(
     if args.every != 0 or not shown:  # or the only look has been
         words.append("--everything")
         given = {**vars(args), "number_from": progress.highest + 1} if progress.highest else vars(args)
-        for flag, name, *_ in [*FOLLOW, *LOOK]:
+        for flag, name, *_ in [*FOLLOW, *cli.MASK_OPTIONS]:
             words += [f"--{flag}", f"{given[name]:g}"] if given[name] is not None else []
     for prompt in plan.prompts:
         if prompt.frame != last.index or prompt.object not in shown:

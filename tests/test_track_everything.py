@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import synthetic
-from mlx_sam2 import track_find
+from mlx_sam2 import cli, track_find
 from mlx_sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from mlx_sam2.checkpoint import save
 from mlx_sam2.davis import read_indexed
@@ -356,7 +356,7 @@ def test_bad_input(
 def test_defaults_in_the_help_are_the_librarys() -> None:
     for options, function in (
         (track_find.FOLLOW, track_everything),
-        (track_find.LOOK, SAM2AutomaticMaskGenerator),
+        (cli.MASK_OPTIONS, SAM2AutomaticMaskGenerator),
     ):
         parameters = inspect.signature(function).parameters
         assert {name: default for _, name, _, default, _ in options} == {
