@@ -57,10 +57,11 @@ def load(
 
     Args:
         id_or_path: a Hub id ("facebook/sam2.1-hiera-tiny"), a short name ("tiny", "small", "base_plus",
-            "large" for SAM 2.1; "sam2-tiny" ... for SAM 2), a folder, or a ``.pt`` or ``.safetensors`` file.
+            "large" for SAM 2.1; "sam2-tiny" ... for SAM 2; "demo" for the small model in the package, which needs
+            no network), a folder, or a ``.pt`` or ``.safetensors`` file.
         config: what to build: a ``SAM2Config``, a dict, a JSON or YAML file in any form that
             ``SAM2Config.from_dict`` reads, or a published name. None takes the checkpoint's ``config.json``,
-            or recognises one of the eight published models, fine-tuned or not, by names and shapes.
+            or recognises one of the eight published models or the demo, fine-tuned or not, by names and shapes.
         dtype: "float32", "float16", "bfloat16" or the MLX dtype of the weights. None means float16 on an
             Apple GPU and float32 elsewhere.
         revision: branch, tag or commit of a Hub repository.
@@ -101,21 +102,21 @@ SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name:
 
 
 def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
-    """The published model that a checkpoint without a configuration belongs to, from its names and shapes.
+    """The published model, or the demo, that a checkpoint without a configuration belongs to, by names and shapes.
 
     ``remedy`` is what the error tells the user to do.
 
     Raises:
-        CheckpointError: it is none of the eight; ``config=`` has to say what it is.
+        CheckpointError: it is none of these; ``config=`` has to say what it is.
     """
     shapes = {key: weight.mlx_shape for key, weight in checkpoint.weights.items()}
     found = _signature(shapes)
-    for model in PUBLISHED.values():
-        trunk = model.config.trunk
+    for config in (*(model.config for model in PUBLISHED.values()), read_config(hub.DEMO)):
+        trunk = config.trunk
         if found == ((trunk.embed_dim,), trunk.total_blocks, trunk.window_pos_embed_bkg_spatial_size) and (
-            _is_2_1(shapes) == model.config.no_obj_embed_spatial
+            _is_2_1(shapes) == config.no_obj_embed_spatial
         ):
-            return model.config
+            return config
     width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
     raise CheckpointError(
         f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
@@ -124,7 +125,7 @@ def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
 
 
 def _signature(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Width, number of blocks and position grid of the trunk: different in each of the four sizes."""
+    """Width, number of blocks and position grid of the trunk: different in each of the sizes."""
     blocks = {key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")}
     width = shapes.get("image_encoder.trunk.patch_embed.proj.weight", ())[:1]
     return width, len(blocks), shapes.get("image_encoder.trunk.pos_embed", ())[1:3]

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from . import hub, key_map, safetensors_file, torch_file
-from .config import PUBLISHED, ConfigError, SAM2Config
+from .config import ConfigError, SAM2Config
 from .hub_client import MAX_CONFIG_BYTES
 from .torch_pickle import shown
 
@@ -246,10 +246,11 @@ def read_config(source: SAM2Config | dict[str, Any] | str | os.PathLike[str]) ->
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
     if not os.path.isfile(path):
+        if (folder := hub.shipped(text)) is not None:
+            return read_config(folder / hub.CONFIG)
         model = hub.published(text)
         if model is None:
-            names = ", ".join(m.short_name for m in PUBLISHED.values())
-            raise ConfigError(f"config={text!r} is neither a file nor a published model ({names})")
+            raise ConfigError(f"config={text!r} is neither a file nor a published model ({hub.short_names()})")
         return model.config
     try:
         values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_json(path)

@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--hf-path",
         metavar="SOURCE",
-        help="what to convert: a Hub id, a short name (tiny, sam2-large, ...), a folder, a .pt or a .safetensors",
+        help="what to convert: a Hub id, a short name (tiny, sam2-large, demo, ...), a folder, a .pt or a .safetensors",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     parser.add_argument(

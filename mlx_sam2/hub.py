@@ -1,5 +1,7 @@
 """From a name to files on this machine: a local path, a short name, or a repository of the Hugging Face Hub.
 
+``demo`` is the small model that lies in the package itself.
+
 Downloads go through ``huggingface_hub``, so its cache, tokens, offline mode (``HF_HUB_OFFLINE``) and
 ``HF_ENDPOINT`` work as they do elsewhere, and its progress bars show in a terminal only.
 """
@@ -35,11 +37,27 @@ from .hub_client import (
 )
 from .hub_upload import upload
 
-__all__ = ["CONFIG", "TORCH_SUFFIXES", "WEIGHTS", "Fetched", "HubError", "fetch", "published", "resolve", "upload"]
+__all__ = [
+    "CONFIG",
+    "DEMO",
+    "TORCH_SUFFIXES",
+    "WEIGHTS",
+    "Fetched",
+    "HubError",
+    "fetch",
+    "published",
+    "resolve",
+    "shipped",
+    "short_names",
+    "upload",
+]
+
+DEMO = "demo"  # the name of the model in the package
 
 FILE_SUFFIXES = (*TORCH_SUFFIXES, ".bin", ".ckpt", ".safetensors", ".json", ".zip")
 
 _INSTEAD = "or pass a local folder or file instead"
+_TRY_DEMO = f"; a small model for trying out comes with the package: --model {DEMO}"
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,16 @@ def published(name: str) -> PublishedModel | None:
     return None
 
 
+def shipped(name: str) -> Path | None:
+    """The folder in the package with the model of that name; None: there is none, it has to be fetched."""
+    return Path(__file__).with_name(DEMO) if name == DEMO else None
+
+
+def short_names() -> str:
+    """The names that are no Hub ids, for a message."""
+    return ", ".join([DEMO, *(model.short_name for model in PUBLISHED.values())])
+
+
 def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
     """The local folder or file that holds a checkpoint, downloaded if need be: the path of ``fetch``."""
     return fetch(id_or_path, revision, token).path
@@ -69,8 +97,9 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
     """Find a checkpoint, and download it if need be: weights with their ``config.json``, or a single ``.pt``.
 
     Args:
-        id_or_path: an existing path (which always wins), a short name such as "tiny" or "sam2-large", an
-            official name such as "sam2.1_hiera_tiny", or a Hub id "owner/name".
+        id_or_path: an existing path (which always wins), "demo" (the model in the package, without any network),
+            a short name such as "tiny" or "sam2-large", an official name such as "sam2.1_hiera_tiny", or a Hub id
+            "owner/name".
         revision: a branch, tag or commit of the Hub repository.
         token: a Hub token, True for the stored one, False for none.
 
@@ -83,15 +112,28 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
         if revision is not None:
             raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
         return Fetched(path)
+    if (folder := shipped(text)) is not None:
+        return Fetched(_in_the_package(folder, revision))
     model = published(text)
     if model is not None:
-        return _Repo(model.repo_id, revision, token).fetch((WEIGHTS, model.filename))
+        try:
+            return _Repo(model.repo_id, revision, token).fetch((WEIGHTS, model.filename))
+        except HubError as error:
+            raise HubError(f"{error}{'' if revision else _TRY_DEMO}") from None
     if _looks_like_a_path(text):
         raise HubError(f"no such file or folder: {text}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
-        names = ", ".join(m.short_name for m in PUBLISHED.values())
-        raise HubError(f"no model is called {text!r}: use {names}, a Hub id (owner/name), a folder or a file")
+        raise HubError(f"no model is called {text!r}: use {short_names()}, a Hub id (owner/name), a folder or a file")
     return _Repo(text, revision, token).fetch((WEIGHTS, safetensors_file.INDEX_NAME, None))
+
+
+def _in_the_package(folder: Path, revision: str | None) -> Path:
+    """The folder, if it is there."""
+    if revision is not None:
+        raise HubError(f"revision={revision!r} belongs to a Hub repository, but {folder.name} comes with the package")
+    if not (folder / WEIGHTS).is_file():
+        raise HubError(f"the model {folder.name} is missing from {folder.parent}: install mlx-sam2 again")
+    return folder
 
 
 def _looks_like_a_path(text: str) -> bool:

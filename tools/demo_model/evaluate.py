@@ -1,5 +1,6 @@
 """The table of bars: stills, clips and the coins photo, with mlx_sam2's own predictors.
 
+    python tools/demo_model/evaluate.py                                  # the model in the package
     python tools/demo_model/evaluate.py demo.pt --config demo.yaml
     python tools/demo_model/evaluate.py CONVERTED_FOLDER --json bars.json
 
@@ -211,7 +212,9 @@ def table(values: dict[str, float]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("model", help="a checkpoint, or a folder, as mlx_sam2.load takes it")
+    parser.add_argument(
+        "model", nargs="?", default="demo", help="as mlx_sam2.load takes it; default: the one in the package"
+    )
     parser.add_argument("--config", help="the YAML beside an official-layout checkpoint")
     parser.add_argument(
         "--size", type=int, help="another image size than the configuration's (for half-trained models)"
