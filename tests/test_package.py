@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).parents[1] / "mlx_sam2"
 # From the ground up. A room may import what stands below it or beside it, without cycles; nothing imports a
 # command. Rooms that do not exist yet have their place already.
 FLOORS: list[set[str]] = [
-    {"_blas", "config", "kernels"},
+    {"_blas", "config", "kernels", "worker"},
     {"model"},
     {"images", "masks", "video", "memory_bank", "davis"},
     {"key_map", "torch_file", "safetensors_file", "hub"},
     {"checkpoint"},
     {"build"},
     {"image_predictor", "video_predictor", "automatic_mask_generator", "track_everything"},
-    {"build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
+    {"aio", "build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
     {"segment", "track", "convert", "benchmark", "doctor", "export"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

@@ -1,0 +1,234 @@
+"""One thread for the model, so that a window, an event loop or a server stays free."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+if TYPE_CHECKING:
+    import mlx.core as mx
+
+T = TypeVar("T")
+
+MAX_WAITING = 100  # calls that may wait, unless said otherwise
+
+
+class BusyError(RuntimeError):
+    """The queue of a worker is full."""
+
+
+class Worker(Executor):
+    """Runs calls one after the other on a thread of its own, which has its own MLX stream.
+
+    MLX's streams belong to threads: an array that is evaluated may go anywhere, one that is not can only be evaluated
+    where it was made ("There is no Stream(gpu, 0) in current thread"). Predictors hand out numpy arrays, so it is
+    enough that all calls on one predictor go through one worker. Several predictors may share it, and should: MLX keeps
+    the stream of a thread that has ended.
+
+    ::
+
+        worker = Worker()
+        predictor = worker.submit(SAM2ImagePredictor.from_pretrained, "tiny").result()
+        future = worker.submit(predictor.predict, point_coords=[[290, 150]], point_labels=[1])
+        future.add_done_callback(show)  # called on the worker's thread; or future.result(), or mlx_sam2.aio
+        future.cancel()  # True while it waits: it will never run
+
+    It is a ``concurrent.futures.Executor``, so ``loop.run_in_executor(worker, ...)`` and ``asyncio.wrap_future`` take
+    it. Long work goes to ``steps`` as an iterator, and can be stopped between two of its steps. When the program ends,
+    the call that runs is finished and those that wait are cancelled. A call must not wait for another call of its own
+    worker: that one would never begin.
+
+    Args:
+        max_waiting: how many calls may wait for their turn.
+        name: of the thread.
+
+    Raises:
+        ValueError: for a ``max_waiting`` below 1.
+    """
+
+    def __init__(self, max_waiting: int = MAX_WAITING, name: str = "mlx_sam2") -> None:
+        import mlx.core as mx
+
+        if max_waiting < 1:
+            raise ValueError(f"max_waiting={max_waiting!r}: at least 1 call has to be able to wait")
+        self.max_waiting = max_waiting
+        self._calls: set[Future[Any]] = set()  # that are not done
+        self._lock = threading.RLock()
+        self._closed = False
+        self._queue: _Queue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=_work, args=(self._queue, mx.default_device()), name=name, daemon=True)
+        self._thread.start()
+        # when the worker is collected, and when the program ends
+        self._end = weakref.finalize(self, _end, self._queue, self._thread, self._calls)
+
+    @property
+    def waiting(self) -> int:
+        """How many calls wait for their turn; the one that runs is not among them."""
+        with self._lock:
+            return sum(not call.running() for call in self._calls)
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """Queue a call.
+
+        Returns:
+            Its future: ``result()`` and ``exception()`` wait for it, ``add_done_callback()`` does not, and ``cancel()``
+            is True if the call will never be made, False once it runs.
+
+        Raises:
+            BusyError: when ``max_waiting`` calls wait.
+            RuntimeError: after ``shutdown``.
+        """
+        with self._lock:
+            if self.waiting >= self.max_waiting:
+                raise BusyError(
+                    f"{self.max_waiting} calls wait for the model already; wait for results before asking for more, "
+                    "or make the Worker with a larger max_waiting"
+                )
+            return self.submit_always(function, *args, **kwargs)
+
+    def submit_always(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """``submit`` however many calls wait, for what has to happen: to close a file, to forget an image."""
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("this worker was shut down; make a new one")
+            call: Future[T] = Future()
+            self._calls.add(call)
+            call.add_done_callback(self._done)
+            self._queue.put((call, function, args, kwargs))
+        return call
+
+    def _done(self, call: Future[Any]) -> None:
+        with self._lock:
+            self._calls.discard(call)
+
+    def steps(self, make: Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any) -> Steps[T]:
+        """Iterate over ``make(*args, **kwargs)``, every step a call of its own, so that others come in between."""
+        return Steps(self, make, *args, **kwargs)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
+        """Take no more calls, cancel those that wait (unless told not to), and wait for the one that runs."""
+        with self._lock:
+            self._closed = True
+            waiting = list(self._calls) if cancel_futures else []
+        for call in waiting:
+            call.cancel()
+        self._queue.put(None)
+        if wait:
+            self._thread.join()
+
+
+class Steps(Generic[T]):
+    """An iterator that advances on a worker, one call for each step; made by ``Worker.steps``.
+
+    ``next()`` gives the future of a step, for callbacks; a ``for`` loop waits for each of them;
+    ``mlx_sam2.aio`` awaits them. Nothing is computed before it is asked for, so a consumer that is slow, or changes
+    something between two steps, gets what a plain loop would.
+    """
+
+    END: Final = object()  # what next() resolves to when the iterator is exhausted or closed
+
+    def __init__(self, worker: Worker, make: Callable[..., Iterator[T]], /, *args: Any, **kwargs: Any) -> None:
+        self.worker = worker
+        self._make: Callable[[], Iterator[T]] | None = lambda: make(*args, **kwargs)
+        self._iterator: Iterator[T] | None = None
+        self._call: Future[Any] | None = None  # the step asked for last
+
+    def next(self) -> Future[T | Any]:
+        """Queue the next step; its future resolves to the item, or to ``Steps.END``. Raises as ``Worker.submit``."""
+        self._call = self.worker.submit(self._advance)
+        return self._call
+
+    def close(self) -> Future[None]:
+        """Stop: a step that waits is cancelled, one that runs is the last, and then the iterator is closed."""
+        if self._call is not None:
+            self._call.cancel()
+        return self.worker.submit_always(self._close)
+
+    def _advance(self) -> T | Any:
+        if self._make is not None:
+            make, self._make = self._make, None
+            self._iterator = iter(make())
+        return self.END if self._iterator is None else next(self._iterator, self.END)
+
+    def _close(self) -> None:
+        iterator, self._iterator, self._make = self._iterator, None, None
+        if iterator is not None and hasattr(iterator, "close"):
+            iterator.close()
+
+    def __iter__(self) -> Iterator[T]:
+        try:
+            while (item := self.next().result()) is not self.END:
+                yield item
+        finally:
+            self.close()
+
+
+class Latest:
+    """For calls that come faster than they are answered, as previews under a moving pointer: only the newest waits.
+
+    A call that waits when the next one comes is cancelled; the one that runs is finished.
+    """
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self._lock = threading.Lock()
+        self._call: Future[Any] | None = None
+
+    def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
+        """As ``Worker.submit``, in place of the call before if that one still waits."""
+        with self._lock:
+            self.cancel()
+            self._call = self.worker.submit(function, *args, **kwargs)
+            return self._call
+
+    def cancel(self) -> bool:
+        """Drop the call that waits, if one does: the pointer has left."""
+        return self._call is not None and self._call.cancel()
+
+
+_Queue = queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None]
+
+
+def _work(calls: _Queue, device: mx.Device) -> None:
+    """The thread: on the device of the one that made the worker, and on its own default stream, as MLX gives it."""
+    import mlx.core as mx
+
+    if mx.default_device() != device:
+        mx.set_default_device(device)
+    while (item := calls.get()) is not None:
+        _run(*item)
+        del item  # or its image would be kept until the next call
+
+
+def _run(call: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    if call.set_running_or_notify_cancel():
+        with _Carrier(call):
+            call.set_result(function(*args, **kwargs))
+
+
+class _Carrier:
+    """Carries any error to the future of its call."""
+
+    def __init__(self, call: Future[Any]) -> None:
+        self.call = call
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if error is not None:
+            self.call.set_exception(error)
+        del self.call  # the error's traceback holds this frame
+        return True
+
+
+def _end(calls: _Queue, thread: threading.Thread, waiting: set[Future[Any]]) -> None:
+    for call in list(waiting):
+        call.cancel()
+    calls.put(None)
+    if thread is not threading.current_thread():
+        thread.join()
