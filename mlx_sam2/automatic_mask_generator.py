@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,8 @@ from .model.sam2 import SAM2
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+Stages = Generator[tuple[int, int], None, list[Any]]  # yields (done, of how many), returns what was found
 
 OUTPUT_MODES = ("binary_mask", "uncompressed_rle", "coco_rle")
 NUMBERS = (  # arguments that are numbers of any kind
@@ -182,10 +184,25 @@ class SAM2AutomaticMaskGenerator:
             ImageError: for anything but an image.
             ArithmeticError: when the model's scores are not finite.
         """
+        stages = self.generate_in_stages(image)
+        while True:
+            try:
+                next(stages)
+            except StopIteration as end:
+                return end.value
+
+    def generate_in_stages(self, image: np.ndarray | Image) -> Stages:
+        """``generate`` in stages, to be left between any two: yields (batches done, of how many), returns the records.
+
+        An image that was begun has to be finished, or left, before the same generator takes another one.
+        """
         array = images.to_array(image)
         size = array.shape[:2]
         parts = crops(size, self.crop_n_layers, self.crop_overlap_ratio)
-        found = [candidate for crop in parts for candidate in self._search(array, crop)]
+        batches = [-(-len(self.point_grids[crop.layer]) // self.points_per_batch) for crop in parts]
+        found: list[Candidate] = []
+        for i, crop in enumerate(parts):
+            found += yield from self._search(array, crop, sum(batches[:i]), sum(batches))
         if len(parts) > 1:
             areas = np.array([np.prod(candidate.crop.size) for candidate in found], np.float32)
             found = _suppress(found, np.float32(1) / areas, self.crop_nms_thresh)
@@ -193,14 +210,17 @@ class SAM2AutomaticMaskGenerator:
 
     # ---- one crop
 
-    def _search(self, image: np.ndarray, crop: Crop) -> list[Candidate]:
+    def _search(self, image: np.ndarray, crop: Crop, done: int, total: int) -> Stages:
         """The masks of a crop, each once, best first."""
         self.predictor.set_image(crop.of(image))
+        yield done, total
         grid = self.point_grids[crop.layer]
         points = (grid * np.array(crop.size[::-1])).astype(np.float32)
         found = []
         for i in range(0, len(points), self.points_per_batch):
             found += self._search_batch(points[i : i + self.points_per_batch], crop, image.shape[:2])
+            done += 1
+            yield done, total
         self.predictor.reset_predictor()
         scores = np.array([candidate.predicted_iou for candidate in found], np.float32)
         return _suppress(found, scores, self.box_nms_thresh)
