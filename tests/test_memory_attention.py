@@ -157,7 +157,7 @@ def check_kernel(args: tuple[Any, ...], dtype: str, **mode: str) -> Any:
 SMALL = [case for case in OP.cases if case[0].shape[2] < 4096]
 QUICK = [  # variants take a second or two each to compile: nano's widths in every dtype, the others in the default one
     *((case, dtype) for case in (0, 1) for dtype in metal.NAMES),
-    *((case, "float16") for case in (3, 4, 5)),
+    *((case, "float16") for case in (3, 4, 5, 7)),
 ]
 
 
@@ -171,7 +171,7 @@ def test_kernel(case: int, dtype: str, order: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("order", ["forward", "random"])
 @pytest.mark.parametrize("dtype", metal.NAMES)
-@pytest.mark.parametrize("case", [2, 3, 4, 5, 6])
+@pytest.mark.parametrize("case", [2, 3, 4, 5, 6, 7])
 def test_kernel_in_every_shape_and_dtype(case: int, dtype: str, order: str) -> None:
     if OP.supports(*make_arguments(SMALL[case], metal.NAMES[dtype])):
         check_kernel(SMALL[case], dtype, mode="check", order=order)
@@ -201,6 +201,45 @@ def test_kernel_with_large_scores(rising: bool, dtype: str) -> None:
         mx.eval(got)
     expected = by_definition(*(np.array(x.astype(mx.float32)) for x in values))
     np.testing.assert_allclose(np.array(got), expected, rtol=0, atol=3 * TOLERANCE[dtype])
+
+
+def masked_case(dtype: mx.Dtype) -> tuple[list[mx.array], mx.array]:
+    """Two items of 530 keys: one without those from 100 to 300 and the last, the other with 520 to 525 alone."""
+    values = list(make_arguments((Tensor((2, 1, 70, 64)), Tensor((2, 1, 530, 64)), Tensor((2, 1, 530, 16))), dtype))
+    counts = np.ones((2, 530), bool)
+    counts[0, 100:300] = counts[0, 500:] = False
+    counts[1] = (np.arange(530) >= 520) & (np.arange(530) < 526)
+    return values, mx.array(np.where(counts, 0, -np.inf).astype(np.float32))
+
+
+def without_masked(values: list[mx.array], bias: mx.array) -> np.ndarray:
+    rows = []
+    for i in range(2):
+        kept = np.isfinite(np.array(bias[i]))
+        q, k, v = (np.array(x[i].astype(mx.float32)) for x in values)
+        rows.append(by_definition(q, k[:, kept], v[:, kept]))
+    return np.stack(rows)
+
+
+def test_masked_keys_count_for_nothing() -> None:
+    values, bias = masked_case(mx.float32)
+    expected = without_masked(values, bias)
+    for x, filling in ((values[1], 1e3), (values[2], -1e6)):  # whatever they hold
+        x[:, :, 100:300] = mx.where(bias[:, None, 100:300, None] == 0, x[:, :, 100:300], filling)
+    got = memory_attention(*values, bias)
+    np.testing.assert_allclose(np.array(got), expected, rtol=0, atol=4e-6)  # measured: 5e-7
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_kernel_with_masked_keys(dtype: str) -> None:
+    """Whole parts of the keys are left out, and the first blocks of an item."""
+    values, bias = masked_case(metal.NAMES[dtype])
+    assert key_splits(*values) > 1
+    with metal.emulated(mode="check"):
+        got = OP.kernel(*values, bias)
+        mx.eval(got)
+    expected = without_masked(values, bias)
+    assert relative_difference(got, mx.array(expected.astype(np.float32))) <= TOLERANCE[dtype]
 
 
 def test_traffic() -> None:

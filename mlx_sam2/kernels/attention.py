@@ -13,36 +13,44 @@ MAX_SCORES = 1 << 26  # that exist at once where attention is not fused: 256 MB 
 UNDER_WAY = {mx.cpu: 20, mx.gpu: 4}
 
 
-def attend(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T / sqrt(D)) v.
+def attend(
+    q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None, max_scores: int | None = None
+) -> mx.array:
+    """softmax(q k^T / sqrt(D) + bias) v.
 
     Args:
         q: (B, heads, N, D).
         k: (B, heads, M, D).
         v: (B, heads or 1, M, Dv); Dv may differ from D.
+        bias: (B, M), added to the scores of a key; -inf leaves it out. None for none.
+        max_scores: how many scores may exist at once where attention is not fused; None for ``MAX_SCORES``.
 
     Returns:
         (B, heads, N, Dv), the dtype of q; softmax in float32.
     """
     v = mx.broadcast_to(v, (*k.shape[:-1], v.shape[-1]))
+    max_scores = MAX_SCORES if max_scores is None else max_scores
+    bias = None if bias is None else bias[:, None, None].astype(q.dtype)  # (B, 1, 1, M)
     if _on_metal() and (width := fused_width(q.shape[-1], v.shape[-1])):
-        return _attend(*(_pad_channels(x, width) for x in (q, k, v)), dim=q.shape[-1])[..., : v.shape[-1]]
-    b, heads, n, _ = q.shape
-    if b * heads * n * k.shape[2] <= MAX_SCORES:
-        return _attend(q, k, v, dim=q.shape[-1])
+        q, k, v, dim, value_dim = *(_pad_channels(x, width) for x in (q, k, v)), q.shape[-1], v.shape[-1]
+        return _attend(q, k, v, bias, dim)[..., :value_dim]
+    b, heads, n, dim = q.shape
+    if b * heads * n * k.shape[2] <= max_scores:
+        return _attend(q, k, v, bias, dim)
     k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
-    rows = max(MAX_SCORES // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
+    rows = max(max_scores // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
     items = max(rows // n, 1)
-    return mx.concatenate([_by_rows(*(x[i : i + items] for x in (q, k, v)), rows) for i in range(0, b, items)])
+    batches = [[None if x is None else x[i : i + items] for x in (q, k, v, bias)] for i in range(0, b, items)]
+    return mx.concatenate([_by_rows(*batch, rows) for batch in batches])
 
 
-def _by_rows(q: mx.array, k: mx.array, v: mx.array, rows: int) -> mx.array:
-    parts = [_attend(q[:, :, i : i + rows], k, v, dim=q.shape[-1]) for i in range(0, q.shape[2], rows)]
+def _by_rows(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None, rows: int) -> mx.array:
+    parts = [_attend(q[:, :, i : i + rows], k, v, bias, q.shape[-1]) for i in range(0, q.shape[2], rows)]
     return mx.concatenate(parts, axis=2)
 
 
-def _attend(q: mx.array, k: mx.array, v: mx.array, dim: int) -> mx.array:
-    return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0 / math.sqrt(dim))
+def _attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None, dim: int) -> mx.array:
+    return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0 / math.sqrt(dim), mask=bias)
 
 
 def _on_metal() -> bool:
@@ -57,3 +65,8 @@ def fused_width(dim: int, value_dim: int) -> int | None:
 
 def _pad_channels(x: mx.array, width: int) -> mx.array:
     return x if x.shape[-1] == width else mx.pad(x, ((0, 0), (0, 0), (0, 0), (0, width - x.shape[-1])))
+
+
+def softmax(scores: mx.array) -> mx.array:
+    """Softmax over the last axis, sums in float32; the dtype of the scores."""
+    return mx.softmax(scores, axis=-1, precise=True)

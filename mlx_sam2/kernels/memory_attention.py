@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import mlx.core as mx
 
@@ -17,6 +18,8 @@ REGISTERS = 100  # 32-bit registers of a lane that queries, scores and results m
 THREADGROUPS = 256  # fewer leave cores idle at the end, or from the start: then the keys are split
 MIN_BLOCKS = 8  # of keys in a split
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
+LEAST_BIAS = -1e30  # what -inf becomes: finite, so that differences of scores are
+MAX_SCORES = 1 << 24  # of the reference, at once: fewer than elsewhere, as each goes with 28,736 keys of 1 KB
 
 # Everything is transposed, S' = K Q' and O' = V' P', because then the scores lie in the lanes exactly as the second
 # product needs them, and the queries, not the keys, are the operand that is read crosswise: once, from device memory.
@@ -135,7 +138,8 @@ SOURCE = """
         float2 top = best;
         #pragma clang loop unroll(full)
         for (short j = 0; j < BK / 8; j++) {
-            score[j] = block * BK + 8 * j + row < M ? score[j] * scale : float2(lowest);
+            const uint key = block * BK + 8 * j + row;
+            score[j] = key < M ? score[j] * scale BIAS : float2(lowest);
             top = metal::max(top, score[j]);
         }
         top = float2(rows_max(top.x), rows_max(top.y));
@@ -203,15 +207,31 @@ def key_splits(q: mx.array, k: mx.array, v: mx.array) -> int:
     return max(min(-(-THREADGROUPS // threadgroups), blocks // MIN_BLOCKS), 1)
 
 
-def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+def memory_attention_reference(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
+    return attend(q, k, v, bias, MAX_SCORES)
+
+
+def _kernel(biased: bool) -> Any:
+    if not biased:
+        inputs, source = ("q", "k", "v", "scale", "splits"), SOURCE.replace("BIAS", "")
+        return metal_kernel("memory_attention", inputs, ("out", "weight"), source, HEADER)
+    source = SOURCE.replace("BIAS", "+ bias[item / uint(q_shape[1]) * M + key]")
+    inputs = ("q", "k", "v", "scale", "splits", "bias")
+    return metal_kernel("memory_attention_biased", inputs, ("out", "weight"), source, HEADER)
+
+
+def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
     (b, heads, n, d), value_dim = q.shape, v.shape[-1]
     splits = key_splits(q, k, v)
     dtype = q.dtype if splits == 1 else mx.float32
-    kernel = metal_kernel("memory_attention", ("q", "k", "v", "scale", "splits"), ("out", "weight"), SOURCE, HEADER)
+    inputs = [q, k, v, math.log2(math.e) / math.sqrt(d), splits]
+    if bias is not None:
+        inputs.append(mx.maximum(bias.astype(mx.float32) * math.log2(math.e), LEAST_BIAS))
+    kernel = _kernel(bias is not None)
     block = block_of_keys(d, value_dim, q.itemsize)
     constants = {"D": d, "WIDTH": _width(d), "DV": value_dim, "BK": block, "QUERIES": QUERIES, "THREADS": THREADS}
     out, weight = kernel(
-        inputs=[q, k, v, math.log2(math.e) / math.sqrt(d), splits],
+        inputs=inputs,
         template=[("T", q.dtype), ("U", dtype), *constants.items()],
         grid=(THREADS, -(-n // QUERIES), b * heads * splits),
         threadgroup=(THREADS, 1, 1),
@@ -224,7 +244,7 @@ def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
     return (out * share).sum(axis=0).astype(q.dtype)
 
 
-def _supports(q: mx.array, k: mx.array, v: mx.array) -> bool:
+def _supports(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> bool:
     d, value_dim = q.shape[-1], v.shape[-1]
     if q.dtype not in (mx.float32, mx.float16, mx.bfloat16) or (k.dtype, v.dtype) != (q.dtype, q.dtype):
         return False
@@ -235,24 +255,26 @@ def _supports(q: mx.array, k: mx.array, v: mx.array) -> bool:
     return fits and max(q.size, k.size, v.size) < MAX_ELEMENTS
 
 
-def _preferred(q: mx.array, k: mx.array, v: mx.array) -> bool:
+def _preferred(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> bool:
     # where MLX would write the scores out, and where the results are small: at D = Dv = 256 MLX's maintainers measured
     # that their own fused attention loses to two large matrix products
     return fused_width(q.shape[-1], v.shape[-1]) is None and 2 * v.shape[-1] <= q.shape[-1]
 
 
-def _variant(q: mx.array, k: mx.array, v: mx.array) -> str:
+def _variant(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> str:
     parts = "keys split" if key_splits(q, k, v) > 1 else "keys whole"
+    parts += "" if bias is None else " biased"
     return f"{str(q.dtype).removeprefix('mlx.core.')} D={q.shape[-1]} Dv={v.shape[-1]} {parts}"
 
 
-def _small(q: mx.array, k: mx.array, v: mx.array) -> tuple[object, ...]:
+def _small(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> tuple[object, ...]:
     block = block_of_keys(q.shape[-1], v.shape[-1], q.itemsize)
     keys = (2 * MIN_BLOCKS if key_splits(q, k, v) > 1 else 2) * block + 3
     return (
         Tensor((1, 1, QUERIES + 5, q.shape[-1])),
         Tensor((1, 1, keys, q.shape[-1])),
         Tensor((1, 1, keys, v.shape[-1])),
+        *(() if bias is None else (Tensor((1, keys)),)),
     )
 
 
@@ -262,13 +284,13 @@ def _case(b: int, heads: int, n: int, m: int, d: int, value_dim: int, value_head
 
 memory_attention_op = Op(
     name="memory_attention",
-    reference=attend,
+    reference=memory_attention_reference,
     kernel=memory_attention_kernel,
     supports=_supports,
     variant=_variant,
-    size=lambda q, k, v: f"heads={q.shape[1]} N={q.shape[2]} M={k.shape[2]}",
+    size=lambda q, k, v, *bias: f"heads={q.shape[1]} N={q.shape[2]} M={k.shape[2]}",
     small=_small,
-    minimum_bytes=lambda q, k, v: q.nbytes + k.nbytes + v.nbytes + q.nbytes // q.shape[-1] * v.shape[-1],
+    minimum_bytes=lambda q, k, v, *bias: q.nbytes + k.nbytes + v.nbytes + q.nbytes // q.shape[-1] * v.shape[-1],
     cases=(
         _case(1, 1, 16, 52, 64, 16),
         _case(2, 1, 70, 37, 64, 16),
@@ -277,6 +299,7 @@ memory_attention_op = Op(
         _case(1, 1, 33, 530, 64, 16),
         _case(1, 1, 72, 75, 256, 64),
         _case(1, 1, 40, 50, 256, 256),
+        (*_case(2, 2, 33, 530, 64, 16), Tensor((2, 530), mx.float32)),
         _case(1, 1, 4096, 7 * 4096 + 64, 256, 64),
         _case(1, 1, 4096, 4096, 256, 256),
     ),
@@ -284,13 +307,14 @@ memory_attention_op = Op(
 )
 
 
-def memory_attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-    """softmax(q k^T / sqrt(D)) v for many keys, with values narrower than the queries (memories of 64 channels).
+def memory_attention(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
+    """softmax(q k^T / sqrt(D) + bias) v for many keys, with values narrower than the queries (memories of 64 channels).
 
     Args:
         q: (B, heads, N, D), rotated by ``axial_rope`` where it has a place.
         k: (B, heads, M, D), likewise.
         v: (B, heads or 1, M, Dv); with 1 the heads share the values.
+        bias: (B, M), added to the scores of a key: -inf leaves it out, exactly. None for none.
 
     Returns:
         (B, heads, N, Dv), the dtype of ``q``; softmax in float32.
@@ -299,9 +323,11 @@ def memory_attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
         ValueError: when the shapes do not fit each other.
     """
     fits = q.ndim == k.ndim == v.ndim == 4 and k.shape[:2] == q.shape[:2] and k.shape[3] == q.shape[3]
+    fits = fits and (bias is None or bias.shape == (q.shape[0], k.shape[2]))
     if not fits or v.shape[0] != q.shape[0] or v.shape[1] not in (1, q.shape[1]) or v.shape[2] != k.shape[2]:
         raise ValueError(
-            f"memory_attention: q {q.shape}, k {k.shape} and v {v.shape} do not fit: (B, heads, N, D), "
-            "(B, heads, M, D) and (B, heads or 1, M, Dv) are needed"
+            f"memory_attention: q {q.shape}, k {k.shape} and v {v.shape}"
+            f"{'' if bias is None else f' with bias {bias.shape}'} do not fit: (B, heads, N, D), "
+            "(B, heads, M, D), (B, heads or 1, M, Dv) and (B, M) are needed"
         )
-    return memory_attention_op(q, k, v)
+    return memory_attention_op(q, k, v) if bias is None else memory_attention_op(q, k, v, bias)
