@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 import weakref
@@ -19,6 +20,10 @@ MAX_WAITING = 100  # calls that may wait, unless said otherwise
 
 class BusyError(RuntimeError):
     """The queue of a worker is full."""
+
+
+class ClosedError(RuntimeError):
+    """The worker was shut down."""
 
 
 class Worker(Executor):
@@ -80,7 +85,7 @@ class Worker(Executor):
 
         Raises:
             BusyError: when ``max_waiting`` calls wait.
-            RuntimeError: after ``shutdown``.
+            ClosedError: after ``shutdown``.
         """
         with self._lock:
             if self.waiting >= self.max_waiting:
@@ -94,7 +99,7 @@ class Worker(Executor):
         """``submit`` however many calls wait, for what has to happen: to close a file, to forget an image."""
         with self._lock:
             if self._closed:
-                raise RuntimeError("this worker was shut down; make a new one")
+                raise ClosedError("this worker was shut down; make a new one")
             call: Future[T] = Future()
             self._calls.add(call)
             call.add_done_callback(self._done)
@@ -142,11 +147,12 @@ class Steps(Generic[T]):
         self._call = self.worker.submit(self._advance)
         return self._call
 
-    def close(self) -> Future[None]:
+    def close(self) -> None:
         """Stop: a step that waits is cancelled, one that runs is the last, and then the iterator is closed."""
         if self._call is not None:
             self._call.cancel()
-        return self.worker.submit_always(self._close)
+        with contextlib.suppress(ClosedError):  # the collector closes it then
+            self.worker.submit_always(self._close)
 
     def _advance(self) -> T | Any:
         if self._make is not None:
