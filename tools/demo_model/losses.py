@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from model import AuxiliaryHead, Decoded
+from prompts import shrunk
 
 __all__ = ["dense_loss", "mask_losses", "true_ious"]
 
@@ -44,7 +45,7 @@ def mask_losses(
     out: Decoded, targets: torch.Tensor, stride: int, balanced: float = 0.0
 ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """The loss of one answer, and what to log of it; targets (N, S, S) bool, compared at 1/stride of their size."""
-    soft = F.avg_pool2d(targets[:, None].float(), stride) if stride > 1 else targets[:, None].float()
+    soft = shrunk(targets[:, None].float(), stride)
     logits = out.masks
     if logits.shape[-1] != soft.shape[-1]:
         logits = F.interpolate(logits, size=soft.shape[-2:], mode="bilinear", align_corners=False)
@@ -76,7 +77,7 @@ def dense_loss(head: AuxiliaryHead, neck: list[torch.Tensor], ids: torch.Tensor,
     maps = head(neck)
     plane = ids[:, None].float()
     edge = (F.max_pool2d(plane, 4) != -F.max_pool2d(-plane, 4)).float()
-    solid = F.avg_pool2d((plane > 0).float(), 4)
+    solid = shrunk((plane > 0).float(), 4)
     loss = F.binary_cross_entropy_with_logits(maps[:, :1], edge) + F.binary_cross_entropy_with_logits(
         maps[:, 1:2], solid
     )

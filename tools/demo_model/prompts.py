@@ -5,9 +5,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
-__all__ = ["boxes_of", "correct", "first_click", "pick_points", "rough_masks"]
+__all__ = ["boxes_of", "correct", "first_click", "pick_points", "rough_masks", "shrunk"]
 
 Points = tuple[torch.Tensor, torch.Tensor]  # coordinates (N, P, 2), labels (N, P)
+
+
+def shrunk(planes: torch.Tensor, by: int) -> torch.Tensor:
+    """Means of by x by pixels, (N, C, S, S) -> (N, C, S / by, S / by): F.avg_pool2d, several times as fast on a CPU."""
+    n, c, height, width = planes.shape
+    return planes.view(n, c, height // by, by, width // by, by).mean((3, 5))
 
 
 def pick_points(regions: torch.Tensor, centred: float = 0.5) -> torch.Tensor:
@@ -15,14 +21,15 @@ def pick_points(regions: torch.Tensor, centred: float = 0.5) -> torch.Tensor:
 
     An empty region gives pixel (0, 0).
     """
-    count, _, width = regions.shape
+    count, height, width = regions.shape
     inside = regions.float()
-    deep = F.avg_pool2d(F.avg_pool2d(inside[:, None], 9, 1, 4), 5, 1, 2)[:, 0] ** 6
+    deep = F.avg_pool2d(shrunk(inside[:, None], 4), 3, 1, 1)[:, 0] ** 6  # coarse: pooling all pixels is slow
+    deep = deep.repeat_interleave(4, 1).repeat_interleave(4, 2)
     weights = torch.where(torch.rand(count, 1, 1) < centred, deep * inside, inside).flatten(1)
-    empty = weights.sum(1) <= 0
-    weights = torch.where(empty[:, None], inside.flatten(1), weights)
-    weights[weights.sum(1) <= 0, 0] = 1.0
-    index = torch.multinomial(weights, 1)[:, 0]
+    sums = weights.cumsum(1, dtype=torch.float64)  # multinomial draws a number for every pixel
+    total = sums[:, -1:]
+    index = torch.searchsorted(sums, torch.rand(count, 1, dtype=torch.float64) * total, right=True)[:, 0]
+    index = torch.where(total[:, 0] > 0, index.clamp(max=height * width - 1), 0)
     return torch.stack([index % width, index // width], 1).float()
 
 
@@ -56,7 +63,7 @@ def boxes_of(targets: torch.Tensor, elsewhere: torch.Tensor, noise: float = 0.1)
 
 def rough_masks(targets: torch.Tensor) -> torch.Tensor:
     """What a poor earlier answer might look like: (N, S, S) bool -> logits (N, 1, S/4, S/4)."""
-    soft = F.avg_pool2d(targets[:, None].float(), 4)
+    soft = shrunk(targets[:, None].float(), 4)
     noise = F.interpolate(torch.randn(len(soft), 1, 6, 6), size=soft.shape[-2:], mode="bilinear") * 0.35
     blurred = F.avg_pool2d(soft, 5, 1, 2)
     amount = torch.rand(len(soft), 1, 1, 1)

@@ -73,10 +73,12 @@ def work(rank: int, options: argparse.Namespace) -> None:
     model, head, pool = modules["model"], modules["head"], Pool(options.run / "pool")
     parameters = image_parameters(model) + list(head.parameters())
 
+    together = np.random.default_rng(options.until)  # as many passes in every process, or they wait for one another
+
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         batch = pool.batch(rng, options.size, options.images, options.prompts)
         first = FIRST_PROMPTS[rng.choice(3, p=options.mix)]
-        return image_loss(model, head, batch, first, int(rng.integers(1, options.passes + 1)), options)
+        return image_loss(model, head, batch, first, int(together.integers(1, options.passes + 1)), options)
 
     train(rank, options, "image", modules, [{"params": parameters}], options.images * options.workers, loss_of)
 
