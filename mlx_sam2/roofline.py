@@ -8,28 +8,20 @@ counted, not priced. Caches are ignored, except that an input is read once by a 
 from __future__ import annotations
 
 import io
-import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_map
 
 from .kernels.attention import FUSED_HEAD_DIMS
 from .kernels.dispatch import tracing_for_metal
-from .kernels.memory_attention import QUERIES
-
-
-class Chip(NamedTuple):
-    """Peak rates of a GPU; half precision is taken to be as fast as float32."""
-
-    bandwidth: float  # GB/s of memory, from Apple's technical specifications
-    tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
-
+from .model import compiled as compiling
+from .roofline_steps import ELEMENTWISE, ENTER, HEAVY, LEAVE, Arrays, Chip, Step
 
 CHIPS = {  # with all GPU cores
     "M1": Chip(68, 2.6),
@@ -51,32 +43,6 @@ CHIPS = {  # with all GPU cores
     "M5 Pro": Chip(307, 8.9),
     "M5 Max": Chip(614, 17.8),
 }
-
-ELEMENTWISE = {
-    "Abs", "Add", "AsType", "Ceil", "Cos", "Divide", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterEqual", "Less",
-    "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Multiply", "Negative",
-    "NotEqual", "Power", "Rsqrt", "Select", "Sigmoid", "Sin", "Sqrt", "Square", "Subtract", "Tanh",
-}  # fmt: skip
-VIEWS = {"Reshape", "Transpose", "Broadcast", "Slice", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Split"}
-HEAVY = {"Matmul", "AddMM", "Convolution", "sdpa", "mask_unit_attention", "memory_attention"}
-
-
-@dataclass
-class Step:
-    """One launch."""
-
-    name: str
-    flops: int
-    inputs: dict[str, int] = field(default_factory=dict)  # array -> bytes read
-    outputs: dict[str, int] = field(default_factory=dict)  # array -> bytes written
-    rereads: int = 0  # bytes that are read again, because the sizes do not fit on the chip
-
-    @property
-    def bytes(self) -> int:
-        return sum(self.inputs.values()) + sum(self.outputs.values()) + self.rereads
-
-    def seconds(self, chip: Chip) -> float:
-        return max(self.bytes / (chip.bandwidth * 1e9), self.flops / (chip.tflops * 1e12))
 
 
 class Cost(NamedTuple):
@@ -143,23 +109,48 @@ def _fused(name: str) -> Callable[..., mx.array]:
     return call
 
 
+class _Regions:
+    """Marks in the graph where compiled stages begin and end."""
+
+    def __init__(self, everything: bool):
+        self.depth = 1 if everything else 0  # in compiled functions, at the moment
+        self._count = 0
+
+    def run(self, method: Callable[..., Any], module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """In place of ``compiled.run``."""
+        if self.depth:
+            return method(module, *args)
+        self.depth, self._count = 1, self._count + 1
+        try:
+            result = method(module, *tree_map(self._mark(f"{ENTER}_{self._count}_"), args))
+        finally:
+            self.depth = 0
+        return tree_map(self._mark(f"{LEAVE}_"), result)
+
+    @staticmethod
+    def _mark(name: str) -> Callable[[Any], Any]:
+        return lambda x: _fused(name)(x) if isinstance(x, mx.array) else x
+
+
 @contextmanager
-def _as_on_metal(compiled: bool) -> Iterator[None]:
+def _as_on_metal(regions: _Regions) -> Iterator[None]:
     """Let the model build the graph of a Metal GPU; MLX's fused operations stand in it as custom kernels."""
-    real_attention = mx.fast.scaled_dot_product_attention
+    real_attention, real_gelu, fused_gelu = mx.fast.scaled_dot_product_attention, nn.gelu, _fused("gelu")
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
         if q.shape[-1] == v.shape[-1] and q.shape[-1] in FUSED_HEAD_DIMS and mask is None:
             return _fused("sdpa")(q, k, v)
         return real_attention(q, k, v, scale=scale, mask=mask)
 
-    # nn.gelu is compiled by itself, but in a compiled model a part of what surrounds it
-    gelu = nn.gelu if compiled else _fused("gelu")
+    def gelu(x: mx.array) -> mx.array:  # compiled by itself, but in a compiled model a part of what surrounds it
+        return (real_gelu if regions.depth else fused_gelu)(x)
+
     with (
         _replaced(mx.fast, layer_norm=_fused("layer_norm"), scaled_dot_product_attention=attention),
         _replaced(nn, gelu=gelu),
         _replaced(mx.metal, is_available=lambda: True),
         _replaced(mx, default_device=lambda: SimpleNamespace(type=mx.gpu)),
+        _replaced(compiling, compiles=lambda: True, run=regions.run),
         tracing_for_metal(),
     ):
         yield
@@ -178,7 +169,8 @@ def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
 
     small = mx.zeros((2, 2), examples[0].dtype)
     alone = fused(nn.gelu(small), nn.relu(small), nn.gelu(small.astype(mx.float32)))
-    found = function(*examples)
+    with _replaced(compiling, compiles=lambda: False):  # our own stages are marked as such
+        found = function(*examples)
     return bool(fused(*([found] if isinstance(found, mx.array) else found)) - alone)
 
 
@@ -189,171 +181,62 @@ def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | No
         function: takes arrays, returns an array or a tuple of arrays. Weights must be evaluated beforehand.
         examples: arrays of the shapes and dtypes to trace with.
         compiled: whether chains of elementwise operations are one launch, as ``mx.compile`` makes them; None looks
-            whether the function compiles itself.
+            whether the function compiles itself, or which stages in it are compiled.
     """
     if compiled is None:
         compiled = runs_compiled(function, *examples)
     records: list[dict[str, Any]] = []
-    with _as_on_metal(compiled):
+    with _as_on_metal(_Regions(everything=compiled)):
         mx.export_function(records.append, function, *examples)
-    arrays = _Arrays()
+    arrays = Arrays()
     steps: list[Step] = []
     wanted: set[str] = set()
+    regions: dict[str, int | None] = {}
     for record in records:
         if record["type"] == "outputs":
-            wanted |= {name for name, *_ in record["outputs"]}
+            wanted |= {arrays.root(name) for name, *_ in record["outputs"]}
         elif record["type"] == "primitive":
-            steps += arrays.steps(record)
-    return _fuse(steps, wanted) if compiled else steps
+            region = 0 if compiled else _region(record, regions)
+            regions.update({name: region for name, *_ in record["outputs"]})
+            for step in arrays.steps(record):
+                step.region = region
+                steps.append(step)
+    return _fuse(steps, wanted)
 
 
-@dataclass
-class _Array:
-    root: str  # the array whose memory it is a view of
-    strides: tuple[int, ...]
-    touched: int  # bytes behind it
-
-
-class _Arrays:
-    """What is known of every array of a trace: a view or not, and whether an operation would have to copy it."""
-
-    def __init__(self) -> None:
-        self._known: dict[str, _Array] = {}
-
-    def _get(self, name: str, shape: tuple[int, ...], dtype: mx.Dtype) -> _Array:
-        size = math.prod(shape) * dtype.size
-        return self._known.setdefault(name, _Array(name, _row_contiguous(shape), size))
-
-    def steps(self, record: dict[str, Any]) -> list[Step]:
-        name, arguments = record["name"], record["arguments"]
-        inputs = [(n, tuple(s), d, self._get(n, tuple(s), d)) for n, s, d in record["inputs"]]
-        outputs = [(n, tuple(s), d) for n, s, d in record["outputs"]]
-        if name in VIEWS:
-            return self._view(name, arguments, inputs[0], outputs)
-        if name == "CustomKernel":
-            name = next(
-                (k for k in ("sdpa", "layer_norm", "gelu", *HEAVY, "axial_rope") if k in arguments[0]), "kernel"
-            )
-        copies: list[Step] = []
-        if name in HEAVY and name != "Convolution":
-            for n, shape, dtype, array in inputs:
-                if not _usable(array.strides, shape, name in ("Matmul", "AddMM")):
-                    size = math.prod(shape) * dtype.size
-                    copies.append(Step("copy", 0, {array.root: array.touched}, {n: size}))
-                    self._known[n] = _Array(n, _row_contiguous(shape), size)
-            inputs = [(n, s, d, self._known[n]) for n, s, d, _ in inputs]
-        step = Step(name, _flops(name, arguments, inputs, outputs))
-        for _, _, _, array in inputs:
-            step.inputs[array.root] = max(step.inputs.get(array.root, 0), array.touched)
-        for n, shape, dtype in outputs:
-            step.outputs[n] = self._get(n, shape, dtype).touched
-        if name == "memory_attention":  # keys and values, once for every block of queries
-            step.rereads = (-(-inputs[0][1][2] // QUERIES) - 1) * (inputs[1][3].touched + inputs[2][3].touched)
-        return [*copies, step]
-
-    def _view(self, name: str, arguments: list[Any], source: tuple[Any, ...], outputs: list[Any]) -> list[Step]:
-        _, shape, dtype, array = source
-        for n, new, _ in outputs:
-            size = math.prod(new) * dtype.size
-            if name == "Transpose":
-                strides = tuple(array.strides[axis] for axis in arguments[0])
-            elif name == "Broadcast":
-                missing = len(new) - len(shape)
-                old, kept = (1,) * missing + shape, (0,) * missing + array.strides
-                strides = tuple(0 if o != s else t for o, s, t in zip(old, new, kept, strict=True))
-            elif name == "Slice":
-                strides = tuple(s * t for s, t in zip(array.strides, arguments[2], strict=True))
-            elif name == "Split":
-                strides = array.strides
-            else:
-                strides = _reshaped(shape, array.strides, new)
-            if strides is None:  # a reshape that has to copy
-                self._known[n] = _Array(n, _row_contiguous(new), size)
-                return [Step("copy", 0, {array.root: array.touched}, {n: size})]
-            self._known[n] = _Array(array.root, strides, min(size, array.touched))
-        return []
-
-
-def _row_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides, step = [], 1
-    for size in reversed(shape):
-        strides.append(step)
-        step *= size
-    return tuple(reversed(strides))
-
-
-def _usable(strides: tuple[int, ...], shape: tuple[int, ...], is_product: bool) -> bool:
-    """Whether a product or a kernel takes an array as it lies: row by row, for products transposed as well."""
-    real = [(s, t) for s, t in zip(shape, strides, strict=True) if s != 1]
-    if is_product:
-        return len(real) < 2 or 1 in (real[-1][1], real[-2][1]) or 0 in (real[-1][1], real[-2][1])
-    return [t for _, t in real] == list(_row_contiguous(tuple(s for s, _ in real)))
-
-
-def _reshaped(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
-    """Strides of a reshape that is a view, None where it is a copy."""
-    old = [(s, t) for s, t in zip(shape, strides, strict=True) if s != 1]
-    merged: list[list[int]] = []  # runs of axes that lie behind each other: [size, innermost stride]
-    for size, stride in old:
-        if merged and merged[-1][1] == size * stride:
-            merged[-1] = [merged[-1][0] * size, stride]
-        else:
-            merged.append([size, stride])
-    result: list[int] = []
-    runs = iter(reversed(merged))
-    left, step = next(runs, [1, 1])
-    for size in reversed(new):
-        if size == 1:
-            result.append(step)
-            continue
-        if left == 1:
-            left, step = next(runs, [1, 1])
-        if left % size:
-            return None
-        result.append(step)
-        left, step = left // size, step * size
-    return tuple(reversed(result))
-
-
-def _flops(name: str, arguments: list[Any], inputs: list[Any], outputs: list[Any]) -> int:
-    shapes = [shape for _, shape, *_ in inputs]
-    size = sum(math.prod(shape) for _, shape, _ in outputs)
-    if name in ("Matmul", "AddMM"):
-        return 2 * size * shapes[0][-1]
-    if name == "Convolution":  # weights (O, kH, kW, I / groups); a transposed one multiplies zeros between its inputs
-        return 2 * size * math.prod(shapes[1][1:]) // math.prod(arguments[4])
-    if name == "sdpa":
-        return 4 * math.prod(shapes[0]) * shapes[1][2]
-    if name == "memory_attention":
-        return 2 * math.prod(shapes[0][:3]) * shapes[1][2] * (shapes[1][3] + shapes[2][3])
-    if name == "mask_unit_attention":  # ..._<dtype>_D_WINDOW_STRIDE_...
-        window = int(arguments[0].split("float16_t_" if "float16_t_" in arguments[0] else "float_", 1)[1].split("_")[1])
-        return 4 * size * window**2
-    return size
+def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | None:
+    """The compiled stage that a record belongs to: that of what it reads."""
+    kernel = record["arguments"][0] if record["name"] == "CustomKernel" else ""
+    if LEAVE in kernel:
+        return None
+    if ENTER in kernel:
+        return int(kernel.split(f"{ENTER}_")[1].split("_")[0])
+    found = [regions.get(name) for name, *_ in record["inputs"]]
+    return next((region for region in found if region is not None), None)
 
 
 # ---- what mx.compile makes of it
 
 
 def _fuse(steps: list[Step], wanted: set[str]) -> list[Step]:
-    """Join elementwise steps with those that feed them; what nobody else reads is never written."""
+    """Join elementwise steps of compiled stages with those that feed them; what nobody else reads is never written."""
     group_of: dict[str, Step] = {}  # array -> the fused step that makes it
     result: list[Step] = []
     readers: dict[str, list[Step]] = {}
     for step in steps:
-        if step.name not in ELEMENTWISE:
+        if step.name not in ELEMENTWISE or step.region is None:
             result.append(step)
             continue
-        feeding = [group_of[n] for n in step.inputs if n in group_of]
+        feeding = [group_of[n] for n in step.inputs if n in group_of and group_of[n].region == step.region]
         if feeding and all(g is feeding[0] for g in feeding) and _same_size(feeding[0], step):
             group = feeding[0]
             group.flops += step.flops
-            group.inputs |= {n: b for n, b in step.inputs.items() if n not in group.outputs}
+            group.read({n: parts for n, parts in step.inputs.items() if n not in group.outputs})
             group.outputs |= step.outputs
             # a group runs where its last member does: everything that it reads exists by then
             result.remove(group)
         else:
-            group = Step("elementwise", step.flops, dict(step.inputs), dict(step.outputs))
+            group = Step("elementwise", step.flops, step.inputs, dict(step.outputs), region=step.region)
         result.append(group)
         group_of.update(dict.fromkeys(step.outputs, group))
     for step in result:

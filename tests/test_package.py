@@ -29,6 +29,7 @@ COMMANDS = FLOORS[-1]
 PART_OF = {  # rooms of several files
     **{f"benchmark_{part}": "benchmark" for part in ("bars", "peers", "sides", "stages", "torch")},
     "roofline": "benchmark",
+    "roofline_steps": "benchmark",
     "config_formats": "config",
     "config_parts": "config",
     "torch_pickle": "torch_file",

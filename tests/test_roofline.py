@@ -12,7 +12,9 @@ from mlx.utils import tree_map
 
 from mlx_sam2 import roofline
 from mlx_sam2.config import PUBLISHED
+from mlx_sam2.model.compiled import compiled
 from mlx_sam2.model.sam2 import SAM2
+from mlx_sam2.roofline_steps import WHOLE
 
 HALF = mx.float16
 
@@ -81,13 +83,43 @@ def test_fused_attention_and_kernels_are_seen() -> None:
 
     (step,) = steps(attention, (2, 3, 40, 64))
     assert step.name == "sdpa" and step.flops == 4 * 2 * 3 * 40 * 40 * 64
+    assert step.bytes == 2 * 2 * (2 * 3 * 40 * 64)  # one array is all three; read once, written once
     assert any(s.name == "Softmax" for s in steps(attention, (2, 3, 40, 256)))  # MLX writes these scores out
+
+
+def test_fused_attention_takes_tokens_as_a_projection_leaves_them() -> None:
+    """MLX's kernel wants the channels of a head side by side, and writes token by token: no copy before or after it."""
+
+    def attention(x: mx.array) -> mx.array:
+        q, k, v = (t.reshape(2, 40, 3, 64).swapaxes(1, 2) for t in mx.split(x, 3, axis=-1))
+        return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0).swapaxes(1, 2).reshape(2, 40, 192)
+
+    (step,) = steps(attention, (2, 40, 3 * 192))
+    assert step.name == "sdpa" and step.bytes == 2 * 4 * 2 * 40 * 192  # three different parts of one array
+
+
+class Chain(nn.Module):
+    """A stage that is compiled on a GPU, between steps that are not."""
+
+    @compiled
+    def stage(self, a: mx.array, b: mx.array) -> mx.array:
+        return nn.gelu(mx.exp(a) * b)
+
+    def __call__(self, a: mx.array, b: mx.array) -> mx.array:
+        return nn.gelu(self.stage(a + 1, b) * 2)
+
+
+def test_compiled_stages_are_seen_one_by_one() -> None:
+    a = mx.zeros((100,), HALF)
+    found = roofline.trace(Chain(), a, a)
+    assert [s.name for s in found] == ["Add", "elementwise", "Multiply", "gelu"]
+    assert found[1].bytes == 200 * 3 + 3 * 2  # a, b, what is written, and the three constants of GELU
 
 
 def test_cost_is_the_slower_of_bytes_and_operations() -> None:
     chip = roofline.Chip(bandwidth=1.0, tflops=0.001)
-    slow_memory = roofline.Step("Matmul", 10, {"a": 1_000_000}, {"b": 1_000_000})
-    slow_arithmetic = roofline.Step("copy", 5_000_000, {"a": 10}, {"b": 10})
+    slow_memory = roofline.Step("Matmul", 10, {"a": {WHOLE: 1_000_000}}, {"b": 1_000_000})
+    slow_arithmetic = roofline.Step("copy", 5_000_000, {"a": {WHOLE: 10}}, {"b": 10})
     total = roofline.cost([slow_memory, slow_arithmetic], chip)
     assert total.milliseconds == pytest.approx(2 + 5)
     assert total.minimum_ms == pytest.approx(2)  # copies need not be

@@ -194,6 +194,11 @@ def references_only() -> Iterator[None]:
         _references_only.reset(token)
 
 
+def is_watched() -> bool:
+    """Whether one of the blocks above is around this call: then every op must be called, each time."""
+    return bool(_recorders.get()) or _tracing_for_metal.get() or _references_only.get()
+
+
 # ---- building kernels
 
 
