@@ -22,7 +22,7 @@ FLOORS: list[set[str]] = [
     {"build"},
     {"image_predictor", "video_predictor", "automatic_mask_generator", "track_everything"},
     {"aio", "build_sam", "cli", "sam2_image_predictor", "sam2_video_predictor"},
-    {"segment", "track", "convert", "benchmark", "doctor", "export"},
+    {"segment", "track", "convert", "benchmark", "doctor", "export", "app"},
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 COMMANDS = FLOORS[-1]

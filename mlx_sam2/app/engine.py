@@ -1,0 +1,159 @@
+"""The model: loaded while the page already shows, shared by all sessions, used on one thread."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from ..hub import HubError
+from ..worker import Worker
+from .images import ImageWork
+from .jobs import FAILURES, Job, Steps, describe
+from .schemas import ApiError, EverythingAsk, Mask, ModelState
+from .session import Session
+from .sessions import Sessions
+from .videos import VideoWork
+
+if TYPE_CHECKING:
+    from ..model.sam2 import SAM2
+    from ..video_predictor import SAM2VideoPredictor
+
+
+class Engine:
+    """Loads a model and opens sessions with it. All but ``start`` runs on the worker's thread.
+
+    Args:
+        name: as for ``mlx_sam2.load``; dtype and revision too.
+    """
+
+    def __init__(self, name: str, worker: Worker, sessions: Sessions, **options: Any) -> None:
+        self.state = ModelState(name=name, status="loading", message="", image_size=None, dtype=None)
+        self.worker = worker
+        self.sessions = sessions
+        self._options = options
+        self._model: SAM2 | None = None
+        self._video: SAM2VideoPredictor | None = None
+
+    def start(self) -> None:
+        """Begin to load. What is asked for meanwhile waits behind it."""
+        self.worker.submit_always(self._load)
+
+    def _load(self) -> None:
+        import mlx.core as mx
+        from mlx.utils import tree_flatten
+
+        from ..build import build_model
+        from ..video_predictor import SAM2VideoPredictor
+
+        try:
+            self._model = build_model(self.state.name, **self._options)
+            if "memory_attention" in self._model:
+                model = self._model.with_config(self._model.config.with_postprocessing(True, video=True))
+                # corrections stay when objects are followed again: what who clicks on a page expects
+                self._video = SAM2VideoPredictor(model, fill_hole_area=8, add_all_frames_to_correct_as_cond=True)
+        except (*FAILURES, HubError, LookupError) as error:
+            text = str(error) or type(error).__name__
+            self.state = self.state.model_copy(update={"status": "failed", "message": " ".join(text.split())})
+        else:
+            dtypes = [
+                str(value.dtype) for _, value in tree_flatten(self._model.parameters()) if value.dtype != mx.uint32
+            ]
+            dtype = max(set(dtypes), key=dtypes.count).removeprefix("mlx.core.")
+            size = self._model.config.image_size
+            self.state = self.state.model_copy(update={"status": "ready", "image_size": size, "dtype": dtype})
+        for session in self.sessions.all():
+            session.hub.publish("model", self.state.model_dump())
+
+    def encode(self, session: Session) -> None:
+        """Make a session ready for clicks."""
+        try:
+            with self.sessions.warm(session) as source:
+                work = self.work_of(session)
+                if isinstance(work, VideoWork):
+                    work.encode(0)
+                del source
+        except FAILURES as error:
+            session.status, session.message = "failed", " ".join(describe(error).split())
+        else:
+            session.status, session.message = "ready", ""
+        session.hub.publish("status", {"status": session.status, "message": session.message})
+
+    def work_of(self, session: Session) -> ImageWork | VideoWork:
+        """The encoded picture, or the predictor's session; made where it is not there. Call it in ``Sessions.warm``.
+
+        Raises:
+            ApiError: there is no model, or none that can follow objects.
+        """
+        from ..image_predictor import SAM2ImagePredictor
+
+        if self._model is None:
+            raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
+        if session.work is None and session.source is not None:
+            if session.kind == "image":
+                session.work = ImageWork(SAM2ImagePredictor(self._model), session.source[0])
+            elif self._video is None:
+                raise ApiError(503, "model_failed", "this model holds the image half of SAM 2 only: no videos")
+            else:
+                session.work = VideoWork(self._video, session.source, session.prompts())
+        if session.work is None:
+            raise ApiError(404, "not_found", "this session was closed")
+        return session.work
+
+    # ---- everything in a picture
+
+    def everything_steps(self, ask: EverythingAsk) -> Any:
+        """Steps that find all masks of a frame and make objects of them, the best scores first."""
+
+        def steps(job: Job) -> Steps:
+            session = job.session
+            if self._model is None or session.source is None:
+                raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
+            options = ask.model_dump(exclude={"frame", "as_objects"})
+            generator = _watched_generator(self._model, job, **options)
+            records = generator.generate(session.source[ask.frame])
+            yield
+            found = [_as_mask(record) for record in sorted(records, key=lambda r: -r["predicted_iou"])]
+            if ask.as_objects:
+                self._make_objects(session, ask.frame, found)
+            masks = [mask.model_dump() for mask in found]
+            session.hub.publish("everything", {"job": job.id, "frame": ask.frame, "masks": masks})
+            session.hub.publish("state", session.state().model_dump())
+
+        return steps
+
+    def _make_objects(self, session: Session, frame: int, found: list[Mask]) -> None:
+        from .prompts import put_mask
+
+        work = self.work_of(session)
+        with session.lock:
+            number = max(session.objects, default=0)
+        for mask in found:
+            number += 1
+            try:
+                put_mask(self.sessions, session, work, number, frame, mask)
+            except ApiError as error:
+                if error.code != "full":
+                    raise
+                return
+
+
+def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:
+    """A generator of automatic masks that tells how far it is, and ends when the job is to end."""
+    from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
+
+    class Watched(SAM2AutomaticMaskGenerator):
+        def _search_batch(self, points: Any, crop: Any, size: tuple[int, int]) -> list[Any]:
+            job.check()
+            found = super()._search_batch(points, crop, size)
+            job.progress(job.done + len(points), options["points_per_side"] ** 2)
+            return found
+
+    return Watched(model, output_mode="coco_rle", **options)
+
+
+def _as_mask(record: dict[str, Any]) -> Mask:
+    from .images import as_given
+    from .schemas import Rle
+
+    segmentation = record["segmentation"]
+    rle = Rle(size=tuple(segmentation["size"]), counts=segmentation["counts"])
+    return as_given(rle, record["predicted_iou"])

@@ -1,0 +1,236 @@
+"""Files that leave: masks and cut-outs as PNG, COCO JSON, the picture or video with its objects drawn in.
+
+Each is written in steps, a frame at a time, under the name of its job in the session's folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..images import cutout, mask_picture
+from ..masks import mask_to_bbox, rle_to_mask
+from ..video_sinks import OverlaySink
+from .jobs import Job, Steps
+from .media import SharedSource
+from .schemas import ApiError, ExportAsk, Mask, Object
+from .session import Session
+from .sessions import Sessions
+
+Writer = Callable[["Export", Path], Generator[None, None, None]]
+
+
+class Export:
+    """What an export is made of: a copy of the objects and masks as they were when it began."""
+
+    def __init__(self, session: Session, source: SharedSource, frame: int | None, job: Job) -> None:
+        self.session, self.source, self.frame, self.job = session, source, frame, job
+        self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
+        with session.lock:
+            self.objects = {n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items())}
+            self.masks: dict[int, dict[int, Mask]] = {}
+            for obj_id, masks in session.masks.items():
+                for t, mask in masks.items():
+                    if obj_id in self.objects and frame in (None, t):
+                        self.masks.setdefault(t, {})[obj_id] = mask
+
+    @property
+    def frames(self) -> list[int]:
+        """The frames that have a mask."""
+        return sorted(self.masks)
+
+    def seen(self, frame: int) -> dict[int, np.ndarray]:
+        """The masks of a frame that are not empty, (H, W) bool by object."""
+        masks = sorted(self.masks.get(frame, {}).items())
+        return {obj_id: rle_to_mask(_rle(mask)) for obj_id, mask in masks if mask.area}
+
+    def label(self, obj_id: int) -> str:
+        """A name of an object for a file."""
+        return f"{obj_id:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', self.objects[obj_id].name)[:40]}"
+
+
+def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
+    """Steps that write the file that is asked for."""
+    from .projects import write_project
+
+    def steps(job: Job) -> Steps:
+        session = job.session
+        if session.source is None:
+            raise ApiError(404, "not_found", "this session was closed")
+        export = Export(session, session.source, ask.frame, job)
+        if not export.masks and ask.format != "project":
+            raise ApiError(409, "empty", "there is no mask to export yet")
+        moving = session.kind == "video" and ask.frame is None
+        write, suffix, media_type = {
+            "masks": (_write_masks, "_masks.zip", "application/zip"),
+            "cutouts": (_write_cutouts, "_cutouts.zip", "application/zip"),
+            "coco": (_write_coco, "_coco.json", "application/json"),
+            "overlay": (_write_video, "_overlay.mp4", "video/mp4")
+            if moving
+            else (_write_picture, "_overlay.png", "image/png"),
+            "project": (write_project, ".sam2.zip", "application/zip"),
+        }[ask.format]
+        done = session.folder / f"{job.id}{Path(suffix).suffix}"
+        part = session.folder / f"{job.id}.part{Path(suffix).suffix}"
+        yield from _counted(sessions, session, part, write(export, part))
+        os.replace(part, done)
+        job.file, job.path, job.media_type = f"{export.stem}{suffix}", done, media_type
+
+    return steps
+
+
+def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> Steps:
+    """The same steps; what they write counts as the session's, and goes if they do not end."""
+    size, complete = 0, False
+
+    def count() -> None:
+        nonlocal size
+        now = path.stat().st_size if path.exists() else 0
+        sessions.take_disk(now - size)
+        session.disk += now - size
+        size = now
+
+    try:
+        for _ in steps:
+            count()
+            yield
+        count()
+        complete = True
+    finally:
+        steps.close()
+        if not complete:
+            path.unlink(missing_ok=True)
+            sessions.give_disk(session, size)
+
+
+def _rle(mask: Mask) -> dict[str, Any]:
+    return {"size": list(mask.size), "counts": mask.counts}
+
+
+def _each(export: Export, frames: list[int]) -> Generator[int, None, None]:
+    for done, t in enumerate(frames):
+        export.job.progress(done, len(frames))
+        yield t
+    export.job.progress(len(frames), len(frames))
+
+
+# ---- pictures
+
+
+def _write_png(archive: zipfile.ZipFile, name: str, picture: np.ndarray) -> None:
+    with archive.open(zipfile.ZipInfo(name), "w") as file:
+        Image.fromarray(picture).save(file, format="PNG", compress_level=3)
+
+
+def _name(export: Export, obj_id: int, t: int) -> str:
+    return f"{export.label(obj_id)}.png" if export.session.kind == "image" else f"{export.label(obj_id)}/{t:05d}.png"
+
+
+def _write_masks(export: Export, path: Path) -> Steps:
+    """A PNG for each object, and in videos each frame: 255 inside, 0 outside."""
+    size = (export.session.height, export.session.width)
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for t in _each(export, export.frames):
+            seen = export.seen(t)
+            for obj_id in sorted(export.masks[t]):
+                picture = mask_picture(seen[obj_id]) if obj_id in seen else np.zeros(size, np.uint8)
+                _write_png(archive, _name(export, obj_id, t), picture)
+            yield
+
+
+def _write_cutouts(export: Export, path: Path) -> Steps:
+    """A PNG for each object, cut to its box, on a transparent ground."""
+    with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
+        for t in _each(export, export.frames):
+            frame = export.source[t]
+            for obj_id, mask in export.seen(t).items():
+                x, y, w, h = mask_to_bbox(mask)
+                part = np.s_[y : y + h, x : x + w]
+                _write_png(archive, _name(export, obj_id, t), cutout(frame[part], mask[part]))
+            yield
+
+
+def drawn(frame: np.ndarray, masks: dict[int, np.ndarray], objects: dict[int, Object]) -> np.ndarray:
+    """(H, W, 3) uint8: the frame with the visible objects tinted and outlined in their own colours."""
+    picture = frame.copy()
+    thick = max(1, round(min(frame.shape[:2]) / 300))
+    for obj_id, mask in masks.items():
+        if not objects[obj_id].visible:
+            continue
+        x, y, w, h = mask_to_bbox(mask)
+        inside = np.pad(mask[y : y + h, x : x + w], thick)
+        core = inside.copy()
+        for axis in (0, 1):
+            for step in range(-thick, thick + 1):
+                core &= np.roll(inside, step, axis)
+        inside, core = (part[thick:-thick, thick:-thick, None] for part in (inside, core))
+        region = picture[y : y + h, x : x + w]
+        colour = np.array([int(objects[obj_id].color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
+        tinted = (0.55 * region + 0.45 * colour).astype(np.uint8)
+        region[...] = np.where(core, tinted, np.where(inside, colour.astype(np.uint8), region))
+    return picture
+
+
+def _write_picture(export: Export, path: Path) -> Steps:
+    """One frame with its objects."""
+    t = export.frames[0]
+    Image.fromarray(drawn(export.source[t], export.seen(t), export.objects)).save(path, format="PNG", compress_level=3)
+    yield
+
+
+def _write_video(export: Export, path: Path) -> Steps:
+    """All frames with their objects, H.264."""
+    count = export.session.num_frames
+    with OverlaySink(path, fps=export.session.fps) as sink:
+        for t in _each(export, list(range(count))):
+            picture = drawn(export.source[t], export.seen(t), export.objects)
+            sink.write(t, picture, {}, time=export.source.time(t))
+            yield
+
+
+# ---- COCO
+
+
+def _write_coco(export: Export, path: Path) -> Steps:
+    """Images, annotations with run-length encodings, and a category for each name among the objects."""
+    session = export.session
+    names = sorted({obj.name for obj in export.objects.values()})
+    numbers = {name: n for n, name in enumerate(names, start=1)}
+    categories = [{"id": n, "name": name, "supercategory": "object"} for name, n in numbers.items()]
+    images, annotations = [], []
+    with open(path, "w", encoding="ascii") as file:
+        file.write(f'{{"info": {json.dumps({"description": "made with mlx_sam2"})},\n"licenses": [],\n')
+        file.write(f'"categories": {json.dumps(categories)},\n"annotations": [')
+        for t in _each(export, export.frames):
+            name = session.name if session.kind == "image" else f"{export.stem}/{t:05d}"
+            size = {"width": session.width, "height": session.height}
+            images.append({"id": len(images) + 1, "file_name": name, **size, "frame": t})
+            for obj_id, mask in sorted(export.masks[t].items()):
+                if mask.area:
+                    entry = _annotation(len(annotations) + 1, len(images), obj_id, mask)
+                    entry["category_id"] = numbers[export.objects[obj_id].name]
+                    file.write((",\n" if annotations else "\n") + json.dumps(entry))
+                    annotations.append(entry["id"])
+            yield
+        file.write(f'\n],\n"images": {json.dumps(images)}}}\n')
+
+
+def _annotation(number: int, image: int, obj_id: int, mask: Mask) -> dict[str, Any]:
+    return {
+        "id": number,
+        "image_id": image,
+        "track_id": obj_id,
+        "iscrowd": 0,
+        "segmentation": _rle(mask),
+        "area": mask.area,
+        "bbox": list(mask.bbox),
+        "score": mask.score,
+    }

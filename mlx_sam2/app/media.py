@@ -1,0 +1,203 @@
+"""What is opened: pictures, videos and folders of frames, told apart by their first bytes, with limits kept.
+
+Files come from strangers. Video containers are recognised by their own signatures before PyAV sees them: FFmpeg would
+otherwise open play lists and scripts, which name other files.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from .. import images
+from ..images import ImageError
+from ..video import FolderSource, FrameSource, VideoError
+from .schemas import ApiError, Kind
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the app takes and keeps. All of it together bounds its memory; docs say how much that is."""
+
+    upload_bytes: int = 1 << 30
+    disk_bytes: int = 8 << 30  # of all uploads and exports together
+    pixels: int = 50_000_000  # of a picture or a frame: a phone's 48 megapixels
+    frames: int = 20_000
+    sessions: int = 64
+    idle_seconds: float = 2 * 3600
+    warm: int = 3  # sessions that are held encoded
+    objects: int = 40  # of a video: each has memories; a picture may have schemas.MAX_OBJECT
+    mask_bytes: int = 256 << 20  # of all encoded masks together
+    listeners: int = 16  # event streams of one session
+    grace_seconds: float = 5.0  # a job goes on without its last listener
+
+
+def kind_of(path: Path) -> Kind:
+    """Whether a file is a picture or a video, by its first bytes.
+
+    Raises:
+        ApiError: it is neither.
+    """
+    if path.is_dir():
+        return "video"
+    with open(path, "rb") as file:
+        head = file.read(400)
+    if _is_video(head):
+        return "video"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            Image.open(path).close()
+    except Image.UnidentifiedImageError:
+        raise ApiError(415, "unsupported", NEITHER) from None
+    except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
+        pass  # a picture, but a damaged or huge one: reading it says what is wrong
+    return "image"
+
+
+NEITHER = "this is neither a picture (JPEG, PNG, WebP, TIFF, ...) nor a video (MP4, MOV, MKV, WebM, AVI, MPEG-TS)"
+
+
+def _is_video(head: bytes) -> bool:
+    """Signatures of MP4 and QuickTime, Matroska and WebM, AVI, MPEG-TS (188-byte packets)."""
+    if head[4:8] == b"ftyp":
+        return head[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in the same box
+    if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
+        return True
+    is_riff = head[:4] == b"RIFF" and head[8:12] == b"AVI "
+    return is_riff or head[:4] == b"\x1aE\xdf\xa3" or (head[:1] == b"G" == head[188:189] and head[376:377] == b"G")
+
+
+class ImageSource(FrameSource):
+    """A picture as a video of one frame, turned as its EXIF orientation says."""
+
+    num_frames = 1
+
+    def __init__(self, path: Path, max_pixels: int) -> None:
+        self.name = str(path)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                with Image.open(path) as image:
+                    width, height = image.size
+        except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
+            width = height = 0  # the reader below knows what is wrong
+        _check_pixels(width, height, max_pixels)
+        self._pixels = images.read(path)
+        self.height, self.width = self._pixels.shape[:2]
+        self._pixels.flags.writeable = False
+
+    def _read(self, i: int) -> np.ndarray:
+        return self._pixels
+
+
+class SharedSource(FrameSource):
+    """A source that several threads read, one at a time."""
+
+    def __init__(self, source: FrameSource) -> None:
+        self._source = source
+        self._lock = threading.Lock()
+        self.name, self.fps = source.name, source.fps
+        self.height, self.width, self.num_frames = source.height, source.width, source.num_frames
+
+    def _read(self, i: int) -> np.ndarray:
+        with self._lock:
+            return self._source[i]
+
+    def time(self, i: int) -> float | None:
+        return self._source.time(i)
+
+    def frame_name(self, i: int) -> str:
+        return self._source.frame_name(i)
+
+    def close(self) -> None:
+        with self._lock:
+            self._source.close()
+
+
+def open_media(path: Path, kind: Kind, shown_name: str, limits: Limits) -> SharedSource:
+    """Open a file or a folder of frames.
+
+    Raises:
+        ApiError: it cannot be read or is too large; the line has `shown_name` in place of the path.
+    """
+    try:
+        if kind == "image":
+            return SharedSource(ImageSource(path, limits.pixels))
+        return SharedSource(_open_video(path, limits))
+    except (ImageError, VideoError) as error:
+        raise ApiError(415, "unsupported", str(error).replace(str(path), shown_name)) from None
+    except OSError as error:
+        raise ApiError(415, "unsupported", f"{shown_name} cannot be read: {error.strerror or error}") from None
+
+
+def _open_video(path: Path, limits: Limits) -> FrameSource:
+    if path.is_dir():
+        folder = FolderSource(path)
+        _check_pixels(folder.width, folder.height, limits.pixels)
+        _check_frames(folder.num_frames, limits.frames)
+        return folder
+    from ..video_file import VideoFileSource, import_av
+
+    av = import_av()
+    try:
+        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+            for stream in container.streams.video:
+                _check_pixels(stream.codec_context.width, stream.codec_context.height, limits.pixels)
+    except (av.error.FFmpegError, OSError) as error:
+        raise VideoError(f"{path} cannot be opened as a video: {error.strerror}") from None
+    source = VideoFileSource(path)
+    try:
+        _check_pixels(source.width, source.height, limits.pixels)
+        _check_frames(source.num_frames, limits.frames)
+    except ApiError:
+        source.close()
+        raise
+    return source
+
+
+def _check_pixels(width: int, height: int, most: int) -> None:
+    if width * height > most or max(width, height) > images.MAX_SIDE:
+        raise ApiError(413, "too_large", f"{width} x {height} pixels: the app takes {most:,}; make it smaller")
+
+
+def _check_frames(count: int | None, most: int) -> None:
+    if count is None or count > most:
+        raise ApiError(413, "too_large", f"{count} frames: the app takes {most:,}; cut the video into parts")
+
+
+def frame_suffix(head: bytes) -> str:
+    """ ".jpg" or ".png" for the first bytes of a frame in a folder.
+
+    Raises:
+        ApiError: it is neither.
+    """
+    if head.startswith(b"\xff\xd8\xff"):
+        return ".jpg"
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return ".png"
+    raise ApiError(415, "unsupported", "the frames of a video must be JPEG or PNG files")
+
+
+def frame_order(names: Sequence[str]) -> list[int]:
+    """The order of frames by the last number in their names.
+
+    Raises:
+        ApiError: a name has no number, or two have the same.
+    """
+    numbers = []
+    for name in names:
+        stem = name.rsplit(".", 1)[0]
+        digits = "".join(c if c.isascii() and c.isdecimal() else " " for c in stem).split()
+        if not digits or len(digits[-1]) > 12:
+            raise ApiError(415, "unsupported", f"{name!r:.100} has no number: frames must be numbered (00000.jpg, ...)")
+        numbers.append(int(digits[-1]))
+    if len(set(numbers)) < len(numbers):
+        raise ApiError(415, "unsupported", "two frames have the same number: open frames of one video only")
+    return sorted(range(len(names)), key=numbers.__getitem__)

@@ -1,0 +1,200 @@
+"""What goes over the wire: bodies, answers and errors of the app's API, checked by pydantic."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+
+MAX_POINTS = 100  # of one object on one frame
+MAX_OBJECT = 1000  # numbers of objects go from 1 to this
+MAX_COUNTS = 4 << 20  # characters of one encoded mask
+
+Coordinate = Annotated[FiniteFloat, Field(ge=0, le=1e6)]
+Point = tuple[Coordinate, Coordinate, Literal[0, 1]]
+Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
+ObjectName = Annotated[str, Field(min_length=1, max_length=100, pattern=r"^[^\x00-\x1f\x7f]*$")]
+Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
+
+
+class ApiError(Exception):
+    """An answer that is an error: a status, a code for programs and one line for people."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+        self.message = " ".join(message.split())
+
+
+class Wire(BaseModel):
+    """A body or an answer; fields that are not known are refused."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class Problem(Wire):
+    code: str
+    message: str
+
+
+class ErrorAnswer(Wire):
+    error: Problem
+
+
+class Rle(Wire):
+    """A mask, COCO's compressed run-length encoding."""
+
+    size: tuple[Annotated[int, Field(ge=1, le=65_535)], Annotated[int, Field(ge=1, le=65_535)]]
+    counts: Annotated[str, Field(max_length=MAX_COUNTS, pattern=r"^[0-o]*$")]
+
+
+class Mask(Rle):
+    """A mask with its area, COCO's box, and its score: predicted IoU in images, presence logit in videos."""
+
+    area: int
+    bbox: tuple[int, int, int, int]
+    score: FiniteFloat
+
+
+class Prompt(Wire):
+    """What was asked for one object on one frame."""
+
+    points: Annotated[list[Point], Field(max_length=MAX_POINTS)] = []
+    box: Box | None = None
+    choice: Literal[0, 1, 2] | None = None
+    refine: bool = True
+    mask: Rle | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.points and self.box is None and self.mask is None
+
+
+class ObjectLook(Wire):
+    """How an object is called and shown; what is left out stays as it is."""
+
+    name: ObjectName | None = None
+    color: Colour | None = None
+    visible: bool | None = None
+
+
+class Object(Wire):
+    id: Annotated[int, Field(ge=1, le=MAX_OBJECT)]
+    name: ObjectName
+    color: Colour
+    visible: bool = True
+    frames: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6})$")], Prompt] = {}
+
+
+class Timeline(Wire):
+    frames: int
+    prompted: dict[str, list[int]]
+    tracked: dict[str, list[tuple[int, int]]]
+    empty: dict[str, list[tuple[int, int]]]
+
+
+Status = Literal["encoding", "ready", "failed"]
+Kind = Literal["image", "video"]
+
+
+class Brief(Wire):
+    id: str
+    kind: Kind
+    name: str
+    width: int
+    height: int
+    frames: int
+    fps: float | None
+    status: Status
+    message: str
+
+
+class JobState(Wire):
+    id: str
+    kind: Literal["propagate", "everything", "export"]
+    status: Literal["queued", "running", "done", "cancelled", "failed"]
+    message: str
+    done: int
+    total: int
+    file: str | None
+
+
+class SessionState(Brief):
+    objects: list[Object]
+    timeline: Timeline
+    jobs: list[JobState]
+
+
+class ModelState(Wire):
+    name: str
+    status: Literal["loading", "ready", "failed"]
+    message: str
+    image_size: int | None
+    dtype: str | None
+
+
+class LimitsState(Wire):
+    upload_bytes: int
+    pixels: int
+    sessions: int
+    idle_seconds: float
+    frames: int
+    objects: int
+    points: int
+
+
+class AppState(Wire):
+    version: str
+    model: ModelState
+    sessions: list[Brief]
+    open: str | None
+    limits: LimitsState
+
+
+class Answer(Wire):
+    """Masks of a prompt, the number of the chosen one, the object as it is now, and how long it took."""
+
+    masks: list[Mask]
+    chosen: int | None
+    object: Object | None
+    seconds: float
+
+
+class PreviewAsk(Wire):
+    frame: Annotated[int, Field(ge=0)] = 0
+    x: Coordinate
+    y: Coordinate
+    serial: Annotated[int, Field(ge=0, le=2**53)] = 0
+
+
+class PreviewAnswer(Wire):
+    mask: Mask
+    serial: int
+
+
+class EverythingAsk(Wire):
+    frame: Annotated[int, Field(ge=0)] = 0
+    points_per_side: Annotated[int, Field(ge=1, le=64)] = 32
+    pred_iou_thresh: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.8
+    stability_score_thresh: Annotated[FiniteFloat, Field(ge=0, le=1)] = 0.95
+    min_mask_region_area: Annotated[int, Field(ge=0, le=10_000)] = 0
+    as_objects: bool = True
+
+
+class PropagateAsk(Wire):
+    frame: Annotated[int, Field(ge=0)]
+    direction: Literal["forward", "backward", "both"] = "forward"
+
+
+class ExportAsk(Wire):
+    format: Literal["masks", "cutouts", "coco", "overlay", "project"]
+    frame: Annotated[int, Field(ge=0)] | None = None
+
+
+class Login(Wire):
+    token: Annotated[str, Field(max_length=200)]
+
+
+class Masks(Wire):
+    masks: dict[str, Mask]

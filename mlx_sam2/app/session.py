@@ -1,0 +1,170 @@
+"""One session: what a user has opened, asked for and been given."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..masks import rle_area
+from ..video_sinks import object_colour
+from .events import Hub
+from .media import Limits, SharedSource
+from .schemas import (
+    MAX_OBJECT,
+    ApiError,
+    Brief,
+    Kind,
+    Mask,
+    Object,
+    ObjectLook,
+    Prompt,
+    Rle,
+    SessionState,
+    Status,
+    Timeline,
+)
+
+if TYPE_CHECKING:
+    from .images import ImageWork
+    from .jobs import Job
+    from .videos import VideoWork
+
+
+class Session:
+    """One picture or video. Its objects and masks are changed under `lock`.
+
+    `folder` holds what was uploaded and exported, and goes with the session. `work` is what is encoded; only the worker
+    thread uses it. `source` and `work` are dropped while other sessions are in use, and made again.
+    """
+
+    def __init__(self, kind: Kind, name: str, path: Path, folder: Path, source: SharedSource, hub: Hub) -> None:
+        self.id = secrets.token_urlsafe(12)
+        self.kind, self.name, self.path, self.folder = kind, name, path, folder
+        self.width, self.height, self.num_frames = source.width, source.height, source.num_frames or 1
+        self.fps = source.fps
+        self.status: Status = "encoding"
+        self.message = ""
+        self.objects: dict[int, Object] = {}
+        self.masks: dict[int, dict[int, Mask]] = {}
+        self.jobs: dict[str, Job] = {}
+        self.lock = threading.RLock()
+        self.hub = hub
+        self.source: SharedSource | None = source
+        self.work: ImageWork | VideoWork | None = None
+        self.pins = 0
+        self.disk = 0
+        self.closed = False
+        self.used = time.monotonic()
+
+    # ---- what is asked of it
+
+    def brief(self) -> Brief:
+        return Brief(
+            id=self.id,
+            kind=self.kind,
+            name=self.name,
+            width=self.width,
+            height=self.height,
+            frames=self.num_frames,
+            fps=self.fps,
+            status=self.status,
+            message=self.message,
+        )
+
+    def state(self) -> SessionState:
+        with self.lock:
+            objects = [self.objects[obj_id].model_copy(deep=True) for obj_id in sorted(self.objects)]
+            jobs = [job.state() for job in self.jobs.values() if job.is_live]
+            return SessionState(
+                **self.brief().model_dump(), objects=objects, timeline=self._timeline(), jobs=jobs
+            )  # fmt: skip
+
+    def _timeline(self) -> Timeline:
+        seen: dict[str, list[tuple[int, int]]] = {}
+        empty: dict[str, list[tuple[int, int]]] = {}
+        for obj_id, masks in self.masks.items():
+            seen[str(obj_id)] = _ranges([t for t, mask in masks.items() if mask.area])
+            empty[str(obj_id)] = _ranges([t for t, mask in masks.items() if not mask.area])
+        prompted = {str(obj_id): sorted(map(int, obj.frames)) for obj_id, obj in self.objects.items()}
+        return Timeline(frames=self.num_frames, prompted=prompted, tracked=seen, empty=empty)
+
+    def require_frame(self, frame: int) -> None:
+        if not 0 <= frame < self.num_frames:
+            raise ApiError(404, "not_found", f"there is no frame {frame}: frames are 0 to {self.num_frames - 1}")
+
+    def require_prompt(self, prompt: Prompt) -> None:
+        """Refuse a prompt that does not lie on the picture."""
+        width, height = self.width, self.height
+        for x, y, _ in prompt.points:
+            if x > width or y > height:
+                raise ApiError(422, "bad_request", f"the point {x:g},{y:g} lies outside {width} x {height} pixels")
+        if prompt.box is not None:
+            x0, y0, x1, y1 = prompt.box
+            if not (x0 < x1 <= width and y0 < y1 <= height):
+                raise ApiError(
+                    422, "bad_request", "a box is x0,y0,x1,y1 with x0 < x1 and y0 < y1, inside the picture"
+                )  # fmt: skip
+        if prompt.mask is not None:
+            self.require_rle(prompt.mask)
+
+    def require_rle(self, rle: Rle) -> None:
+        """Refuse a mask that is damaged or has another size than the picture."""
+        if rle.size != (self.height, self.width):
+            raise ApiError(422, "bad_request", f"a mask must have the picture's size, [{self.height}, {self.width}]")
+        try:
+            rle_area({"size": rle.size, "counts": rle.counts})
+        except ValueError as error:
+            raise ApiError(422, "bad_request", str(error)) from None
+
+    def prompts(self) -> dict[int, dict[int, Prompt]]:
+        """Every prompt, by object and frame."""
+        with self.lock:
+            return {n: {int(t): p for t, p in obj.frames.items()} for n, obj in self.objects.items() if obj.frames}
+
+    # ---- objects
+
+    def object(self, obj_id: int) -> Object:
+        if obj_id not in self.objects:
+            raise ApiError(404, "not_found", f"there is no object {obj_id}")
+        return self.objects[obj_id]
+
+    def make_object(self, obj_id: int, limits: Limits) -> Object:
+        """The object of a number, made where there is none."""
+        with self.lock:
+            if obj_id not in self.objects:
+                most = limits.objects if self.kind == "video" else MAX_OBJECT
+                if len(self.objects) >= most:
+                    raise ApiError(409, "full", f"this {self.kind} has {most} objects already; remove one")
+                colour = "#" + "".join(f"{part:02x}" for part in object_colour(obj_id))
+                self.objects[obj_id] = Object(id=obj_id, name=f"Object {obj_id}", color=colour)
+            return self.objects[obj_id]
+
+    def look(self, obj_id: int, look: ObjectLook, limits: Limits) -> Object:
+        with self.lock:
+            obj = self.make_object(obj_id, limits)
+            changes = look.model_dump(exclude_none=True)
+            self.objects[obj_id] = obj.model_copy(update=changes)
+            return self.objects[obj_id].model_copy(deep=True)
+
+    # ---- places
+
+    @property
+    def has_listeners(self) -> bool:
+        return len(self.hub) > 0
+
+    @property
+    def running(self) -> list[Job]:
+        return [job for job in list(self.jobs.values()) if job.is_live]
+
+
+def _ranges(frames: list[int]) -> list[tuple[int, int]]:
+    """Runs of consecutive numbers, first and last."""
+    runs = []
+    for _, run in groupby(enumerate(sorted(frames)), key=lambda pair: pair[1] - pair[0]):
+        numbers = [t for _, t in run]
+        runs.append((numbers[0], numbers[-1]))
+    return runs

@@ -1,0 +1,235 @@
+"""All sessions: how many there are and for how long, and what they may use together."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import shutil
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ..worker import Worker
+from .events import Hub
+from .media import Limits, SharedSource, open_media
+from .schemas import ApiError, Kind, Mask
+from .session import Session
+
+MASK_OVERHEAD = 600  # bytes of a mask beside its counts
+
+
+class Sessions:
+    """All sessions, and what they may use together.
+
+    Args:
+        folder: a temporary folder of the app's own.
+    """
+
+    def __init__(self, limits: Limits, folder: Path, worker: Worker) -> None:
+        self.limits = limits
+        self.folder = folder
+        self.loop: asyncio.AbstractEventLoop | None = None  # once the server runs
+        self._worker = worker
+        self._sessions: OrderedDict[str, Session] = OrderedDict()  # newest use last
+        self._lock = threading.RLock()
+        self._disk = 0
+        self._mask_bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def on_loop(self, call: Callable[..., None], *args: Any) -> None:
+        """Call on the event loop, if there is one."""
+        loop = self.loop
+        if loop is not None and not loop.is_closed():
+            loop.call_soon_threadsafe(call, *args)
+
+    def all(self) -> list[Session]:
+        """Newest use first."""
+        with self._lock:
+            return list(reversed(self._sessions.values()))
+
+    def get(self, session_id: str) -> Session:
+        """A session, which counts as used now."""
+        with self._lock:
+            session = self._sessions.get(session_id)
+            if session is None:
+                raise ApiError(
+                    404, "not_found", "there is no such session: it was closed, or was not used for too long"
+                )
+            session.used = time.monotonic()
+            self._sessions.move_to_end(session_id)
+            return session
+
+    # ---- opening and closing
+
+    def new_folder(self) -> Path:
+        """A folder for an upload.
+
+        Raises:
+            ApiError: there are as many sessions as there may be.
+        """
+        self.require_room()
+        folder = self.folder / secrets.token_hex(12)
+        folder.mkdir()
+        return folder
+
+    def require_room(self) -> None:
+        if len(self) >= self.limits.sessions:
+            raise ApiError(409, "full", f"{self.limits.sessions} sessions are open: close one of them first")
+
+    def add(self, kind: Kind, name: str, path: Path, folder: Path) -> Session:
+        """Open a file or folder of frames as a session. ApiError where it cannot be; takes as long as reading it."""
+        source = open_media(path, kind, name, self.limits)
+        hub = Hub(self.on_loop, self.limits.listeners, lambda: self._left(session))
+        session = Session(kind, name, path, folder, source, hub)
+        with self._lock:
+            try:
+                self.require_room()
+            except ApiError:
+                source.close()
+                raise
+            self._sessions[session.id] = session
+        self._cool(session)
+        return session
+
+    def close(self, session_id: str) -> None:
+        """Cancel its jobs, end its streams, forget it, and give its files back."""
+        with self._lock:
+            session = self._sessions.pop(session_id, None)
+        if session is None:
+            return
+        session.closed = True
+        for job in session.running:
+            job.cancel()
+        session.hub.publish("closed", {})
+        session.hub.close()
+        self._drop_masks(session)
+        if session.pins == 0:
+            self._release(session)
+
+    def _release(self, session: Session) -> None:
+        """What a closed session holds, once nothing uses it."""
+        self._chill(session)
+        shutil.rmtree(session.folder, ignore_errors=True)
+        self.give_disk(session, session.disk)
+
+    def expire(self) -> None:
+        """Close sessions that were not used for too long and that no page listens to."""
+        now = time.monotonic()
+        for session in self.all():
+            if not session.has_listeners and now - session.used > self.limits.idle_seconds:
+                self.close(session.id)
+
+    def _left(self, session: Session) -> None:
+        """The last page has gone: unless one comes back soon, nobody waits for the jobs that it started."""
+        session.used = time.monotonic()
+        if session.running and self.loop is not None:
+            self.loop.call_later(self.limits.grace_seconds, self._abandon, session)
+
+    def _abandon(self, session: Session) -> None:
+        if not session.has_listeners:
+            for job in session.running:
+                if job.watched:
+                    job.cancel()
+
+    # ---- what is held encoded
+
+    @contextmanager
+    def warm(self, session: Session) -> Iterator[SharedSource]:
+        """The source of a session, open as long as the block lasts. ApiError where the session is closed."""
+        with self._lock:
+            if session.closed:
+                raise ApiError(404, "not_found", "this session was closed")
+            session.pins += 1
+        try:
+            with session.lock:
+                if session.source is None:
+                    session.source = open_media(session.path, session.kind, session.name, self.limits)
+            self._cool(session)
+            yield session.source
+        finally:
+            with self._lock:
+                session.pins -= 1
+                gone = session.closed and session.pins == 0
+            if gone:
+                self._release(session)
+
+    def _cool(self, in_use: Session) -> None:
+        """Let go of what was used longest ago, until few enough sessions are warm."""
+        with self._lock:
+            warm = [s for s in self.all() if s.source is not None]
+            idle = [s for s in reversed(warm) if s.pins == 0 and s is not in_use]
+            for session in idle[: max(len(warm) - self.limits.warm, 0)]:
+                self._chill(session)
+
+    def _chill(self, session: Session) -> None:
+        work, session.work = session.work, None
+        source, session.source = session.source, None
+        if work is not None:
+            self._worker.submit_always(work.close)
+        if source is not None:
+            source.close()
+
+    # ---- what is used together
+
+    def take_disk(self, count: int) -> None:
+        """Count bytes that are about to be written.
+
+        Raises:
+            ApiError: uploads and exports have as much as they may have, or the disk is nearly full.
+        """
+        with self._lock:
+            if self._disk + count > self.limits.disk_bytes:
+                raise ApiError(409, "full", f"open files have {self.limits.disk_bytes:,} bytes: close a session first")
+            self._disk += count
+
+    def give_disk(self, session: Session | None, count: int) -> None:
+        with self._lock:
+            self._disk -= count
+            if session is not None:
+                session.disk -= count
+
+    def store(self, session: Session, obj_id: int, frame: int, mask: Mask | None) -> None:
+        """Keep the mask of an object on a frame, or none.
+
+        Raises:
+            ApiError: all masks together have as many bytes as they may have.
+        """
+        with session.lock:
+            if session.closed and mask is not None:
+                raise ApiError(404, "not_found", "this session was closed")
+            frames = session.masks.setdefault(obj_id, {})
+            old = frames.get(frame)
+            more = _bytes_of(mask) - _bytes_of(old)
+            with self._lock:
+                if more > 0 and self._mask_bytes + more > self.limits.mask_bytes:
+                    raise ApiError(
+                        409, "full", f"masks have {self.limits.mask_bytes:,} bytes: export and close a session first"
+                    )  # fmt: skip
+                self._mask_bytes += more
+            if mask is None:
+                frames.pop(frame, None)
+            else:
+                frames[frame] = mask
+            if not frames:
+                del session.masks[obj_id]
+
+    def forget_object(self, session: Session, obj_id: int) -> None:
+        with session.lock:
+            for frame in list(session.masks.get(obj_id, ())):
+                self.store(session, obj_id, frame, None)
+            session.objects.pop(obj_id, None)
+
+    def _drop_masks(self, session: Session) -> None:
+        with session.lock:
+            for obj_id in list(session.masks):
+                self.forget_object(session, obj_id)
+
+
+def _bytes_of(mask: Mask | None) -> int:
+    return 0 if mask is None else len(mask.counts) + MASK_OVERHEAD
