@@ -60,18 +60,18 @@ def _angles(count: int, dim: int, theta: float) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _rotation_table(height: int, width: int, dim: int, theta: float) -> tuple[np.ndarray, np.ndarray]:
+def _rotation_table(height: int, width: int, dim: int, theta: float) -> tuple[mx.array, mx.array]:
     """Cosine and sine of every angle, (height * width, D / 2): first those that turn with x, then with y."""
     shape = (height, width, dim // 4)
     angle_x = np.broadcast_to(_angles(width, dim, theta)[None], shape)
     angle_y = np.broadcast_to(_angles(height, dim, theta)[:, None], shape)
     angle = np.concatenate([angle_x, angle_y], axis=-1).reshape(height * width, dim // 2)
-    return np.cos(angle), np.sin(angle)
+    return mx.array(np.cos(angle)), mx.array(np.sin(angle))
 
 
 def axial_rope_reference(x: mx.array, height: int, width: int, theta: float, num_tail: int) -> mx.array:
     b, heads, n, d = x.shape
-    cos, sin = (mx.array(t) for t in _rotation_table(height, width, d, theta))
+    cos, sin = _rotation_table(height, width, d, theta)
     rotated = (n - num_tail) // (height * width)
     # (B, heads, frames, h * w, D / 2, 2): the table repeats as a whole for every frame of keys
     pairs = x[:, :, : n - num_tail].astype(mx.float32).reshape(b, heads, rotated, height * width, d // 2, 2)

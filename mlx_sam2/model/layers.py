@@ -148,9 +148,12 @@ def _sine_grid(height: int, width: int, channels: int, temperature: float) -> np
     return np.concatenate([y, x], axis=-1)[None]  # y first
 
 
-def sine_position_encoding(height: int, width: int, channels: int, temperature: float = 10000.0) -> mx.array:
-    """Fixed 2-D sine encoding, (1, height, width, channels) float32 (official ``PositionEmbeddingSine``)."""
-    return mx.array(_sine_grid(height, width, channels, temperature))
+@lru_cache(maxsize=16)
+def sine_position_encoding(
+    height: int, width: int, channels: int, temperature: float = 10000.0, dtype: mx.Dtype = mx.float32
+) -> mx.array:
+    """Fixed 2-D sine encoding, (1, height, width, channels), kept once made (official ``PositionEmbeddingSine``)."""
+    return mx.array(_sine_grid(height, width, channels, temperature), dtype)
 
 
 def sine_time_encoding(position: mx.array, channels: int, temperature: float = 10000.0) -> mx.array:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import MemoryConfig, MemoryEncoderConfig
 from ..kernels import axial_rope, memory_attention
-from .layers import ACTIVATIONS, Attention, merge_heads, sine_position_encoding, split_heads
+from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, sine_position_encoding, split_heads
 
 ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
 POSITION_SCALE = 0.1  # of the sine encoding added to the input of memory attention
@@ -20,16 +22,41 @@ class RoPEAttention(Attention):
         super().__init__(config.d_model, config.num_heads, config.downsample_rate, kv_in_dim)
         self._theta = config.rope_theta
 
-    def __call__(self, q: mx.array, k: mx.array, v: mx.array, grid: tuple[int, int], num_tail: int = 0) -> mx.array:
-        """q (B, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C)."""
+    def __call__(
+        self,
+        q: mx.array,
+        k: mx.array,
+        v: mx.array,
+        grid: tuple[int, int],
+        num_tail: int = 0,
+        bias: mx.array | None = None,
+        pooling: int = 1,
+    ) -> mx.array:
+        """q (B, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
+
+        With ``pooling`` the keys are averaged after their rotation, ``v`` is pooled already, and ``bias`` is that of
+        the pooled keys.
+        """
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
         k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
+        k = pool_cells(k, grid, num_tail, pooling)
         if self.num_heads > 1:
             v = split_heads(self.v_proj(v), self.num_heads)
-            return self.out_proj(merge_heads(memory_attention(q, k, v)))
+            return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
         # the weights of a query sum to 1, so an affine projection of the values may as well follow: then the attention
         # is to C_kv channels instead of C, and the projection is of h * w tokens instead of those of all memories
-        return self.out_proj(self.v_proj(memory_attention(q, k, v[:, None]).squeeze(1)))
+        return self.out_proj(self.v_proj(memory_attention(q, k, v[:, None], bias).squeeze(1)))
+
+
+def pool_cells(x: mx.array, grid: tuple[int, int], num_tail: int, pooling: int) -> mx.array:
+    """Mean of every ``pooling`` x ``pooling`` cells of the frames in (..., frames * h * w + num_tail, C)."""
+    if pooling == 1:
+        return x
+    *front, n, channels = x.shape
+    rows, columns = grid[0] // pooling, grid[1] // pooling
+    cells = x[..., : n - num_tail, :].reshape(*front, -1, rows, pooling, columns, pooling, channels)
+    pooled = cells.mean(axis=(-4, -2)).reshape(*front, -1, channels)
+    return mx.concatenate([pooled, x[..., n - num_tail :, :]], axis=-2) if num_tail else pooled
 
 
 class MemoryAttentionLayer(nn.Module):
@@ -52,20 +79,21 @@ class MemoryAttentionLayer(nn.Module):
         self,
         x: mx.array,
         position: mx.array,
-        memory: mx.array,
-        memory_position: mx.array,
+        keys: mx.array,
+        values: mx.array,
         grid: tuple[int, int],
         num_tail: int,
+        bias: mx.array | None,
+        pooling: int,
     ) -> mx.array:
-        """x (B, h * w, C) attends to memory (B, Nk, M); positions as the configuration asks."""
+        """x (B, h * w, C) attends to itself and to memories; arguments as in ``RoPEAttention``."""
         normed = self.norm1(x)
         q = normed + position if self._config.pos_enc_at_attn else normed
         x = x + self.self_attn(q, q, normed, grid)
 
         normed = self.norm2(x)
         q = normed + position if self._config.pos_enc_at_cross_attn_queries else normed
-        k = memory + memory_position if self._config.pos_enc_at_cross_attn_keys else memory
-        x = x + self.cross_attn_image(q, k, memory, grid, num_tail)
+        x = x + self.cross_attn_image(q, keys, values, grid, num_tail, bias, pooling)
         return x + self.linear2(self._activation(self.linear1(self.norm3(x))))
 
 
@@ -79,16 +107,27 @@ class MemoryAttention(nn.Module):
         self.norm = nn.LayerNorm(config.d_model)
 
     def __call__(
-        self, features: mx.array, position: mx.array, memory: mx.array, memory_position: mx.array, num_tail: int
+        self,
+        features: mx.array,
+        position: mx.array,
+        memory: mx.array,
+        memory_position: mx.array,
+        num_tail: int,
+        present: mx.array | None = None,
+        pooling: int = 1,
     ) -> mx.array:
         """Attend to memories.
 
         Args:
             features: (B, h, w, C) of the frame.
             position: (1, h, w, C) sine encoding of the frame.
-            memory: (B, Nk, M) tokens: whole frames of h * w, then ``num_tail`` tokens of object pointers.
+            memory: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers.
             memory_position: (1 or B, Nk, M).
             num_tail: tokens at the end of memory that are not rotated.
+            present: (B, T + num_tail) bool: frames and pointer tokens that count; the others are only padding, and left
+                out exactly. None where all count.
+            pooling: an approximation: keys and values of memories are averaged over so many rows and columns, and such
+                a mean counts as often as the cells in it.
 
         Returns:
             (B, h, w, C).
@@ -98,9 +137,24 @@ class MemoryAttention(nn.Module):
         x = features.reshape(b, h * w, c)
         if self._config.pos_enc_at_input:
             x = x + POSITION_SCALE * position
+        keys = memory + memory_position if self._config.pos_enc_at_cross_attn_keys else memory  # the same in all layers
+        values = pool_cells(memory, (h, w), num_tail, pooling)
+        bias = _key_bias(present, values, num_tail, h * w // pooling**2, pooling)
         for layer in self.layers:
-            x = layer(x, position, memory, memory_position, (h, w), num_tail)
+            x = layer(x, position, keys, values, (h, w), num_tail, bias, pooling)
         return self.norm(x).reshape(b, h, w, c)
+
+
+def _key_bias(present: mx.array | None, keys: mx.array, num_tail: int, cells: int, pooling: int) -> mx.array | None:
+    """What is added to the scores of all keys (B, Nk, M), (B, Nk) float32: -inf for padding."""
+    b, n, _ = keys.shape
+    if present is None and pooling == 1:
+        return None
+    if present is None:
+        present = mx.ones((b, (n - num_tail) // cells + num_tail), mx.bool_)
+    bias = mx.where(present, 0.0, -math.inf)
+    frames = bias[:, : present.shape[1] - num_tail] + math.log(pooling**2)
+    return mx.concatenate([mx.repeat(frames, cells, axis=1), bias[:, present.shape[1] - num_tail :]], axis=1)
 
 
 class MaskDownSampler(nn.Module):
@@ -114,7 +168,7 @@ class MaskDownSampler(nn.Module):
             kernel, padding = config.mask_downsampler_kernel_size, config.mask_downsampler_padding
             conv = nn.Conv2d(channels, channels * stride**2, kernel, stride=stride, padding=padding)
             channels *= stride**2
-            self.encoder += [conv, nn.LayerNorm(channels, eps=ENCODER_NORM_EPS), nn.GELU()]
+            self.encoder += [conv, nn.LayerNorm(channels, eps=ENCODER_NORM_EPS), GELU()]
         self.encoder.append(nn.Conv2d(channels, config.in_dim, 1))
 
     def __call__(self, x: mx.array) -> mx.array:
@@ -139,7 +193,7 @@ class CXBlock(nn.Module):
             self.gamma = mx.full((dim,), config.fuser_layer_scale_init_value)
 
     def __call__(self, x: mx.array) -> mx.array:
-        y = self.pwconv2(nn.gelu(self.pwconv1(self.norm(self.dwconv(x)))))
+        y = self.pwconv2(gelu(self.pwconv1(self.norm(self.dwconv(x)))))
         return x + (self.gamma * y if "gamma" in self else y)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..config import SAM2Config
+from .compiled import compiled
 from .image_encoder import ImageEncoder
 from .layers import MLP, resize_bilinear, sine_position_encoding, sine_time_encoding
 from .mask_decoder import DecoderOutput, MaskDecoder
@@ -249,6 +250,8 @@ class SAM2(nn.Module):
         time_indices: mx.array,
         pointers: mx.array | None,
         pointer_times: mx.array | None,
+        present: mx.array | None = None,
+        pooling: int = 1,
     ) -> mx.array:
         """Condition a frame's features on memories (official ``_prepare_memory_conditioned_features``).
 
@@ -258,6 +261,8 @@ class SAM2(nn.Module):
             time_indices: (B, T) integers, rows of ``maskmem_tpos_enc``.
             pointers: (B, P, C) object pointers, or None.
             pointer_times: (B, P) distances in frames, divided by the largest one that is looked at.
+            present: (B, T + P) bool, which memories and pointers are more than padding; None where all are.
+            pooling: as for ``MemoryAttention``.
 
         Returns:
             (B, h, w, C).
@@ -265,17 +270,61 @@ class SAM2(nn.Module):
         b, count, h, w, mem_dim = memories.shape
         spatial = self.memory_encoder.position_encoding(h, w).reshape(1, 1, h * w, mem_dim)
         position = spatial + self.maskmem_tpos_enc[time_indices].reshape(b, count, 1, mem_dim)
-        tokens, position = memories.reshape(b, -1, mem_dim), position.reshape(b, -1, mem_dim)
+        tokens = memories.reshape(b, -1, mem_dim).astype(self.dtype)
+        position = position.reshape(b, -1, mem_dim).astype(self.dtype)
         num_tail = 0
         if pointers is not None:
             tail, tail_position = self._pointer_tokens(pointers, pointer_times)
             num_tail = tail.shape[1]
-            tokens = mx.concatenate([tokens.astype(self.dtype), tail.astype(self.dtype)], axis=1)
-            position = mx.concatenate([position, tail_position], axis=1)
-        frame_position = sine_position_encoding(h, w, embedding.shape[-1], self._config.neck.temperature)
+            tokens = mx.concatenate([tokens, tail.astype(self.dtype)], axis=1)
+            position = mx.concatenate([position, tail_position.astype(self.dtype)], axis=1)
+            if present is not None:
+                of_tail = mx.repeat(present[:, count:], num_tail // pointers.shape[1], axis=1)
+                present = mx.concatenate([present[:, :count], of_tail], axis=1)
+        c = embedding.shape[-1]
+        frame_position = sine_position_encoding(h, w, c, self._config.neck.temperature, self.dtype)
         features = mx.broadcast_to(embedding, (b, *embedding.shape[1:]))
-        tokens, position = tokens.astype(self.dtype), position.astype(self.dtype)
-        return self.memory_attention(features, frame_position, tokens, position, num_tail)
+        return self.memory_attention(features, frame_position, tokens, position, num_tail, present, pooling)
+
+    def track(
+        self,
+        features: ImageFeatures,
+        memories: mx.array,
+        time_indices: mx.array,
+        pointers: mx.array | None,
+        pointer_times: mx.array | None,
+        present: mx.array | None = None,
+        multimask: bool = True,
+        pooling: int = 1,
+        remember: bool = True,
+    ) -> tuple[ObjectPrediction, mx.array | None]:
+        """A frame of B objects without prompts: memory attention, mask decoder and memory encoder, as one graph.
+
+        Arguments as for ``attend_memory`` and ``predict_object``. The second result is what ``remember`` gives for the
+        mask as it was decoded, or None without ``remember``.
+        """
+        recalled = memories, time_indices, pointers, pointer_times, present, pooling
+        found, memory = self._track(features.embedding, features.high_res, recalled, multimask, remember)
+        return ObjectPrediction(*found), memory
+
+    @compiled
+    def _track(
+        self,
+        embedding: mx.array,
+        high_res: tuple[mx.array, mx.array] | None,
+        recalled: tuple[Any, ...],
+        multimask: bool,
+        remember: bool,
+    ) -> tuple[tuple[mx.array, ...], mx.array | None]:
+        found = self.predict_object(self.attend_memory(embedding, *recalled), high_res, multimask=multimask)
+        memory = self.remember(embedding, found.low_res_mask, found.object_score, False) if remember else None
+        return tuple(found), memory
+
+    @compiled
+    def remember(self, embedding: mx.array, low_res_mask: mx.array, object_score: mx.array, binarize: bool) -> mx.array:
+        """(B, 4h, 4w, 1) logits -> memories (B, h, w, M) bfloat16; the rounding is part of the official result."""
+        mask = resize_bilinear(low_res_mask, (self._config.image_size, self._config.image_size))
+        return self.encode_memory(embedding, mask, object_score, binarize).astype(mx.bfloat16)
 
     def _pointer_tokens(self, pointers: mx.array, times: mx.array) -> tuple[mx.array, mx.array]:
         """Pointers (B, P, C) at times (B, P) -> tokens and positions, each (B, P * C / M, M)."""
