@@ -1,0 +1,130 @@
+// The server's API (mlx_sam2/app, GET /api/openapi.json), and nothing else that talks to it.
+
+/** What the server refused, in its own words: `code` for programs, `message` for people, `status` of HTTP. */
+export class ApiError extends Error {
+  constructor(status, code, message) {
+    super(message);
+    Object.assign(this, { status, code });
+  }
+  /** The server did not answer at all: it may come back. */
+  get offline() { return this.status === 0; }
+}
+
+function refusal(status, text) {
+  try {
+    const { error } = JSON.parse(text);
+    return new ApiError(status, error.code, error.message);
+  } catch {
+    return new ApiError(status, "unreadable", `The server answered ${status} without a reason.`);
+  }
+}
+
+async function send(method, path, body, signal) {
+  const options = { method, signal, headers: {} };
+  if (body !== undefined) {
+    options.body = JSON.stringify(body);
+    options.headers["Content-Type"] = "application/json";
+  }
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError(0, "offline", "The app's server does not answer. Is it still running?");
+  }
+  if (!answer.ok) throw refusal(answer.status, await answer.text());
+  return answer;
+}
+
+async function json(method, path, body, signal) {
+  const answer = await send(method, path, body, signal);
+  const text = await answer.text();
+  return text ? JSON.parse(text) : {};
+}
+
+const of = (session, rest = "") => `/api/sessions/${encodeURIComponent(session)}${rest}`;
+
+export const login = (token) => json("POST", "/api/login", { token });
+export const state = () => json("GET", "/api/state");
+export const session = (id) => json("GET", of(id));
+export const close = (id) => json("DELETE", of(id));
+export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
+export const putObject = (id, object, looks) => json("PUT", of(id, `/objects/${object}`), looks);
+export const deleteObject = (id, object) => json("DELETE", of(id, `/objects/${object}`));
+export const putPrompts = (id, object, frame, prompts) => json("PUT", of(id, `/objects/${object}/frames/${frame}`), prompts);
+export const preview = (id, ask, signal) => json("POST", of(id, "/preview"), ask, signal);
+export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));
+export const everything = (id, ask) => json("POST", of(id, "/everything"), ask);
+export const propagate = (id, ask) => json("POST", of(id, "/propagate"), ask);
+export const makeExport = (id, ask) => json("POST", of(id, "/export"), ask);
+export const cancel = (id, name) => json("DELETE", of(id, `/jobs/${name}`));
+
+/** A frame as an ImageBitmap, no side longer than `side`; decoded away from the page's thread. */
+export async function frame(id, number, side, signal) {
+  const answer = await send("GET", of(id, `/frames/${number}?side=${side}`), undefined, signal);
+  return createImageBitmap(await answer.blob());
+}
+
+/** The file that an export job has made: {blob, name}. */
+export async function exported(id, name) {
+  const answer = await send("GET", of(id, `/exports/${name}`));
+  const words = answer.headers.get("Content-Disposition") ?? "";
+  const coded = /filename\*=UTF-8''([^;]+)/i.exec(words);
+  const plain = /filename="?([^";]+)"?/i.exec(words);
+  return { blob: await answer.blob(), name: coded ? decodeURIComponent(coded[1]) : plain ? plain[1] : "export" };
+}
+
+/** Sends files: one as it is, several as a form. `progress` gets 0..1. XMLHttpRequest, since fetch tells no progress. */
+export function upload(files, progress, path = "/api/sessions") {
+  const request = new XMLHttpRequest();
+  const done = new Promise((resolve, reject) => {
+    request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
+    request.onload = () => {
+      if (request.status === 201) resolve(JSON.parse(request.responseText));
+      else reject(refusal(request.status, request.responseText));
+    };
+    request.onerror = () => reject(new ApiError(0, "offline", "The upload broke off: the server closed the connection."));
+    request.onabort = () => reject(new ApiError(0, "cancelled", "The upload was cancelled."));
+  });
+  if (files.length === 1) {
+    request.open("POST", `${path}?name=${encodeURIComponent(files[0].name)}`);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.send(files[0]);
+  } else {
+    const form = new FormData();
+    for (const file of files) form.append("files", file, file.name);
+    request.open("POST", path);
+    request.send(form);
+  }
+  return { done, cancel: () => request.abort() };
+}
+
+/**
+ * The session's events: handlers by name, `lost` when the line breaks. The server sends `state` on every connection and
+ * the browser connects again by itself; after `closed` there is nothing to come back to. Returns a stop function.
+ */
+export function events(id, handlers) {
+  let source, timer, stopped = false;
+  const connect = () => {
+    source = new EventSource(of(id, "/events"));
+    source.onerror = () => {
+      if (stopped) return;
+      handlers.lost();
+      if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, 2000);
+    };
+    for (const name of ["state", "status", "model", "job", "progress", "frame", "everything"]) {
+      source.addEventListener(name, (event) => handlers[name](JSON.parse(event.data)));
+    }
+    source.addEventListener("closed", () => {
+      stop();
+      handlers.closed();
+    });
+  };
+  const stop = () => {
+    stopped = true;
+    clearTimeout(timer);
+    source.close();
+  };
+  connect();
+  return stop;
+}

@@ -1,0 +1,90 @@
+// What the user asked for, as values that never change: {objects: [{id, name, color, visible, frames}]}, with
+// frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, refine}}. Undo and redo are older values of it.
+
+// Okabe and Ito's colours, distinct for every common kind of colour blindness; yellow last, it is weak on white.
+export const PALETTE = [
+  ["#56b4e9", "Sky blue"], ["#e69f00", "Orange"], ["#009e73", "Green"], ["#d55e00", "Vermilion"],
+  ["#cc79a7", "Pink"], ["#0072b2", "Blue"], ["#8f63d2", "Violet"], ["#f0e442", "Yellow"],
+];
+
+export const colourName = (colour) => PALETTE.find(([value]) => value === colour.toLowerCase())?.[1] ?? colour;
+
+export const EMPTY = Object.freeze({ objects: [] });
+export const NO_PROMPTS = Object.freeze({ points: [], box: null, choice: null, mask: null, refine: true });
+
+export const find = (doc, id) => doc.objects.find((object) => object.id === id);
+export const promptsOf = (doc, id, frame) => find(doc, id)?.frames[frame] ?? NO_PROMPTS;
+export const isEmpty = (prompts) => !prompts.points.length && !prompts.box && !prompts.mask;
+
+/** The document of a session's JSON. */
+export function fromServer(session) {
+  const objects = session.objects.map(({ id, name, color, visible, frames }) => {
+    const kept = {};
+    for (const [number, prompts] of Object.entries(frames ?? {})) kept[number] = { ...NO_PROMPTS, ...prompts };
+    return { id: Number(id), name, color, visible, frames: kept };
+  });
+  return { objects };
+}
+
+/** A number no object of these documents has; what an undone object was called stays free for redo. */
+export const freeId = (doc, taken = 0) => Math.max(taken, 0, ...doc.objects.map((object) => object.id)) + 1;
+
+/** The first colour that nobody wears, else the least worn. */
+export function freeColour(doc) {
+  const worn = PALETTE.map(([value]) => doc.objects.filter((object) => object.color === value).length);
+  return PALETTE[worn.indexOf(Math.min(...worn))][0];
+}
+
+export function withObject(doc, id, prompts = {}, color = freeColour(doc)) {
+  const object = { id, name: `Object ${id}`, color, visible: true, frames: prompts };
+  return { objects: [...doc.objects, object] };
+}
+
+export const withoutObject = (doc, id) => ({ objects: doc.objects.filter((object) => object.id !== id) });
+
+/** The document with some fields (name, color, visible) of an object changed. */
+export const withLooks = (doc, id, looks) => ({
+  objects: doc.objects.map((object) => (object.id === id ? { ...object, ...looks } : object)),
+});
+
+/** The document with an object's prompts on a frame replaced; empty ones are taken out. */
+export function withPrompts(doc, id, frame, prompts) {
+  return {
+    objects: doc.objects.map((object) => {
+      if (object.id !== id) return object;
+      const frames = { ...object.frames };
+      if (isEmpty(prompts)) delete frames[frame];
+      else frames[frame] = prompts;
+      return { ...object, frames };
+    }),
+  };
+}
+
+export function withPoint(doc, id, frame, x, y, include, refine) {
+  const before = promptsOf(doc, id, frame);
+  return withPrompts(doc, id, frame, { ...before, points: [...before.points, [x, y, include ? 1 : 0]], choice: null, refine });
+}
+
+export function withBox(doc, id, frame, box, refine) {
+  return withPrompts(doc, id, frame, { ...promptsOf(doc, id, frame), box, choice: null, refine });
+}
+
+const same = (a, b) => a === b || JSON.stringify(a) === JSON.stringify(b);
+const looks = ({ name, color, visible }) => ({ name, color, visible });
+
+/** The requests that turn `before` into `after`, in an order that the server can follow. */
+export function difference(before, after) {
+  const steps = [];
+  for (const { id } of before.objects) if (!find(after, id)) steps.push({ what: "delete", object: id });
+  for (const object of after.objects) {
+    const old = find(before, object.id);
+    if (!old || !same(looks(old), looks(object))) steps.push({ what: "object", object: object.id, looks: looks(object) });
+    for (const frame of Object.keys(old?.frames ?? {})) {
+      if (!object.frames[frame]) steps.push({ what: "prompts", object: object.id, frame: Number(frame), prompts: NO_PROMPTS });
+    }
+    for (const [frame, prompts] of Object.entries(object.frames)) {
+      if (!same(old?.frames[frame], prompts)) steps.push({ what: "prompts", object: object.id, frame: Number(frame), prompts });
+    }
+  }
+  return steps;
+}

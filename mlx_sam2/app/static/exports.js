@@ -1,0 +1,71 @@
+// What goes out: mask PNGs, cut-outs, COCO, overlays and the project, each made by a job of the server.
+import * as api from "./api.js";
+import { announce, byId, openMenu, toast } from "./dom.js";
+
+export class Exports {
+  constructor(app) {
+    this.app = app;
+    this.button = byId("export");
+    this.button.addEventListener("click", () => this.menu());
+    this.note = null; // the message that shows how far it is
+  }
+
+  menu() {
+    const { session } = this.app;
+    if (!session || this.button.disabled) return;
+    const many = session.video;
+    openMenu(this.button, [
+      { label: "Mask PNGs", note: many ? "One picture for each object and frame" : "One black and white picture for each object", act: () => this.make("masks") },
+      { label: "Cut-outs", note: "The objects on a transparent ground", act: () => this.make("cutouts") },
+      { label: "COCO JSON", note: "Run lengths, boxes and areas", act: () => this.make("coco") },
+      many ? { label: "Overlay video", note: "MP4 with the masks drawn in", act: () => this.make("overlay") }
+        : { label: "Overlay picture", note: "PNG with the masks drawn in", act: () => this.make("overlay") },
+      ...(many ? [{ label: "Overlay of this frame", note: "PNG", act: () => this.make("overlay", session.frame) }] : []),
+      null,
+      { label: "Project", note: "Everything, to open again later", act: () => this.make("project") },
+    ]);
+  }
+
+  async make(format, frame = null) {
+    const { session } = this.app;
+    if (!session) return;
+    if (session.job) {
+      toast("Something is still running. Stop it or wait until it is done, then export.", { error: true });
+      return;
+    }
+    if (format !== "project" && !session.doc.objects.length) {
+      toast("There is nothing to export yet: click an object first.", { error: true });
+      return;
+    }
+    this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
+    await session.start("export", { format, frame });
+    if (!session.job) this.note?.close();
+  }
+
+  /** The job went on or ended. */
+  show(ended) {
+    const { session } = this.app;
+    const job = session.job?.kind === "export" ? session.job : null;
+    this.button.disabled = !session.ready;
+    if (job?.total > 1) this.note?.progress(job.done / job.total);
+    if (ended?.kind !== "export") return;
+    this.note?.close();
+    this.note = null;
+    if (ended.status === "done") this.#save(session, ended.id);
+    if (ended.status === "cancelled") announce("Export cancelled");
+  }
+
+  async #save(session, job) {
+    try {
+      const { blob, name } = await api.exported(session.id, job);
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(blob);
+      link.download = name;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      toast(`${name} is in your downloads.`);
+    } catch (error) {
+      session.problem(error);
+    }
+  }
+}

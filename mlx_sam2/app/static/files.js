@@ -1,0 +1,193 @@
+// What comes in: files that are picked, dropped or pasted, folders of pictures, projects, examples.
+import * as api from "./api.js";
+import { announce, byId, make, openMenu, toast } from "./dom.js";
+
+const PICTURE = /\.(jpe?g|png|webp|bmp|tiff?|gif|heic|heif|avif)$/i;
+const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|3gp|wmv|ogv)$/i;
+const PROJECT = /\.sam2\.zip$/i;
+
+const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
+const size = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);
+
+export class Files {
+  constructor(app) {
+    this.app = app;
+    this.album = null; // several pictures that are no video: {files, at, sessions}
+    this.pickers = { file: byId("pick-file"), folder: byId("pick-folder"), project: byId("pick-project") };
+    for (const picker of Object.values(this.pickers)) {
+      picker.addEventListener("change", () => {
+        this.take([...picker.files]);
+        picker.value = "";
+      });
+    }
+    for (const button of document.querySelectorAll("[data-open]")) {
+      button.addEventListener("click", () => this.pick(button.dataset.open));
+    }
+    byId("open").addEventListener("click", () => this.menu());
+    byId("album-back").addEventListener("click", () => this.turn(-1));
+    byId("album-on").addEventListener("click", () => this.turn(1));
+    this.#watchDrops();
+    document.addEventListener("paste", (event) => {
+      const files = [...event.clipboardData.files];
+      if (files.length) this.take(files);
+    });
+  }
+
+  pick(kind) {
+    this.pickers[kind].click();
+  }
+
+  menu() {
+    const { session } = this.app;
+    openMenu(byId("open"), [
+      { label: "Open a photo or video…", act: () => this.pick("file") },
+      { label: "Open a folder of pictures…", act: () => this.pick("folder") },
+      { label: "Open a project…", act: () => this.pick("project") },
+      ...(session ? [null, { label: `Close “${session.name}”`, note: "What was not exported is lost.", act: () => this.app.closeSession() }] : []),
+    ]);
+  }
+
+  /** Opens what was given: one file, a project, or several pictures after a question. */
+  async take(files) {
+    const useful = files.filter((file) => isPicture(file) || VIDEO.test(file.name) || file.type.startsWith("video/") || file.name.endsWith(".zip"))
+      .filter(({ name }) => !name.startsWith("."));
+    if (!files.length) return;
+    if (!useful.length && files.length > 1) {
+      toast("There is no picture or video in this folder.", { error: true });
+      return;
+    }
+    const given = useful.length ? useful : files;
+    const pictures = given.filter(isPicture).sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
+    if (given.length === 1) {
+      this.#setAlbum(null);
+      await this.#send(given, PROJECT.test(given[0].name) ? "/api/projects" : "/api/sessions");
+    } else if (pictures.length > 1) {
+      await this.#several(pictures);
+    } else {
+      toast("Open one video at a time.", { error: true });
+    }
+  }
+
+  async #several(pictures) {
+    const choice = await ask(`${pictures.length} pictures`, "Are they the frames of one video, or pictures of their own?",
+      { frames: "Frames of a video", album: "Separate pictures" });
+    if (choice === "frames") {
+      this.#setAlbum(null);
+      await this.#send(pictures);
+    } else if (choice === "album") {
+      this.#setAlbum({ files: pictures, at: 0, sessions: new Map() });
+      await this.turn(0);
+    }
+  }
+
+  #setAlbum(album) {
+    this.album = album;
+    byId("album").hidden = !album;
+  }
+
+  /** Goes through separate pictures; one that was open before comes back as it was. */
+  async turn(by) {
+    const { album } = this;
+    if (!album || this.sending) return;
+    album.at = (album.at + by + album.files.length) % album.files.length;
+    byId("album-text").textContent = `${album.at + 1} of ${album.files.length}`;
+    const known = album.sessions.get(album.at);
+    if (known && (await this.app.openId(known, { quiet: true }))) return;
+    const info = await this.#send([album.files[album.at]]);
+    if (info) album.sessions.set(album.at, info.id);
+  }
+
+  async #send(files, path = "/api/sessions") {
+    const bytes = files.reduce((sum, file) => sum + file.size, 0);
+    const limit = this.app.limits?.upload_bytes;
+    if (limit && bytes > limit) {
+      toast(`${files[0].name} has ${size(bytes)}; the limit is ${size(limit)}. Give a smaller file or start the app with a larger limit.`, { error: true });
+      return null;
+    }
+    const what = files.length === 1 ? files[0].name : `${files.length} pictures`;
+    const { done, cancel } = api.upload(files, (part) => this.app.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
+    this.sending = cancel;
+    this.app.busy(`Opening ${what}…`);
+    try {
+      const info = await done;
+      this.app.openSession(info);
+      announce(`${info.name} opened`);
+      return info;
+    } catch (error) {
+      if (!(error instanceof api.ApiError)) throw error;
+      toast(error.message, { error: true });
+      return null;
+    } finally {
+      this.sending = null;
+      this.app.busy(null);
+    }
+  }
+
+  async example(name) {
+    this.app.busy("Opening the example…");
+    try {
+      this.app.openSession(await api.example(name));
+    } catch (error) {
+      this.app.problem(error);
+    } finally {
+      this.app.busy(null);
+    }
+  }
+
+  #watchDrops() {
+    const veil = byId("veil");
+    let depth = 0;
+    const isFile = (event) => event.dataTransfer?.types.includes("Files");
+    addEventListener("dragenter", (event) => {
+      if (!isFile(event)) return;
+      depth++;
+      veil.hidden = false;
+    });
+    addEventListener("dragleave", (event) => {
+      if (isFile(event) && --depth <= 0) veil.hidden = true;
+    });
+    addEventListener("dragover", (event) => event.preventDefault());
+    addEventListener("drop", async (event) => {
+      event.preventDefault();
+      depth = 0;
+      veil.hidden = true;
+      this.take(await dropped(event.dataTransfer));
+    });
+  }
+}
+
+/** Every file of a drop, those in folders too. */
+async function dropped(transfer) {
+  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+  if (!entries.some((entry) => entry.isDirectory)) return [...transfer.files];
+  const files = [];
+  const walk = async (entry) => {
+    if (entry.isFile) files.push(await new Promise((resolve, reject) => entry.file(resolve, reject)));
+    if (!entry.isDirectory) return;
+    const reader = entry.createReader();
+    for (;;) {
+      const some = await new Promise((resolve, reject) => reader.readEntries(resolve, reject));
+      if (!some.length) return;
+      for (const each of some) await walk(each);
+    }
+  };
+  for (const entry of entries) await walk(entry);
+  return files;
+}
+
+/** A question with a few answers: the key of the one that was chosen, or null. */
+export function ask(title, text, answers) {
+  return new Promise((resolve) => {
+    const dialog = make("dialog", { "aria-labelledby": "ask-title", class: "ask" });
+    const buttons = Object.entries(answers).map(([key, label], index) =>
+      make("button", { class: index ? "big" : "big primary", onclick: () => dialog.close(key) }, label));
+    dialog.append(make("div", { class: "sheet" }, make("h2", { id: "ask-title" }, title), make("p", {}, text),
+      make("div", { class: "choices" }, ...buttons, make("button", { class: "big", onclick: () => dialog.close("") }, "Cancel"))));
+    document.body.append(dialog);
+    dialog.addEventListener("close", () => {
+      dialog.remove();
+      resolve(dialog.returnValue || null);
+    });
+    dialog.showModal();
+  });
+}

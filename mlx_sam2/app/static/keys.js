@@ -1,0 +1,99 @@
+// Keyboard shortcuts and the dialog that lists them. Inside a field letters are letters.
+import { byId, icon, make } from "./dom.js";
+
+const MAC = /Mac|iPhone|iPad/.test(navigator.platform);
+const CMD = MAC ? "⌘" : "Ctrl";
+const ALT = MAC ? "⌥" : "Alt";
+
+const HELP = [
+  ["Pointing", [
+    [["Click"], "Include what is under the pointer"], [[ALT, "Click"], "Exclude it (or right-click)"], [["Drag"], "Box around the object"],
+    [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["1", "2", "3"], "Choose one of three masks"],
+  ]],
+  ["Objects", [
+    [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
+    [[CMD, "Z"], "Undo"], [["⇧", CMD, "Z"], "Redo"],
+  ]],
+  ["Without a pointer", [
+    [["Tab"], "Go to the picture, then"], [["←", "↑", "→", "↓"], "Move the crosshair; with ⇧ farther"],
+    [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
+  ]],
+  ["View", [
+    [["0"], "Fit"], [["⇧", "1"], "Actual pixels"], [["+", "−"], "Zoom"], [["Space", "Drag"], "Move (or H)"],
+    [["Scroll"], "Move or zoom; pinch to zoom"],
+  ]],
+  ["Video", [
+    [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
+    [["Esc"], "Stop tracking"],
+  ]],
+  ["Files", [[["O"], "Open"], [["X"], "Export"], [["?"], "This list"]]],
+];
+
+export class Keys {
+  constructor(app) {
+    this.app = app;
+    this.dialog = byId("help-dialog");
+    this.#fill();
+    byId("help").addEventListener("click", () => this.dialog.showModal());
+    this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
+    addEventListener("keydown", (event) => this.#down(event));
+    addEventListener("keydown", () => { document.body.dataset.input = "keys"; }, true);
+    addEventListener("pointerdown", () => { document.body.dataset.input = "pointer"; }, true);
+    addEventListener("keyup", (event) => {
+      if (event.key !== " ") return;
+      app.tools.space = false;
+      app.tools.cursor();
+    });
+  }
+
+  #fill() {
+    const groups = HELP.map(([title, rows]) => make("div", {}, make("h3", {}, title), make("dl", {}, ...rows.flatMap(([keys, words]) => [
+      make("dt", {}, ...keys.flatMap((key, index) => [index ? " " : "", make("kbd", {}, key)])), make("dd", {}, words)]))));
+    const close = make("button", { class: "icon", "aria-label": "Close", onclick: () => this.dialog.close() }, icon("close"));
+    this.dialog.replaceChildren(make("div", { class: "sheet" },
+      make("header", {}, make("h2", { id: "help-title" }, "Keyboard and mouse"), close), make("div", { class: "columns", tabindex: "0" }, ...groups)));
+  }
+
+  #down(event) {
+    const { target } = event;
+    if (event.defaultPrevented || document.querySelector("dialog[open]") || byId("menu").matches(":popover-open")) return;
+    if (target.matches("input:not([type=radio], [type=range], [type=checkbox]), textarea, select")) return;
+    const command = event.metaKey || event.ctrlKey;
+    const act = command ? this.#commands(event) : this.#plain(event, target);
+    if (!act) return;
+    event.preventDefault();
+    act();
+  }
+
+  #commands(event) {
+    const key = event.key.toLowerCase();
+    if (key === "z") return () => this.app[event.shiftKey ? "redo" : "undo"]();
+    if (key === "y") return () => this.app.redo();
+    if (key === "o") return () => this.app.files.pick("file");
+    return null;
+  }
+
+  #plain(event, target) {
+    const { app } = this;
+    const { tools, objects, transport, session, view } = app;
+    const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
+    if (general || !session || event.altKey) return general;
+    const onControl = target.matches("button, input"); // there Space and Enter press it
+    if (event.key === " " && onControl) return null;
+    if (event.key === " ") return session.video ? () => !event.repeat && transport.toggle() : () => this.#hold();
+    return {
+      i: () => tools.choose("include"), e: () => tools.choose("exclude"), b: () => tools.choose("box"), a: () => tools.choose("everything"),
+      h: () => tools.choose("pan"), n: () => objects.begin(), "[": () => objects.step(-1), "]": () => objects.step(1),
+      v: () => app.toggleVisible(), Backspace: () => objects.remove(), Delete: () => objects.remove(),
+      1: () => app.chooser.choose(0), 2: () => app.chooser.choose(1), 3: () => app.chooser.choose(2),
+      0: () => view.fit(), "!": () => view.zoomTo(1), "+": () => view.zoomBy(1.25), "=": () => view.zoomBy(1.25), "-": () => view.zoomBy(0.8),
+      ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),
+      t: () => transport.track("forward"), T: () => transport.track("backward"), x: () => app.exports.menu(), Escape: () => app.escape(),
+    }[event.key];
+  }
+
+  #hold() {
+    this.app.tools.space = true;
+    this.app.tools.cursor();
+  }
+}

@@ -1,0 +1,69 @@
+// Brings the server's document to the page's: one request at a time, always towards the newest document.
+import * as api from "./api.js";
+import { difference, withLooks, withObject, withoutObject, withPrompts, find } from "./document.js";
+
+/** The document after a step of `difference` was taken. */
+function after(doc, step) {
+  if (step.what === "delete") return withoutObject(doc, step.object);
+  if (step.what === "prompts") return withPrompts(doc, step.object, step.frame, step.prompts);
+  const known = find(doc, step.object) ? doc : withObject(doc, step.object);
+  return withLooks(known, step.object, step.looks);
+}
+
+export class Sync {
+  /**
+   * `answered(step, result)` after each request; `refused(error, step, doc)` when the server says no, with the document
+   * that it has; `waiting(true or false)` while requests are under way; `offline()` when it can't be reached.
+   */
+  constructor(id, doc, { answered, refused, waiting, offline }) {
+    Object.assign(this, { id, done: doc, target: doc, answered, refused, waiting, offline });
+    this.running = false;
+  }
+
+  /** Makes this document the goal. What is under way is finished first, what has become needless is left out. */
+  want(doc) {
+    this.target = doc;
+    this.#run();
+  }
+
+  /** Tries again after the connection came back. */
+  resume() {
+    this.#run();
+  }
+
+  get idle() { return !this.running && this.target === this.done; }
+
+  async #run() {
+    if (this.running || this.stopped) return;
+    this.running = true;
+    this.waiting(true);
+    try {
+      for (;;) {
+        const [step] = difference(this.done, this.target);
+        if (!step) break;
+        const result = await this.#take(step);
+        this.done = after(this.done, step);
+        this.answered(step, result);
+      }
+      this.done = this.target;
+    } catch (error) {
+      if (!(error instanceof api.ApiError)) throw error;
+      if (error.offline) {
+        this.offline();
+      } else {
+        this.target = this.done;
+        this.refused(error, this.done);
+      }
+    } finally {
+      this.running = false;
+      this.waiting(false);
+    }
+  }
+
+  #take(step) {
+    if (step.what === "delete") return api.deleteObject(this.id, step.object);
+    if (step.what === "object") return api.putObject(this.id, step.object, step.looks);
+    const { points, box, choice, mask, refine } = step.prompts;
+    return api.putPrompts(this.id, step.object, step.frame, { points, box, choice, mask, refine });
+  }
+}

@@ -1,0 +1,184 @@
+// The strip under a video: small pictures, a row for every object, and the playhead (an input of type range).
+import * as api from "./api.js";
+import { byId, themed } from "./dom.js";
+import { GONE, NOTHING, TRACKED } from "./tracks.js";
+
+const FILM = 30; // height of the small pictures, CSS pixels
+const PAD = 10; // left and right, so that the first and last frame can be seen and touched
+
+export class Timeline {
+  constructor(app) {
+    this.app = app;
+    this.strip = byId("strip");
+    this.canvas = byId("strip-canvas");
+    this.input = byId("playhead");
+    this.film = new Map(); // frame -> ImageBitmap, or null while it is fetched
+    this.input.addEventListener("input", () => {
+      app.transport.stop();
+      app.session.show(Number(this.input.value));
+    });
+    this.strip.addEventListener("pointerdown", (event) => this.#grab(event));
+    this.strip.addEventListener("pointermove", (event) => event.buttons && this.#grab(event));
+    new ResizeObserver(() => this.draw()).observe(this.strip);
+  }
+
+  /** The place of the pointer as a frame; the input alone would reckon with the width of its thumb. */
+  #grab(event) {
+    if (!event.isPrimary) return;
+    event.preventDefault();
+    this.input.focus({ preventScroll: true });
+    if (event.type === "pointerdown") this.strip.setPointerCapture(event.pointerId);
+    const bounds = this.strip.getBoundingClientRect();
+    const part = (event.clientX - bounds.left - PAD) / (bounds.width - 2 * PAD);
+    this.app.transport.stop();
+    this.app.session.show(Math.round(part * (this.app.session.frames - 1)));
+  }
+
+  open() {
+    this.film.clear();
+    const { session } = this.app;
+    this.input.max = session.frames - 1;
+    this.input.value = session.frame;
+    this.#fit();
+  }
+
+  #fit() {
+    const { objects } = this.app.session.doc;
+    const small = window.innerWidth <= 760;
+    const rows = Math.min(Math.max(objects.length, 2), small ? 3 : 6);
+    const height = FILM + 10 + rows * 14;
+    if (this.strip.style.height !== `${height}px`) this.strip.style.height = `${height}px`;
+  }
+
+  draw() {
+    this.asked ??= requestAnimationFrame(() => {
+      this.asked = null;
+      if (this.app.session?.video) this.#paint();
+    });
+  }
+
+  #x(frame) {
+    const { session } = this.app;
+    return PAD + (this.width - 2 * PAD) * (session.frames > 1 ? frame / (session.frames - 1) : 0);
+  }
+
+  #paint() {
+    const { session } = this.app;
+    this.#fit();
+    const ratio = window.devicePixelRatio;
+    const { clientWidth, clientHeight } = this.strip;
+    this.width = clientWidth;
+    if (!clientWidth) return;
+    const width = Math.round(clientWidth * ratio), height = Math.round(clientHeight * ratio);
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    const context = this.canvas.getContext("2d");
+    context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    context.clearRect(0, 0, clientWidth, clientHeight);
+    this.#paintFilm(context);
+    const { objects } = session.doc;
+    const pitch = Math.min(14, (clientHeight - FILM - 8) / Math.max(objects.length, 1));
+    objects.forEach((object, index) => this.#paintRow(context, object, FILM + 5 + pitch * (index + 0.5), pitch));
+    this.#paintHead(context, clientHeight);
+    this.#describe();
+  }
+
+  #paintFilm(context) {
+    const { session } = this.app;
+    const wide = (FILM * session.width) / session.height;
+    const many = Math.max(1, Math.round((this.width - 2 * PAD) / wide));
+    const each = (this.width - 2 * PAD) / many;
+    for (let i = 0; i < many; i++) {
+      const frame = Math.round(((i + 0.5) / many) * (session.frames - 1));
+      const bitmap = this.film.get(frame);
+      if (bitmap) {
+        const seen = Math.min(bitmap.width, (bitmap.height * each) / FILM);
+        context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, PAD + i * each, 0, each + 0.5, FILM);
+      } else if (bitmap === undefined && session.ready) {
+        this.#fetch(frame);
+      }
+    }
+  }
+
+  async #fetch(frame) {
+    const { session } = this.app;
+    this.film.set(frame, null);
+    try {
+      const bitmap = await api.frame(session.id, frame, 128);
+      if (session !== this.app.session) return;
+      this.film.set(frame, bitmap);
+      this.draw();
+    } catch (error) {
+      session.problem(error);
+    }
+  }
+
+  #paintRow(context, object, y, pitch) {
+    const { session } = this.app;
+    const half = Math.min(3, pitch / 2 - 1);
+    const step = (this.width - 2 * PAD) / Math.max(session.frames - 1, 1);
+    context.globalAlpha = object.visible ? 1 : 0.4;
+    context.fillStyle = themed("--line");
+    context.fillRect(PAD, y - 0.5, this.width - 2 * PAD, 1);
+    for (const [value, from, to] of session.tracks.stretches(object.id)) {
+      const left = Math.max(PAD - 2, this.#x(from) - step / 2), right = Math.min(this.width - PAD + 2, this.#x(to - 1) + step / 2);
+      if (value === TRACKED) {
+        context.fillStyle = object.color;
+        context.fillRect(left, y - half, right - left, 2 * half);
+      } else if (value === GONE) {
+        context.strokeStyle = object.color;
+        context.lineWidth = 1;
+        context.setLineDash([3, 3]);
+        context.strokeRect(left + 0.5, y - half + 0.5, right - left - 1, 2 * half - 1);
+        context.setLineDash([]);
+      }
+    }
+    for (const frame of Object.keys(object.frames)) this.#paintPrompt(context, this.#x(Number(frame)), y, Math.min(5.5, pitch / 2), object.color);
+    context.globalAlpha = 1;
+  }
+
+  #paintPrompt(context, x, y, size, colour) {
+    context.beginPath();
+    context.moveTo(x, y - size);
+    context.lineTo(x + size, y);
+    context.lineTo(x, y + size);
+    context.lineTo(x - size, y);
+    context.closePath();
+    context.fillStyle = "#fff";
+    context.fill();
+    context.lineWidth = 1.75;
+    context.strokeStyle = colour;
+    context.stroke();
+  }
+
+  #paintHead(context, height) {
+    const x = Math.round(this.#x(this.app.session.frame)) + 0.5;
+    for (const [width, style] of [[4, themed("--canvas")], [2, themed("--text")]]) {
+      context.lineWidth = width;
+      context.strokeStyle = style;
+      context.beginPath();
+      context.moveTo(x, 0);
+      context.lineTo(x, height);
+      context.stroke();
+    }
+    context.fillStyle = themed("--text");
+    context.beginPath();
+    context.roundRect(x - 5, -4, 10, 12, 4);
+    context.fill();
+  }
+
+  /** The same in words, for screen readers. */
+  #describe() {
+    const { session } = this.app;
+    const count = { prompted: 0, tracked: 0, gone: 0 };
+    for (const { id, frames } of session.doc.objects) {
+      const value = session.tracks.at(id, session.frame);
+      if (frames[session.frame]) count.prompted++;
+      else if (value === TRACKED) count.tracked++;
+      else if (value !== NOTHING) count.gone++;
+    }
+    const words = Object.entries({ prompted: "prompted", tracked: "tracked", gone: "not in the frame" })
+      .filter(([key]) => count[key]).map(([key, word]) => `${count[key]} ${word}`);
+    this.input.value = session.frame;
+    this.input.setAttribute("aria-valuetext", [`Frame ${session.frame + 1} of ${session.frames}`, ...words].join(", "));
+  }
+}

@@ -1,0 +1,233 @@
+// What a click, a drag and the keyboard's crosshair mean with the tool that is chosen, and the preview under the pointer.
+import * as api from "./api.js";
+import { isEmpty, withBox, withObject, withPoint, freeId, NO_PROMPTS } from "./document.js";
+import { contains } from "./rle.js";
+
+export class Tools {
+  constructor(app) {
+    this.app = app;
+    this.tool = "include";
+    this.space = false; // held down: the picture moves
+    this.asking = false;
+    this.wish = null; // where the next preview is wanted
+    this.serial = 0;
+    this.corner = null; // first corner of a box that the keyboard makes
+    for (const input of document.querySelectorAll('input[name="tool"]')) {
+      input.addEventListener("change", () => this.choose(input.value));
+    }
+    this.refine = document.getElementById("refine");
+    app.stage.addEventListener("keydown", (event) => this.#key(event));
+    app.stage.addEventListener("blur", () => this.#hideCrosshair());
+  }
+
+  choose(tool) {
+    this.tool = tool;
+    document.querySelector(`input[name="tool"][value="${tool}"]`).checked = true;
+    document.body.dataset.tool = tool;
+    this.corner = null;
+    this.app.painter.draft = null;
+    this.forgetPreview();
+    this.cursor();
+    this.app.toolChanged(tool);
+  }
+
+  get pans() { return this.tool === "pan" || this.space; }
+
+  cursor() {
+    const { stage, session } = this.app;
+    stage.dataset.cursor = !session ? "" : this.pans ? "grab" : this.tool === "everything" ? "pick" : "cross";
+  }
+
+  // ---- gestures, in pixels of the picture
+
+  hover(x, y, event) {
+    const { session, view, painter } = this.app;
+    this.cursor();
+    if (!session || this.pans || !view.holds(x, y)) return this.forgetPreview();
+    if (painter.crosshair) this.#hideCrosshair();
+    if (session.regions) return this.#hoverRegion(x, y);
+    const fresh = isEmpty(session.prompts);
+    if (this.tool !== "include" || event?.altKey || !fresh || !session.ready || session.job) return this.forgetPreview();
+    this.wish = [x, y];
+    return this.#preview();
+  }
+
+  leave() {
+    this.forgetPreview();
+    if (this.app.painter.region) {
+      this.app.painter.region = null;
+      this.app.painter.marks();
+    }
+  }
+
+  tap(x, y, event) {
+    const { session, view } = this.app;
+    if (!session || !view.holds(x, y)) return;
+    if (session.regions) this.keepRegion(this.#regionAt(x, y));
+    else if (this.tool === "everything") this.app.say("Press “Find everything” first, or choose another tool.");
+    else this.point(x, y, this.tool !== "exclude" && !event.altKey && event.button !== 2);
+  }
+
+  drag(box) {
+    const { painter, session } = this.app;
+    if (!session || this.tool === "everything") return;
+    painter.draft = box;
+    this.forgetPreview();
+    painter.marks();
+  }
+
+  drop([x0, y0, x1, y1]) {
+    const { painter, session } = this.app;
+    painter.draft = null;
+    painter.marks();
+    if (session && this.tool !== "everything" && x1 - x0 >= 1 && y1 - y0 >= 1) this.box([x0, y0, x1, y1]);
+  }
+
+  // ---- prompts
+
+  point(x, y, include) {
+    const { session } = this.app;
+    if (!this.app.canPrompt()) return;
+    this.forgetPreview();
+    const { doc, id } = session.withActive();
+    const round = (value) => Math.round(value * 100) / 100;
+    session.change(withPoint(doc, id, session.frame, round(x), round(y), include, this.refine.checked),
+      include ? "Include" : "Exclude");
+    this.app.announce(include ? "Included" : "Excluded");
+  }
+
+  box(box) {
+    const { session } = this.app;
+    if (!this.app.canPrompt()) return;
+    this.forgetPreview();
+    const { doc, id } = session.withActive();
+    session.change(withBox(doc, id, session.frame, box.map((value) => Math.round(value * 100) / 100), this.refine.checked), "Box");
+    this.app.announce("Box");
+  }
+
+  // ---- preview: one request at a time, the newest place wins
+
+  forgetPreview() {
+    this.wish = null;
+    this.serial++; // an answer on its way comes too late
+    if (this.app.painter.hover) {
+      this.app.painter.hover = null;
+      this.app.painter.marks();
+    }
+  }
+
+  async #preview() {
+    if (this.asking || !this.wish) return;
+    const { session, painter } = this.app;
+    const [x, y] = this.wish;
+    this.wish = null;
+    this.asking = true;
+    const serial = this.serial;
+    try {
+      const { mask } = await api.preview(session.id, { frame: session.frame, x, y, serial });
+      await painter.pool.get(mask, session.activeColour);
+      if (serial === this.serial && session === this.app.session) {
+        painter.hover = mask;
+        painter.marks();
+      }
+    } catch (error) {
+      if (error.code !== "superseded" && error.code !== "cancelled") session.problem(error);
+    } finally {
+      this.asking = false;
+      this.#preview();
+    }
+  }
+
+  // ---- regions of everything-mode
+
+  #regionAt(x, y) {
+    return this.app.session.regions.findLast((mask) => contains(mask, x, y)) ?? null; // the smallest is last
+  }
+
+  #hoverRegion(x, y) {
+    const region = this.#regionAt(x, y);
+    if (region === this.app.painter.region) return;
+    this.app.painter.region = region;
+    this.app.painter.marks();
+  }
+
+  keepRegion(mask) {
+    const { session } = this.app;
+    if (!mask) return;
+    const id = freeId(session.doc, session.history.taken);
+    const prompts = { ...NO_PROMPTS, mask: { size: mask.size, counts: mask.counts } };
+    this.app.painter.region = null;
+    session.change(withObject(session.doc, id, { [session.frame]: prompts }), "Keep region");
+    session.setRegions(session.regions.filter((other) => other !== mask));
+    this.app.announce(`Kept as object ${id}`);
+  }
+
+  keepAll() {
+    const { session } = this.app;
+    let { doc } = session;
+    let id = freeId(doc, session.history.taken);
+    for (const { size, counts } of session.regions) {
+      doc = withObject(doc, id++, { [session.frame]: { ...NO_PROMPTS, mask: { size, counts } } });
+    }
+    session.change(doc, "Keep all");
+    session.setRegions(null);
+  }
+
+  // ---- the keyboard's way to point
+
+  #key(event) {
+    const { session, view, painter } = this.app;
+    const step = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];
+    if (!session || event.metaKey || event.ctrlKey) return;
+    if (step) {
+      const [x, y] = painter.crosshair ?? [view.picture.width / 2, view.picture.height / 2];
+      const pixels = (event.shiftKey ? 40 : 8) / view.scale;
+      painter.crosshair = view.clamp(x + step[0] * pixels, y + step[1] * pixels);
+      view.reveal(...painter.crosshair);
+      if (this.corner) painter.draft = this.#cornered();
+      else this.hoverAt(...painter.crosshair, event);
+      painter.marks();
+    } else if (event.key === "Enter" && painter.crosshair) {
+      this.#enter(event);
+    } else {
+      return;
+    }
+    event.preventDefault();
+    event.stopPropagation();
+  }
+
+  /** A preview under the crosshair, which stays. */
+  hoverAt(x, y, event) {
+    const { crosshair } = this.app.painter;
+    this.app.painter.crosshair = null;
+    this.hover(x, y, event);
+    this.app.painter.crosshair = crosshair;
+  }
+
+  #enter(event) {
+    const [x, y] = this.app.painter.crosshair;
+    if (this.tool !== "box") {
+      this.tap(Math.min(x, this.app.session.width - 0.5), Math.min(y, this.app.session.height - 0.5), event);
+    } else if (this.corner) {
+      const box = this.#cornered();
+      this.corner = null;
+      this.drop(box);
+    } else {
+      this.corner = [x, y];
+      this.app.announce("First corner set");
+    }
+  }
+
+  #cornered() {
+    const [ax, ay] = this.corner, [bx, by] = this.app.painter.crosshair;
+    return [Math.min(ax, bx), Math.min(ay, by), Math.max(ax, bx), Math.max(ay, by)];
+  }
+
+  #hideCrosshair() {
+    if (!this.app.painter.crosshair) return;
+    this.app.painter.crosshair = null;
+    this.corner = null;
+    this.app.painter.draft = null;
+    this.app.painter.marks();
+  }
+}

@@ -1,0 +1,91 @@
+// Playing a video, stepping through it, and tracking: buttons, progress and the clock.
+import { announce, byId, setIcon } from "./dom.js";
+
+const AHEAD = 8; // frames fetched before they are shown
+
+export class Transport {
+  constructor(app) {
+    this.app = app;
+    this.playing = false;
+    byId("play").addEventListener("click", () => this.toggle());
+    byId("step-back").addEventListener("click", () => this.step(-1));
+    byId("step-on").addEventListener("click", () => this.step(1));
+    byId("track-back").addEventListener("click", () => this.track("backward"));
+    byId("track-both").addEventListener("click", () => this.track("both"));
+    byId("track-on").addEventListener("click", () => this.track("forward"));
+    byId("job-stop").addEventListener("click", () => app.session.cancel());
+  }
+
+  step(by) {
+    this.stop();
+    this.app.session.show(this.app.session.frame + by);
+  }
+
+  toggle() {
+    if (this.playing) return this.stop();
+    const { session } = this.app;
+    if (!session?.video) return undefined;
+    if (session.frame === session.frames - 1) session.show(0);
+    this.playing = true;
+    this.began = null;
+    setIcon(byId("play"), "pause");
+    byId("play").setAttribute("aria-label", "Pause");
+    return requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  stop() {
+    if (!this.playing) return;
+    this.playing = false;
+    setIcon(byId("play"), "play");
+    byId("play").setAttribute("aria-label", "Play");
+  }
+
+  /** Goes on when the next picture is there and its time has come; a slow line makes it slower, not jumpy. */
+  #tick(now) {
+    const { session } = this.app;
+    if (!this.playing || !session) return;
+    const next = session.frame + 1;
+    if (next >= session.frames) {
+      this.stop();
+      return;
+    }
+    for (let n = Math.min(next + AHEAD, session.frames) - 1; n >= next; n--) session.look(n);
+    this.began ??= now;
+    if (now - this.began >= 1000 / (session.fps || 24) - 2 && session.pictures.has(next)) {
+      this.began = Math.max(this.began + 1000 / (session.fps || 24), now - 100);
+      session.show(next);
+    }
+    requestAnimationFrame((time) => this.#tick(time));
+  }
+
+  track(direction) {
+    const { session } = this.app;
+    if (!session?.video || session.job || !this.app.canPrompt()) return;
+    if (!session.doc.objects.some(({ frames }) => Object.keys(frames).length)) {
+      this.app.say("Click an object on any frame first; then it can be tracked.");
+      return;
+    }
+    this.stop();
+    session.track(direction);
+    announce("Tracking");
+  }
+
+  show() {
+    const { session } = this.app;
+    byId("timeline").hidden = !session.video;
+    if (!session.video) return;
+    const job = session.job?.kind === "propagate" ? session.job : null;
+    byId("track").hidden = Boolean(job);
+    byId("job").hidden = !job;
+    for (const button of byId("track").children) button.disabled = Boolean(session.job) || !session.ready;
+    if (job) {
+      byId("job-progress").value = job.total ? job.done / job.total : 0;
+      byId("job-text").textContent = job.stopping ? "Stopping" : job.total ? `${job.done} of ${job.total}` : "Waiting";
+      byId("job-stop").disabled = Boolean(job.stopping) || !job.id;
+    }
+    const seconds = session.fps ? ` · ${(session.frame / session.fps).toFixed(2)} s` : "";
+    byId("clock").textContent = `${session.frame + 1} / ${session.frames}${seconds}`;
+    byId("step-back").disabled = session.frame === 0;
+    byId("step-on").disabled = session.frame === session.frames - 1;
+  }
+}
