@@ -18,7 +18,6 @@ from . import checkpoint, hub, images
 from .config import SAM2Config
 from .image_predictor import SAM2ImagePredictor
 from .memory_bank import FrameResult, ObjectTrack, ResultStore
-from .model.layers import resize_bilinear
 from .model.sam2 import SAM2, ImageFeatures
 from .tracker import Tracker
 
@@ -182,16 +181,13 @@ def video_stages(model: SAM2) -> list[Stage]:
 def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
     """What a tracked frame computes after its image was encoded, with a full memory bank."""
     config = model.config
-    side, size, pointers = config.embedding_size, config.image_size, config.max_obj_ptrs_in_encoder
+    side, pointers = config.embedding_size, config.max_obj_ptrs_in_encoder
     memories = mx.zeros((count, config.num_maskmem, side, side, config.memory_encoder.out_dim), mx.bfloat16)
     times = mx.array([list(range(config.num_maskmem))] * count)
     pointer_times = mx.zeros((count, pointers))
 
     def frame(memories: mx.array, pointers: mx.array) -> tuple[mx.array, ...]:
-        embedding = model.attend_memory(features.embedding, memories, times, pointers, pointer_times)
-        found = model.predict_object(embedding, features.high_res, multimask=True)
-        mask = resize_bilinear(found.low_res_mask, (size, size))
-        memory = model.encode_memory(features.embedding, mask, found.object_score).astype(mx.bfloat16)
+        found, memory = model.track(features, memories, times, pointers, pointer_times)
         return found.low_res_mask, found.pointer, found.object_score, memory
 
     mx.eval(times, pointer_times)
