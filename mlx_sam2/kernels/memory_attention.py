@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import operator
+from functools import reduce
 from typing import Any
 
 import mlx.core as mx
@@ -241,7 +243,9 @@ def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array, bias: mx.arra
     if splits == 1:
         return out.squeeze(0)
     share = mx.softmax(weight * math.log(2), axis=0)  # of each part of the keys, (splits, B, heads, N, 1)
-    return (out * share).sum(axis=0).astype(q.dtype)
+    # no sum(): a chain of elementwise operations on views becomes one launch under mx.compile
+    parts = [a * b for a, b in zip(mx.split(out, splits), mx.split(share, splits), strict=True)]
+    return reduce(operator.add, parts).squeeze(0).astype(q.dtype)
 
 
 def _supports(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> bool:

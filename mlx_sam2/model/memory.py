@@ -45,7 +45,14 @@ class RoPEAttention(Attention):
             return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
         # the weights of a query sum to 1, so an affine projection of the values may as well follow: then the attention
         # is to C_kv channels instead of C, and the projection is of h * w tokens instead of those of all memories
-        return self.out_proj(self.v_proj(memory_attention(q, k, v[:, None], bias).squeeze(1)))
+        return self._project(memory_attention(q, k, v[:, None], bias).squeeze(1))
+
+    def _project(self, x: mx.array) -> mx.array:
+        """The projections of the values and of the results as one, (B, h * w, C_kv) -> (B, h * w, C)."""
+        first, second = self.v_proj, self.out_proj
+        if not (type(first) is type(second) is nn.Linear):  # quantised
+            return second(first(x))
+        return mx.addmm(second(first.bias), x, (second.weight @ first.weight).T)
 
 
 def pool_cells(x: mx.array, grid: tuple[int, int], num_tail: int, pooling: int) -> mx.array:
@@ -110,8 +117,8 @@ class MemoryAttention(nn.Module):
         self,
         features: mx.array,
         position: mx.array,
-        memory: mx.array,
-        memory_position: mx.array,
+        keys: mx.array,
+        values: mx.array,
         num_tail: int,
         present: mx.array | None = None,
         pooling: int = 1,
@@ -121,8 +128,8 @@ class MemoryAttention(nn.Module):
         Args:
             features: (B, h, w, C) of the frame.
             position: (1, h, w, C) sine encoding of the frame.
-            memory: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers.
-            memory_position: (1 or B, Nk, M).
+            keys, values: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers; the
+                keys with their positions, where the configuration adds these.
             num_tail: tokens at the end of memory that are not rotated.
             present: (B, T + num_tail) bool: frames and pointer tokens that count; the others are only padding, and left
                 out exactly. None where all count.
@@ -137,8 +144,7 @@ class MemoryAttention(nn.Module):
         x = features.reshape(b, h * w, c)
         if self._config.pos_enc_at_input:
             x = x + POSITION_SCALE * position
-        keys = memory + memory_position if self._config.pos_enc_at_cross_attn_keys else memory  # the same in all layers
-        values = pool_cells(memory, (h, w), num_tail, pooling)
+        values = pool_cells(values, (h, w), num_tail, pooling)
         bias = _key_bias(present, values, num_tail, h * w // pooling**2, pooling)
         for layer in self.layers:
             x = layer(x, position, keys, values, (h, w), num_tail, bias, pooling)

@@ -106,10 +106,17 @@ class SAM2(nn.Module):
 
     def encode_image(self, pixels: mx.array) -> ImageFeatures:
         """(B, S, S, 3) normalised pixels -> features; S is ``config.image_size``."""
-        levels = self.image_encoder(pixels.astype(self.dtype))
+        pixels = pixels.astype(self.dtype)
+        embedding, high_res = self._encode(pixels, self.image_encoder.trunk.position_of(pixels))
+        return ImageFeatures(embedding, high_res)
+
+    @compiled
+    def _encode(self, pixels: mx.array, position: mx.array) -> tuple[mx.array, tuple[mx.array, mx.array] | None]:
         if not self._config.use_high_res_features_in_sam:
-            return ImageFeatures(levels[-1], None)
-        return ImageFeatures(levels[-1], self.sam_mask_decoder.project_high_res(*levels[:2]))
+            return self.image_encoder(pixels, position)[-1], None
+        decoder = self.sam_mask_decoder
+        stride_4, stride_8, *_, stride_16 = self.image_encoder(pixels, position, (decoder.conv_s0, decoder.conv_s1))
+        return stride_16, (stride_4, stride_8)
 
     def add_no_memory(self, embedding: mx.array) -> mx.array:
         """Features of a frame that has no memory to attend to, as training adds them (``no_mem_embed``)."""
@@ -270,21 +277,24 @@ class SAM2(nn.Module):
         b, count, h, w, mem_dim = memories.shape
         spatial = self.memory_encoder.position_encoding(h, w).reshape(1, 1, h * w, mem_dim)
         position = spatial + self.maskmem_tpos_enc[time_indices].reshape(b, count, 1, mem_dim)
-        tokens = memories.reshape(b, -1, mem_dim).astype(self.dtype)
-        position = position.reshape(b, -1, mem_dim).astype(self.dtype)
-        num_tail = 0
+        values = memories.reshape(b, -1, mem_dim).astype(self.dtype)
+        keys, num_tail = self._with_position(values, position.reshape(b, -1, mem_dim)), 0
         if pointers is not None:
             tail, tail_position = self._pointer_tokens(pointers, pointer_times)
-            num_tail = tail.shape[1]
-            tokens = mx.concatenate([tokens, tail.astype(self.dtype)], axis=1)
-            position = mx.concatenate([position, tail_position.astype(self.dtype)], axis=1)
+            tail, num_tail = tail.astype(self.dtype), tail.shape[1]
+            keys = mx.concatenate([keys, self._with_position(tail, tail_position)], axis=1)
+            values = mx.concatenate([values, tail], axis=1)
             if present is not None:
                 of_tail = mx.repeat(present[:, count:], num_tail // pointers.shape[1], axis=1)
                 present = mx.concatenate([present[:, :count], of_tail], axis=1)
         c = embedding.shape[-1]
         frame_position = sine_position_encoding(h, w, c, self._config.neck.temperature, self.dtype)
         features = mx.broadcast_to(embedding, (b, *embedding.shape[1:]))
-        return self.memory_attention(features, frame_position, tokens, position, num_tail, present, pooling)
+        return self.memory_attention(features, frame_position, keys, values, num_tail, present, pooling)
+
+    def _with_position(self, tokens: mx.array, position: mx.array) -> mx.array:
+        wanted = self._config.memory_attention.pos_enc_at_cross_attn_keys
+        return tokens + position.astype(tokens.dtype) if wanted else tokens
 
     def track(
         self,
