@@ -19,8 +19,9 @@ from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2.config import DecoderConfig, HieraConfig, SAM2Config
 from mlx_sam2.model.image_encoder import MultiScaleBlock
 from mlx_sam2.model.layers import resize_bicubic, resize_bilinear, sine_position_encoding
-from mlx_sam2.model.mask_decoder import DecoderOutput, TwoWayAttentionBlock
+from mlx_sam2.model.mask_decoder import DecoderOutput
 from mlx_sam2.model.sam2 import SAM2, ImageFeatures
+from mlx_sam2.model.two_way_transformer import TwoWayAttentionBlock
 from synthetic import normal
 from test_manifest import parameter_shapes
 
@@ -147,8 +148,9 @@ def test_memory_attention(captures: Golden, name: str) -> None:
     curr, rounded, memory, memory_position, expected = (captures.tensors[f"{name}.{k}"].swapaxes(0, 1) for k in keys)
     position = sine_position_encoding(16, 16, 64)  # stored as fp16, so ours is used once it is known to be the same
     close(position.reshape(1, 256, 64), rounded, 1e-6, "curr_pos")
+    keys = mx.array(memory) + mx.array(memory_position)
     got = captures.model().memory_attention(
-        mx.array(curr.reshape(1, 16, 16, 64)), position, mx.array(memory), mx.array(memory_position), tail
+        mx.array(curr.reshape(1, 16, 16, 64)), position, keys, mx.array(memory), tail
     )
     close(got.reshape(1, 256, 64), expected, 4e-5, name)  # measured: 4e-6
 

@@ -6,11 +6,15 @@ import math
 
 import mlx.core as mx
 
+from . import cpu_attention
+from .dispatch import is_watched
+
 FUSED_HEAD_DIMS = (64, 72, 80, 96, 128)  # of MLX's full attention on Metal, 0.32.1 and later
 MAX_SCORES = 1 << 26  # that exist at once where attention is not fused: 256 MB in float32
 # Pieces of it that exist at once: MLX makes the arrays of an operation when it queues it. On the CPU it runs some 100
 # operations ahead (measured), on Metal ten command buffers, which close after an operation or two of this size.
 UNDER_WAY = {mx.cpu: 20, mx.gpu: 4}
+LEAST_BY_PRODUCTS = 1 << 13  # scores: fewer take less time than the operations that replace them take to be queued
 
 
 def attend(
@@ -35,6 +39,8 @@ def attend(
         q, k, v, dim, value_dim = *(_pad_channels(x, width) for x in (q, k, v)), q.shape[-1], v.shape[-1]
         return _attend(q, k, v, bias, dim)[..., :value_dim]
     b, heads, n, dim = q.shape
+    if _by_products(q.dtype, b * heads * n * k.shape[2]):
+        return cpu_attention.attend(q, k, v, None if bias is None else bias[:, 0, 0])
     if b * heads * n * k.shape[2] <= max_scores:
         return _attend(q, k, v, bias, dim)
     k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
@@ -53,6 +59,12 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None, dim: i
     return mx.fast.scaled_dot_product_attention(q, k, v, scale=1.0 / math.sqrt(dim), mask=bias)
 
 
+def _by_products(dtype: mx.Dtype, num_scores: int) -> bool:
+    """Whether exponentials are better computed by products; not where a graph is made for another machine."""
+    on_cpu = mx.default_device().type == mx.cpu
+    return on_cpu and dtype == mx.float32 and num_scores >= LEAST_BY_PRODUCTS and not is_watched()
+
+
 def _on_metal() -> bool:
     return mx.metal.is_available() and mx.default_device().type == mx.gpu
 
@@ -69,4 +81,6 @@ def _pad_channels(x: mx.array, width: int) -> mx.array:
 
 def softmax(scores: mx.array) -> mx.array:
     """Softmax over the last axis, sums in float32; the dtype of the scores."""
+    if _by_products(scores.dtype, scores.size):
+        return cpu_attention.softmax(scores)
     return mx.softmax(scores, axis=-1, precise=True)

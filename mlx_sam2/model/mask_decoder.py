@@ -7,8 +7,9 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import DecoderConfig, SAM2Config
-from .layers import GELU, MLP, Attention
+from ..config import SAM2Config
+from .layers import GELU, MLP
+from .two_way_transformer import ImageSide, TwoWayTransformer
 
 UPSCALE_NORM_EPS = 1e-6  # LayerNorm2d; the transformer's norms use 1e-5, MLX's default
 PRESENT = 10.0  # object score of a model without an object-score head
@@ -23,60 +24,24 @@ class DecoderOutput(NamedTuple):
     object_score: mx.array  # (B, 1) logit, float32
 
 
-class TwoWayAttentionBlock(nn.Module):
-    """Tokens attend to themselves and to the image, then the image attends to the tokens."""
+class DoublingConv(nn.ConvTranspose2d):
+    """A transposed convolution of kernel 2 and stride 2, whose outputs do not overlap: one matrix product.
 
-    def __init__(self, dim: int, config: DecoderConfig, skip_first_layer_pe: bool):
-        super().__init__()
-        heads, rate = config.num_heads, config.attention_downsample_rate
-        self._skip_first_layer_pe = skip_first_layer_pe
-        self.self_attn = Attention(dim, heads)
-        self.norm1 = nn.LayerNorm(dim)
-        self.cross_attn_token_to_image = Attention(dim, heads, rate)
-        self.norm2 = nn.LayerNorm(dim)
-        self.mlp = MLP(dim, config.mlp_dim, dim, 2)
-        self.norm3 = nn.LayerNorm(dim)
-        self.norm4 = nn.LayerNorm(dim)
-        self.cross_attn_image_to_token = Attention(dim, heads, rate)
+    MLX's own takes 20 times as long on a CPU.
+    """
 
-    def __call__(
-        self, queries: mx.array, keys: mx.array, query_pe: mx.array, key_pe: mx.array
-    ) -> tuple[mx.array, mx.array]:
-        """queries (B, N, C) and keys (B or 1, h * w, C), with their position encodings; both come back with B."""
-        if self._skip_first_layer_pe:  # the first layer has no positions and no residual
-            queries = self.self_attn(queries, queries, queries)
-        else:
-            q = queries + query_pe
-            queries = queries + self.self_attn(q, q, queries)
-        queries = self.norm1(queries)
+    def __init__(self, in_channels: int, out_channels: int):
+        super().__init__(in_channels, out_channels, 2, stride=2)
 
-        k = keys + key_pe
-        queries = self.norm2(queries + self.cross_attn_token_to_image(queries + query_pe, k, keys))
-        queries = self.norm3(queries + self.mlp(queries))
-        keys = self.norm4(keys + self.cross_attn_image_to_token(k, queries + query_pe, queries))
-        return queries, keys
-
-
-class TwoWayTransformer(nn.Module):
-    """Decodes tokens against an image embedding (official ``modeling/sam/transformer.py``)."""
-
-    def __init__(self, dim: int, config: DecoderConfig):
-        super().__init__()
-        self.layers = [TwoWayAttentionBlock(dim, config, skip_first_layer_pe=i == 0) for i in range(config.depth)]
-        self.final_attn_token_to_image = Attention(dim, config.num_heads, config.attention_downsample_rate)
-        self.norm_final_attn = nn.LayerNorm(dim)
-
-    def __call__(self, image: mx.array, image_pe: mx.array, tokens: mx.array) -> tuple[mx.array, mx.array]:
-        """Tokens (B, N, C) and image (B, h * w, C) after the transformer.
-
-        image (B or 1, h * w, C): one image shared by all prompts is projected once in the first layer. image_pe
-        (1, h * w, C), tokens (B, N, C).
-        """
-        queries, keys = tokens, image
-        for layer in self.layers:
-            queries, keys = layer(queries, keys, tokens, image_pe)
-        attended = self.final_attn_token_to_image(queries + tokens, keys + image_pe, keys)
-        return self.norm_final_attn(queries + attended), keys
+    def __call__(self, x: mx.array, more: mx.array | None = None) -> mx.array:
+        """(B, h, w, C_in) -> (B, 2h, 2w, C_out), plus ``more`` of that shape (or of batch 1)."""
+        (b, h, w, c), out = x.shape, len(self.bias)
+        matrix = self.weight.transpose(1, 2, 0, 3).reshape(4 * out, c)  # rows (dy, dx, output channel)
+        y = mx.addmm(mx.tile(self.bias, 4), x.reshape(b * h * w, c), matrix.T)
+        y = y.reshape(b, h, w, 2, 2, out).swapaxes(2, 3)  # (B, h, dy, w, dx, C_out)
+        if more is not None:  # added where it lies, or the two axes would be brought together by a copy
+            y = y + more.reshape(-1, h, 2, w, 2, out)
+        return y.reshape(b, 2 * h, 2 * w, out)
 
 
 class MaskDecoder(nn.Module):
@@ -94,10 +59,10 @@ class MaskDecoder(nn.Module):
             self.obj_score_token = nn.Embedding(1, dim)
             self.pred_obj_score_head = MLP(dim, dim, 1, 3) if config.pred_obj_scores_mlp else nn.Linear(dim, 1)
         self.output_upscaling = [
-            nn.ConvTranspose2d(dim, dim // 4, 2, stride=2),
+            DoublingConv(dim, dim // 4),
             nn.LayerNorm(dim // 4, eps=UPSCALE_NORM_EPS),
             GELU(),
-            nn.ConvTranspose2d(dim // 4, dim // 8, 2, stride=2),
+            DoublingConv(dim // 4, dim // 8),
             GELU(),
         ]
         if config.use_high_res_features_in_sam:
@@ -116,6 +81,11 @@ class MaskDecoder(nn.Module):
         """(B, 4h, 4w, C) and (B, 2h, 2w, C) -> C / 8 and C / 4 channels, once per image."""
         return self.conv_s0(stride_4), self.conv_s1(stride_8)
 
+    def image_side(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> ImageSide:
+        """What prompts on one image share beyond its features. Arguments as for a call, all of batch 1."""
+        image, position = self._flat(image, image_pe, dense)
+        return self.transformer.layers[0].image_side(image, position)
+
     def __call__(
         self,
         image: mx.array,
@@ -123,6 +93,7 @@ class MaskDecoder(nn.Module):
         sparse: mx.array,
         dense: mx.array,
         high_res: tuple[mx.array, mx.array] | None,
+        shared: ImageSide | None = None,
     ) -> DecoderOutput:
         """Decode B prompts.
 
@@ -132,8 +103,9 @@ class MaskDecoder(nn.Module):
             sparse: (B, N, C) prompt tokens.
             dense: (B or 1, h or 1, w or 1, C) mask embedding, added to the image.
             high_res: ``project_high_res`` of strides 4 and 8, each (B or 1, ...), or None for a model without.
+            shared: ``image_side`` of the same image, position encoding and mask embedding, if it is at hand.
         """
-        hidden, pixels = self._transform(image, image_pe, sparse, dense)
+        hidden, pixels = self._transform(image, image_pe, sparse, dense, shared)
         first = 1 if "obj_score_token" in self else 0
         tokens = hidden[:, first + 1 : first + 1 + self._num_mask_tokens]
         kernels = mx.stack([mlp(tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], axis=1)
@@ -144,8 +116,14 @@ class MaskDecoder(nn.Module):
         ious = self.iou_prediction_head(hidden[:, first]).astype(mx.float32)
         return DecoderOutput(masks.reshape(b, -1, height, width), ious, tokens, score)
 
+    def _flat(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> tuple[mx.array, mx.array]:
+        """The image with its mask embedding, (B or 1, h * w, C), and its positions, (1, h * w, C), of one dtype."""
+        h, w, c = image.shape[1:]
+        image = image + dense  # of batch 1 as long as neither image nor mask differs between the prompts
+        return image.reshape(-1, h * w, c), image_pe.astype(image.dtype).reshape(1, h * w, c)
+
     def _transform(
-        self, image: mx.array, image_pe: mx.array, sparse: mx.array, dense: mx.array
+        self, image: mx.array, image_pe: mx.array, sparse: mx.array, dense: mx.array, shared: ImageSide | None = None
     ) -> tuple[mx.array, mx.array]:
         """Run the transformer; returns tokens (B, N', C) and the image (B, h, w, C)."""
         output_tokens = [self.iou_token.weight, self.mask_tokens.weight]
@@ -154,16 +132,15 @@ class MaskDecoder(nn.Module):
         fixed = mx.concatenate(output_tokens)[None]  # [object score, IoU, masks]
         b, (h, w, c) = sparse.shape[0], image.shape[1:]
         tokens = mx.concatenate([mx.broadcast_to(fixed, (b, *fixed.shape[1:])), sparse], axis=1)
-        src = image + dense  # (1, h, w, C) as long as neither image nor mask differs between the prompts
-        src = mx.broadcast_to(src, (len(src), h, w, c)).reshape(-1, h * w, c)
-        hidden, src = self.transformer(src, image_pe.astype(src.dtype).reshape(1, h * w, c), tokens)
+        src, position = self._flat(image, image_pe, dense) if shared is None else (shared.tokens, shared.position)
+        hidden, src = self.transformer(src, position, tokens, shared)
         return hidden, src.reshape(b, h, w, c)
 
     def _upscale(self, x: mx.array, high_res: tuple[mx.array, mx.array] | None) -> mx.array:
         """(B, h, w, C) -> (B, 4h, 4w, C / 8); the high-resolution features join before norm and activation."""
         up1, norm, act1, up2, act2 = self.output_upscaling
-        stride_4, stride_8 = high_res if high_res is not None else (0, 0)
-        return act2(up2(act1(norm(up1(x) + stride_8))) + stride_4)
+        stride_4, stride_8 = high_res if high_res is not None else (None, None)
+        return act2(up2(act1(norm(up1(x, stride_8))), stride_4))
 
     # ---- which of the masks to return
 
