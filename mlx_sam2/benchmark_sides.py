@@ -124,7 +124,7 @@ def ours(spec: dict[str, Any]) -> Side:
         APART: lambda: track(OBJECTS, together=False),
     }
     graphs = {
-        ENCODE: lambda: (lambda x: tuple(model.encode_image(x).arrays()), (pixels(),)),
+        ENCODE: lambda: stages.encode_graph(model, pixels()),
         CLICK: click_graph,
         TRACK: lambda: stages.frame_graph(model, blank(), 1),
     }

@@ -142,11 +142,17 @@ def image_stages(model: SAM2) -> list[Stage]:
     mx.eval(features.arrays())
     return [
         Stage("preprocess", lambda: mx.eval(images.preprocess(photo, size))),
-        Stage("image encode", encode, graph=(lambda x: tuple(model.encode_image(x).arrays()), (pixels,))),
+        Stage("image encode", encode, graph=encode_graph(model, pixels)),
         Stage("first click", first_click),
         Stage("further click", further_click),
         Stage("mask decoder", decode),
     ]
+
+
+def encode_graph(model: SAM2, pixels: mx.array) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
+    """An image encode that is not the first: what is kept from image to image exists."""
+    mx.eval(model.image_encoder.trunk.position_of(pixels.astype(model.dtype)))
+    return lambda x: tuple(model.encode_image(x).arrays()), (pixels,)
 
 
 def everything_stage(model: SAM2, points_per_side: int = 8) -> Stage:

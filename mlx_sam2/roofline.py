@@ -219,34 +219,48 @@ def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | Non
 
 
 def _fuse(steps: list[Step], wanted: set[str]) -> list[Step]:
-    """Join elementwise steps of compiled stages with those that feed them; what nobody else reads is never written."""
-    group_of: dict[str, Step] = {}  # array -> the fused step that makes it
-    result: list[Step] = []
+    """Join elementwise steps of compiled stages as MLX does: with what feeds them, if nothing else reads that."""
+    makers = {name: step for step in steps for name in step.outputs}
     readers: dict[str, list[Step]] = {}
     for step in steps:
-        if step.name not in ELEMENTWISE or step.region is None:
-            result.append(step)
+        for name in step.inputs:
+            readers.setdefault(name, []).append(step)
+    taken: set[int] = set()
+    result: list[Step] = []
+    for step in reversed(steps):  # a fused step runs where its last member does
+        if id(step) in taken:
             continue
-        feeding = [group_of[n] for n in step.inputs if n in group_of and group_of[n].region == step.region]
-        if feeding and all(g is feeding[0] for g in feeding) and _same_size(feeding[0], step):
-            group = feeding[0]
-            group.flops += step.flops
-            group.read({n: parts for n, parts in step.inputs.items() if n not in group.outputs})
-            group.outputs |= step.outputs
-            # a group runs where its last member does: everything that it reads exists by then
-            result.remove(group)
-        else:
-            group = Step("elementwise", step.flops, step.inputs, dict(step.outputs), region=step.region)
-        result.append(group)
-        group_of.update(dict.fromkeys(step.outputs, group))
-    for step in result:
-        for n in step.inputs:
-            readers.setdefault(n, []).append(step)
-    for step in result:
-        if step.name == "elementwise":
-            step.outputs = {n: b for n, b in step.outputs.items() if n in wanted or readers.get(n)}
-    return result
+        members = _members(step, makers, readers, wanted) if _fuses(step) else [step]
+        taken.update(map(id, members))
+        result.append(step if not _fuses(step) else _joined(members))
+    return result[::-1]
 
 
-def _same_size(group: Step, step: Step) -> bool:
-    return next(iter(step.outputs.values())) in (b * r for b in group.outputs.values() for r in (0.25, 0.5, 1, 2, 4))
+def _fuses(step: Step) -> bool:
+    return step.name in ELEMENTWISE and step.region is not None
+
+
+def _members(last: Step, makers: dict[str, Step], readers: dict[str, list[Step]], wanted: set[str]) -> list[Step]:
+    members, waiting = [last], list(last.inputs)
+    while waiting:
+        step = makers.get(waiting.pop())
+        if step is None or step in members or not _fuses(step) or step.region != last.region:
+            continue
+        inside = all(reader in members for name in step.outputs for reader in readers[name])
+        if inside and not wanted & step.outputs.keys() and _same_size(last, step):
+            members.append(step)
+            waiting += step.inputs
+    return members
+
+
+def _joined(members: list[Step]) -> Step:
+    last = members[0]
+    group = Step("elementwise", sum(m.flops for m in members), {}, last.outputs, region=last.region)
+    made = {name for member in members for name in member.outputs}
+    for member in members:
+        group.read({name: parts for name, parts in member.inputs.items() if name not in made})
+    return group
+
+
+def _same_size(last: Step, step: Step) -> bool:
+    return next(iter(step.outputs.values())) in (b * r for b in last.outputs.values() for r in (0.25, 0.5, 1, 2, 4))

@@ -28,7 +28,7 @@ class Chip(NamedTuple):
     tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
 
 
-@dataclass
+@dataclass(eq=False)
 class Step:
     """One launch."""
 

@@ -58,7 +58,7 @@ _called: ContextVar[nn.Module] = ContextVar("called")
 
 
 class _Functions:
-    """The compiled methods of one module. A copy of the module, or what was pickled, starts with none."""
+    """The compiled methods of one module."""
 
     def __init__(self) -> None:
         self._by_name: dict[str, Callable[..., Any]] = {}
@@ -68,12 +68,6 @@ class _Functions:
         if name not in self._by_name:
             self._by_name[name] = mx.compile(_pure(method))
         return self._by_name[name]
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Functions:
-        return _Functions()
-
-    def __reduce__(self) -> tuple[type[_Functions], tuple[()]]:
-        return _Functions, ()
 
 
 def _pure(method: Callable[..., Any]) -> Callable[..., Any]:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import FpnConfig, HieraConfig, SAM2Config
 from ..kernels import attend, mask_unit_attention
 from ..kernels.windows import max_pool
-from .layers import MLP, resize_bicubic, resize_bilinear
+from .kept import Kept
+from .layers import MLP, pointwise, resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
 
@@ -86,6 +89,8 @@ class Hiera(nn.Module):
     def __init__(self, config: HieraConfig):
         super().__init__()
         self._stage_ends = config.stage_end_indices
+        self._patches = (config.patch_kernel_size - 2 * config.patch_padding, config.patch_stride)
+        self._kept_position: Kept[dict[object, mx.array]] = Kept()
         window = config.window_spec[0]
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = mx.zeros((1, *config.window_pos_embed_bkg_spatial_size, config.embed_dim))
@@ -98,10 +103,23 @@ class Hiera(nn.Module):
         window = self.pos_embed_window.shape[1]
         return background + mx.tile(self.pos_embed_window, (1, height // window, width // window, 1))
 
-    def __call__(self, pixels: mx.array) -> list[mx.array]:
-        """(B, H, W, 3) normalised pixels -> one (B, H / stride, W / stride, width) per stage."""
+    def position_of(self, pixels: mx.array) -> mx.array:
+        """The position embedding for images of this size and dtype, kept until its parameters or the size change."""
+        kernel, stride = self._patches
+        key = (*((side - kernel) // stride + 1 for side in pixels.shape[1:3]), pixels.dtype)
+        kept = self._kept_position.get([self.pos_embed, self.pos_embed_window], dict)
+        if key not in kept:
+            kept.clear()
+            kept[key] = self.position_embedding(*key[:2]).astype(pixels.dtype)
+        return kept[key]
+
+    def __call__(self, pixels: mx.array, position: mx.array | None = None) -> list[mx.array]:
+        """(B, H, W, 3) normalised pixels -> one (B, H / stride, W / stride, width) per stage.
+
+        ``position`` is ``position_of`` the pixels, where it is at hand.
+        """
         x = self.patch_embed(pixels)
-        x = x + self.position_embedding(*x.shape[1:3]).astype(x.dtype)
+        x = x + (self.position_embedding(*x.shape[1:3]).astype(x.dtype) if position is None else position)
         features = []
         for i, block in enumerate(self.blocks):
             x = block(x)
@@ -119,8 +137,17 @@ class LateralConv(nn.Module):
             in_channels, config.d_model, config.kernel_size, stride=config.stride, padding=config.padding
         )
 
-    def __call__(self, x: mx.array) -> mx.array:
-        return self.conv(x)
+    def __call__(self, x: mx.array, head: nn.Conv2d | None = None) -> mx.array:
+        """The convolution, then a 1x1 convolution ``head``: one of both, (W2 W1) x + (W2 b1 + b2)."""
+        weight, bias = self.conv.weight, self.conv.bias  # (O, kH, kW, I), (O,)
+        if head is not None:
+            second = head.weight.reshape(len(head.bias), -1).astype(mx.float32)  # (O2, O)
+            weight = (second @ weight.reshape(len(bias), -1).astype(mx.float32)).reshape(-1, *weight.shape[1:])
+            bias = second @ bias.astype(mx.float32) + head.bias
+            weight, bias = weight.astype(x.dtype), bias.astype(x.dtype)
+        if weight.shape[1:3] == (1, 1):
+            return pointwise(x, weight, bias)
+        return mx.conv2d(x, weight, padding=self.conv.padding) + bias
 
 
 class FpnNeck(nn.Module):
@@ -131,18 +158,27 @@ class FpnNeck(nn.Module):
         self._config = config
         self.convs = [LateralConv(c, config) for c in config.backbone_channel_list]  # lowest resolution first
 
-    def __call__(self, features: list[mx.array]) -> list[mx.array]:
-        """Per level (B, H, W, C_level) -> (B, H, W, d_model), highest resolution first."""
+    def __call__(self, features: list[mx.array], heads: Sequence[nn.Conv2d] = ()) -> list[mx.array]:
+        """Per level (B, H, W, C_level) -> (B, H, W, d_model), highest resolution first.
+
+        ``heads`` are 1x1 convolutions that the first levels go through afterwards. A level that nothing else reads then
+        never exists: its two convolutions are one.
+        """
         outputs: list[mx.array] = []
         previous = None
+        top_down = self._config.fpn_top_down_levels
         for level, conv in zip(reversed(range(len(features))), self.convs, strict=True):
+            head = heads[level] if level < len(heads) else None
+            if head is not None and level not in top_down and level - 1 not in top_down:
+                outputs.append(conv(features[level], head))
+                continue
             lateral = conv(features[level])
-            if level in self._config.fpn_top_down_levels and previous is not None:
+            if level in top_down and previous is not None:
                 lateral = lateral + self._upsample(previous).astype(lateral.dtype)
                 if self._config.fuse_type == "avg":
                     lateral = lateral / 2
             previous = lateral
-            outputs.append(lateral)
+            outputs.append(lateral if head is None else head(lateral))
         return outputs[::-1]
 
     def _upsample(self, x: mx.array) -> mx.array:
@@ -160,6 +196,11 @@ class ImageEncoder(nn.Module):
         self.trunk = Hiera(config.trunk)
         self.neck = FpnNeck(config.neck)
 
-    def __call__(self, pixels: mx.array) -> list[mx.array]:
-        """(B, S, S, 3) -> feature maps of strides 4, 8 and 16, each with d_model channels."""
-        return self.neck(self.trunk(pixels))[: self._levels]
+    def __call__(
+        self, pixels: mx.array, position: mx.array | None = None, heads: Sequence[nn.Conv2d] = ()
+    ) -> list[mx.array]:
+        """(B, S, S, 3) -> feature maps of strides 4, 8 and 16, each with d_model channels or those of its head.
+
+        ``position`` as for ``Hiera``, ``heads`` as for ``FpnNeck``.
+        """
+        return self.neck(self.trunk(pixels, position), heads)[: self._levels]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import mlx.core as mx
 import numpy as np
@@ -16,31 +16,40 @@ class Kept(Generic[T]):
     """Keeps one value, and what it was computed from.
 
     Assigned weights and weights changed in place (``weight += 1``, ``weight[0] = 0``) are noticed alike: either gives
-    an array other memory while its old memory is held here. Inside a transformation (``mx.grad``, ``mx.compile``) of
-    which a source is an argument nothing is kept.
+    an array other memory while its old memory is held here. Nothing is kept of arrays that have no memory, under
+    ``mx.compile`` or an export. A caller that may be trained asks only outside of training, or gradients would end at
+    a value that was kept. A copy starts empty.
     """
 
     def __init__(self) -> None:
-        self._sources: list[tuple[mx.array, mx.array]] = []
-        self._places: list[tuple[int, ...]] = []
+        self._sources: list[mx.array] = []
+        self._places: list[tuple[int, int]] = []
         self._value: T | None = None
 
     def get(self, sources: Sequence[mx.array], make: Callable[[], T]) -> T:
         """``make()``, or what it returned the last time if none of the sources has changed since."""
         try:
             places = [_place(source) for source in sources]
-        except RuntimeError:  # what mx.compile traces has no memory
+        except RuntimeError:  # MLX's, of an array that is being traced
             return make()
         if self._value is None or places != self._places:
             self._value = make()
-            # A copy shares the memory but not the later changes; what mx.grad traces shares the memory, too, and is
-            # another array.
-            self._sources, self._places = [(source, copy.copy(source)) for source in sources], places
+            # A copy shares the memory but not the later changes.
+            self._sources, self._places = [copy.copy(source) for source in sources], places
         return self._value
 
+    def clear(self) -> None:
+        """Forget the value."""
+        self.__init__()
 
-def _place(array: mx.array) -> tuple[int, ...]:
-    """Which array it is, where it lies in memory, and its bytes."""
+    def __deepcopy__(self, memo: dict[int, Any]) -> Kept[T]:
+        return Kept()
+
+    def __reduce__(self) -> tuple[type[Kept[T]], tuple[()]]:
+        return Kept, ()
+
+
+def _place(array: mx.array) -> tuple[int, int]:
+    """Where an array lies in memory, and its bytes."""
     data = memoryview(array)  # evaluates it
-    address = np.frombuffer(data.cast("B"), np.uint8).ctypes.data if data.contiguous else 0
-    return id(array), address, data.nbytes
+    return (np.frombuffer(data.cast("B"), np.uint8).ctypes.data if data.contiguous else id(array)), data.nbytes

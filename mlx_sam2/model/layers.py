@@ -86,6 +86,11 @@ class MLP(nn.Module):
         return mx.sigmoid(x) if self._sigmoid_output else x
 
 
+def pointwise(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
+    """A 1x1 convolution of (B, H, W, I) by (O, 1, 1, I) as what it is: one product, its bias included."""
+    return mx.addmm(bias, x, weight.reshape(len(bias), -1).T)
+
+
 class Attention(nn.Module):
     """Multi-head attention with separate projections (official ``modeling/sam/transformer.py``).
 
