@@ -182,8 +182,9 @@ def _own_dtype(parameters: Mapping[str, convert_layouts.Parameter]) -> tuple[str
 
 def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:
     origin = converted_from(found)
+    name = fetched.repo_id or convert_card.printable(os.path.basename(os.path.abspath(fetched.path)))
     return Source(
-        name=fetched.repo_id or convert_card.printable(os.path.basename(os.path.abspath(fetched.path))),
+        name=f"{name} of mlx_sam2" if _is_demo(fetched) else name,
         sha256=sha256_of(found.files),
         dtype=dtype,
         layout=found.layout,
@@ -191,6 +192,10 @@ def _source(fetched: hub.Fetched, found: Checkpoint, dtype: str) -> Source:
         revision=fetched.commit,
         base_model=origin or fetched.repo_id,
     )
+
+
+def _is_demo(fetched: hub.Fetched) -> bool:
+    return fetched.path == hub.shipped(hub.DEMO)
 
 
 def converted_from(found: Checkpoint) -> str | None:
@@ -215,6 +220,8 @@ def _notes(
         notes.append(f"the weights are {own} and stay so")
     if layout == "mlx" and fetched.repo_id is not None and hub.published(fetched.repo_id) is None:
         notes.append(f"the card says apache-2.0, the licence of SAM 2; check that it is that of {fetched.repo_id} too")
+    if _is_demo(fetched):
+        notes.append("demo was trained on synthetic scenes: it is for trying out and for tests")
     if any(weight.dtype == "float64" for weight in found.weights.values()):
         notes.append("float64 tensors are rounded to float32 first")
     return notes

@@ -83,6 +83,8 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     from .segment_parts import digest
 
     path = Path(args.model).expanduser()
+    if not path.exists():
+        path = hub.shipped(args.model) or path
     if path.exists():
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.endswith(hub.FILE_SUFFIXES))
         model = "sha256 " + " ".join(digest(file)[:32] for file in files)

@@ -2,9 +2,9 @@
 
     python tools/demo_model/ship.py RUN/memory.pt
 
-replaces mlx_sam2/demo (model.safetensors, config.json, README.md) and prints the table of bars, which the card shows as
-well. Everything is made in a temporary folder and takes its place when it is whole. `--card-only` evaluates what is
-in the package and writes its card again.
+replaces mlx_sam2/demo (model.safetensors, config.json, scores.json, README.md) and prints the table of bars, which the
+card shows as well. Everything is made in a temporary folder and takes its place when it is whole. `--card-only`
+evaluates what is in the package and writes its card again.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
+sys.path.insert(0, str(ROOT))
 PACKAGED = ROOT / "mlx_sam2" / "demo"
 CARD = HERE / "card.md"
 MOST_BYTES = 6_000_000  # of the weights
-FILES = ("config.json", "model.safetensors", "README.md")
+FILES = ("config.json", "model.safetensors", "scores.json", "README.md")
 
 
 def run(*command: str | Path) -> None:
@@ -66,6 +67,18 @@ def replace_package(new: Path) -> None:
         shutil.copyfile(new / name, PACKAGED / f".{name}")
     for name in FILES[:2]:
         os.replace(PACKAGED / f".{name}", PACKAGED / name)
+    (PACKAGED / "scores.json").write_text(json.dumps({"scores": known_scores()}) + "\n")
+
+
+def known_scores() -> list[float]:
+    """What `python -m mlx_sam2.doctor --weights demo` compares a machine with: float32 on the CPU."""
+    import mlx.core as mx
+
+    import mlx_sam2
+    from mlx_sam2.doctor_weights import demo_scores
+
+    mx.set_default_device(mx.cpu)
+    return [round(score, 6) for score in demo_scores(mlx_sam2.load(PACKAGED, dtype="float32"))]
 
 
 def main(argv: list[str] | None = None) -> int:
