@@ -113,11 +113,13 @@ def work(rank: int, options: argparse.Namespace) -> None:
             p.requires_grad_(False)
     clips, stills = ClipPool(options.run / "pool"), Pool(options.run / "pool")
 
+    together = np.random.default_rng(options.until)  # as much work in every process, or they wait for one another
+
     def loss_of(rng: np.random.Generator) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        if rng.random() < options.stills:
+        if together.random() < options.stills:
             batch = stills.batch(rng, options.size, 4, 8)
             first = FIRST_PROMPTS[rng.choice(3, p=[0.5, 0.35, 0.15])]
-            return image_loss(model, head, batch, first, int(rng.integers(1, options.passes + 1)), options)
+            return image_loss(model, head, batch, first, int(together.integers(1, options.passes + 1)), options)
         batch = clips.batch(rng, options.size, options.clips, options.objects, options.length)
         return clip_loss(model, head, batch, FIRST[rng.choice(4, p=[0.5, 0.2, 0.15, 0.15])], options)
 
