@@ -52,4 +52,4 @@ class Kept(Generic[T]):
 def _place(array: mx.array) -> tuple[int, int]:
     """Where an array lies in memory, and its bytes."""
     data = memoryview(array)  # evaluates it
-    return (np.frombuffer(data.cast("B"), np.uint8).ctypes.data if data.contiguous else id(array)), data.nbytes
+    return (np.frombuffer(data, np.uint8).ctypes.data if data.contiguous else id(array)), data.nbytes

@@ -86,6 +86,12 @@ class MaskDecoder(nn.Module):
         image, position = self._flat(image, image_pe, dense)
         return self.transformer.layers[0].image_side(image, position)
 
+    def image_side_weights(self) -> list[mx.array]:
+        """The weights that ``image_side`` depends on."""
+        layer = self.transformer.layers[0]
+        to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
+        return [w for p in (to_image.k_proj, to_image.v_proj, to_tokens.q_proj) for w in (p.weight, p.bias)]
+
     def __call__(
         self,
         image: mx.array,

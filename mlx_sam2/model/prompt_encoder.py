@@ -6,6 +6,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config import SAM2Config
+from .kept import Kept
 from .layers import GELU, PositionEmbeddingRandom
 
 # Labels of points. A box is two points, its corners.
@@ -22,6 +23,7 @@ class PromptEncoder(nn.Module):
         dim, hidden = config.neck.d_model, config.decoder.mask_in_chans
         self._image_size = config.image_size
         self._embedding_size = config.embedding_size
+        self._position: Kept[mx.array] = Kept()  # of every cell
         self.pe_layer = PositionEmbeddingRandom(dim // 2)
         self.point_embeddings = [nn.Embedding(1, dim) for _ in range(NUM_POINT_LABELS)]
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -42,8 +44,14 @@ class PromptEncoder(nn.Module):
         return 4 * self._embedding_size, 4 * self._embedding_size
 
     def dense_position_encoding(self) -> mx.array:
-        """Position of every cell of the feature map, (1, h, w, d_model) float32."""
-        return self.pe_layer.grid(self._embedding_size, self._embedding_size)
+        """Position of every cell of the feature map, (1, h, w, d_model) in the dtype of the weights; computed once."""
+
+        def compute() -> mx.array:
+            grid = self.pe_layer.grid(self._embedding_size, self._embedding_size)
+            return grid.astype(self.no_mask_embed.weight.dtype)
+
+        matrix = self.pe_layer.positional_encoding_gaussian_matrix
+        return compute() if self.training else self._position.get([matrix, self.no_mask_embed.weight], compute)
 
     def embed_points(self, points: mx.array, labels: mx.array) -> mx.array:
         """Points (B, N, 2) as (x, y) pixels of the model's input, labels (B, N) -> tokens (B, N + 1, d_model) float32.

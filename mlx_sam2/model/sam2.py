@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import mlx.core as mx
@@ -12,11 +12,13 @@ from mlx.utils import tree_flatten
 from ..config import SAM2Config
 from .compiled import compiled
 from .image_encoder import ImageEncoder
+from .kept import Kept
 from .layers import MLP, resize_bilinear, sine_position_encoding, sine_time_encoding
 from .mask_decoder import DecoderOutput, MaskDecoder
 from .memory import MemoryAttention, MemoryEncoder
 from .prompt_encoder import PADDING, PromptEncoder
 from .quantization import quantize, schemes_of
+from .two_way_transformer import ImageSide
 
 NO_OBJECT_LOGIT = -1024.0
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a given 0/1 mask as logits: -10 and +10
@@ -29,6 +31,7 @@ class ImageFeatures:
 
     embedding: mx.array  # (B, h, w, C), stride 16, without the no-memory embedding
     high_res: tuple[mx.array, mx.array] | None  # (B, 4h, 4w, C / 8) and (B, 2h, 2w, C / 4)
+    image_side: Kept[ImageSide] = field(default_factory=Kept, repr=False, compare=False)  # for prompts after the first
 
     def image(self, index: int) -> ImageFeatures:
         """The features of one image, batch axis kept."""
@@ -129,6 +132,8 @@ class SAM2(nn.Module):
         points: mx.array | None,
         labels: mx.array | None,
         mask: mx.array | None,
+        position: mx.array | None = None,
+        shared: ImageSide | None = None,
     ) -> DecoderOutput:
         """Run prompt encoder and mask decoder on B prompts.
 
@@ -137,10 +142,27 @@ class SAM2(nn.Module):
             high_res: as in ``ImageFeatures``, (B or 1, ...).
             points, labels: (B, N, 2) as (x, y) pixels of the S x S input and (B, N), or None.
             mask: (B, 4h, 4w, 1) logits, or None.
+            position: the prompt encoder's ``dense_position_encoding``, if it is at hand.
+            shared: the mask decoder's ``image_side`` of the embedding without a mask, if it is at hand.
         """
+        if position is None:
+            position = self.sam_prompt_encoder.dense_position_encoding()
+        return DecoderOutput(*self._decode(embedding, high_res, points, labels, mask, position, shared))
+
+    @compiled
+    def _decode(
+        self,
+        embedding: mx.array,
+        high_res: tuple[mx.array, mx.array] | None,
+        points: mx.array | None,
+        labels: mx.array | None,
+        mask: mx.array | None,
+        position: mx.array,
+        shared: tuple[mx.array, ...] | None,
+    ) -> tuple[mx.array, ...]:
         sparse, dense = self.sam_prompt_encoder(points, labels, mask)
-        position = self.sam_prompt_encoder.dense_position_encoding()
-        return self.sam_mask_decoder(embedding, position, sparse, dense, high_res)
+        side = None if shared is None else ImageSide(*shared)
+        return tuple(self.sam_mask_decoder(embedding, position, sparse, dense, high_res, side))
 
     def predict_masks(
         self,
@@ -155,8 +177,22 @@ class SAM2(nn.Module):
         Arguments as in ``decode``; M is ``num_multimask_outputs`` with ``multimask``, else 1. The object score plays
         no part here, as in the official image predictor.
         """
-        output = self.decode(self.add_no_memory(features.embedding), features.high_res, points, labels, mask)
+        embedding, high_res = self.add_no_memory(features.embedding), features.high_res
+        one_image = mask is None and len(embedding) == 1 and not self.training
+        shared = self._image_side(features) if one_image else None
+        output = self.decode(embedding, high_res, points, labels, mask, shared=shared)
         return self.sam_mask_decoder.select(output, multimask)
+
+    def _image_side(self, features: ImageFeatures) -> ImageSide:
+        """What prompts without a mask share of one image, computed for the first of them and kept in its features."""
+        prompts, decoder = self.sam_prompt_encoder, self.sam_mask_decoder
+        position, no_mask = prompts.dense_position_encoding(), prompts.no_mask_embed.weight
+
+        def compute() -> ImageSide:
+            return decoder.image_side(self.add_no_memory(features.embedding), position, no_mask[:, None, None])
+
+        weights = decoder.image_side_weights()
+        return features.image_side.get([features.embedding, self.no_mem_embed, position, no_mask, *weights], compute)
 
     # ---- objects in video
 
@@ -168,6 +204,7 @@ class SAM2(nn.Module):
         labels: mx.array | None = None,
         mask: mx.array | None = None,
         multimask: bool = False,
+        position: mx.array | None = None,
     ) -> ObjectPrediction:
         """Best mask, pointer and presence of B objects (official ``_forward_sam_heads``).
 
@@ -177,7 +214,7 @@ class SAM2(nn.Module):
         if points is None:
             batch = max(embedding.shape[0], 1 if mask is None else mask.shape[0])
             points, labels = mx.zeros((batch, 1, 2)), mx.full((batch, 1), PADDING, mx.int32)
-        output = self.decode(embedding, high_res, points, labels, mask)
+        output = self.decode(embedding, high_res, points, labels, mask, position)
         masks, ious = self.sam_mask_decoder.select(output, multimask)
         tokens = output.tokens[:, :1]
         if multimask:
@@ -314,7 +351,8 @@ class SAM2(nn.Module):
         mask as it was decoded, or None without ``remember``.
         """
         recalled = memories, time_indices, pointers, pointer_times, present, pooling
-        found, memory = self._track(features.embedding, features.high_res, recalled, multimask, remember)
+        position = self.sam_prompt_encoder.dense_position_encoding()
+        found, memory = self._track(features.embedding, features.high_res, recalled, multimask, remember, position)
         return ObjectPrediction(*found), memory
 
     @compiled
@@ -325,8 +363,10 @@ class SAM2(nn.Module):
         recalled: tuple[Any, ...],
         multimask: bool,
         remember: bool,
+        position: mx.array,
     ) -> tuple[tuple[mx.array, ...], mx.array | None]:
-        found = self.predict_object(self.attend_memory(embedding, *recalled), high_res, multimask=multimask)
+        attended = self.attend_memory(embedding, *recalled)
+        found = self.predict_object(attended, high_res, multimask=multimask, position=position)
         memory = self.remember(embedding, found.low_res_mask, found.object_score, False) if remember else None
         return tuple(found), memory
 
