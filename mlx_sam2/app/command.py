@@ -136,7 +136,7 @@ def _serve(app: App, listener: socket.socket, no_browser: bool) -> None:
     """Serve until a signal ends it; Ctrl-C leaves as KeyboardInterrupt."""
     import uvicorn
 
-    from .server import make_server
+    from .server import make_config
 
     host = "127.0.0.1" if app.access.token is None else socket.gethostname()
     host = app.access.host if app.access.host not in ("0.0.0.0", "::") else host
@@ -154,11 +154,7 @@ def _serve(app: App, listener: socket.socket, no_browser: bool) -> None:
             super().handle_exit(sig, frame)
             app.end_streams()
 
-    config = uvicorn.Config(
-        make_server(app), log_level="warning", access_log=False, server_header=False, ws="none", http="h11",
-        timeout_graceful_shutdown=int(PATIENCE), lifespan="on",
-    )  # fmt: skip
-    Server(config).run(sockets=[listener])
+    Server(make_config(app, PATIENCE)).run(sockets=[listener])
 
 
 def _wait(app: App, folder: Path) -> None:

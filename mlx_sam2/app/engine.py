@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from ..hub import HubError
 from ..worker import Worker
 from .images import ImageWork
-from .jobs import FAILURES, Job, Steps, describe
+from .jobs import FAILURES, Job, Steps, describe, report
 from .schemas import ApiError, EverythingAsk, Mask, ModelState
 from .session import Session
 from .sessions import Sessions
@@ -16,6 +17,9 @@ from .videos import VideoWork
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
     from ..video_predictor import SAM2VideoPredictor
+
+
+CACHE_BYTES = 512 << 20  # that MLX may keep of what was freed; it would keep as much as there is
 
 
 class Engine:
@@ -35,7 +39,7 @@ class Engine:
 
     def start(self) -> None:
         """Begin to load. What is asked for meanwhile waits behind it."""
-        self.worker.submit_always(self._load)
+        self.worker.submit_always(self._load).add_done_callback(report)
 
     def _load(self) -> None:
         import mlx.core as mx
@@ -44,6 +48,7 @@ class Engine:
         from ..build import build_model
         from ..video_predictor import SAM2VideoPredictor
 
+        mx.set_cache_limit(CACHE_BYTES)
         try:
             self._model = build_model(self.state.name, **self._options)
             if "memory_attention" in self._model:
@@ -51,8 +56,9 @@ class Engine:
                 # corrections stay when objects are followed again: what who clicks on a page expects
                 self._video = SAM2VideoPredictor(model, fill_hole_area=8, add_all_frames_to_correct_as_cond=True)
         except (*FAILURES, HubError, LookupError) as error:
-            text = str(error) or type(error).__name__
-            self.state = self.state.model_copy(update={"status": "failed", "message": " ".join(text.split())})
+            text = " ".join((str(error) or type(error).__name__).split())
+            self.state = self.state.model_copy(update={"status": "failed", "message": text})
+            logging.getLogger("mlx_sam2.app").error("mlx_sam2.app: error: %s", text)
         else:
             dtypes = [
                 str(value.dtype) for _, value in tree_flatten(self._model.parameters()) if value.dtype != mx.uint32

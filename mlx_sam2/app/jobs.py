@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +15,7 @@ from .schemas import ApiError, JobState
 from .session import Session
 from .sessions import Sessions
 
-KEPT = 20  # jobs of a session that are over and can still be asked about
+KEPT = 4  # jobs of a session that are over and can still be asked about, or for their file
 
 Steps = Generator[None, None, None]
 
@@ -94,13 +96,22 @@ class Jobs:
         if sum(bool(other.running) for other in self._sessions.all()) >= self._sessions.limits.warm:
             raise ApiError(409, "busy", f"{self._sessions.limits.warm} jobs are at work already: wait, or cancel one")
         job = Job(session, kind)
-        over = [old for old in session.jobs.values() if not old.is_live and old.file is None]
-        for old in over[: max(len(over) - KEPT, 0)]:
-            del session.jobs[old.id]
+        for old in list(session.jobs.values())[:-KEPT]:
+            self._forget(old)
         session.jobs[job.id] = job
         work = self._work(job, steps)
-        self._worker.submit_always(self._step, job, work)
+        self._submit(job, work)
         return job
+
+    def _forget(self, job: Job) -> None:
+        """Forget a job that is over, and its file."""
+        del job.session.jobs[job.id]
+        if job.path is not None:
+            self._sessions.give_disk(job.session, job.path.stat().st_size)
+            job.path.unlink()
+
+    def _submit(self, job: Job, work: Steps) -> None:
+        self._worker.submit_always(self._step, job, work).add_done_callback(report)
 
     def _work(self, job: Job, steps: Callable[[Job], Steps]) -> Steps:
         """The steps, with the session held warm around them."""
@@ -126,7 +137,13 @@ class Jobs:
             job.enter("failed", "a fault of the app; the terminal shows more")
             raise
         else:
-            self._worker.submit_always(self._step, job, work)
+            self._submit(job, work)
+
+
+def report(future: Future[Any]) -> None:
+    """Tell the terminal about a fault of the program in something that nobody waits for."""
+    if not future.cancelled() and (error := future.exception()) is not None:
+        logging.getLogger("mlx_sam2.app").error("a fault of the app", exc_info=error)
 
 
 def describe(error: BaseException) -> str:

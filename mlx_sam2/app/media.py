@@ -36,6 +36,7 @@ class Limits:
     mask_bytes: int = 256 << 20  # of all encoded masks together
     listeners: int = 16  # event streams of one session
     grace_seconds: float = 5.0  # a job goes on without its last listener
+    rest_seconds: float = 300.0  # a session that no page listens to stays encoded
 
 
 def kind_of(path: Path) -> Kind:
@@ -86,7 +87,10 @@ class ImageSource(FrameSource):
                 warnings.simplefilter("ignore")
                 with Image.open(path) as image:
                     width, height = image.size
-        except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
+        except Image.DecompressionBombError:  # Pillow does not say how large
+            text = f"more than {2 * images.MAX_PIXELS:,} pixels: the app takes {max_pixels:,}; make it smaller"
+            raise ApiError(413, "too_large", text) from None
+        except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError):
             width = height = 0  # the reader below knows what is wrong
         _check_pixels(width, height, max_pixels)
         self._pixels = images.read(path)
@@ -98,17 +102,20 @@ class ImageSource(FrameSource):
 
 
 class SharedSource(FrameSource):
-    """A source that several threads read, one at a time."""
+    """A source that several threads read, one at a time; errors have `shown_name` in place of its path."""
 
-    def __init__(self, source: FrameSource) -> None:
+    def __init__(self, source: FrameSource, shown_name: str) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self.name, self.fps = source.name, source.fps
+        self.name, self.fps = shown_name, source.fps
         self.height, self.width, self.num_frames = source.height, source.width, source.num_frames
 
     def _read(self, i: int) -> np.ndarray:
         with self._lock:
-            return self._source[i]
+            try:
+                return self._source[i]
+            except VideoError as error:
+                raise VideoError(str(error).replace(self._source.name, self.name)) from None
 
     def time(self, i: int) -> float | None:
         return self._source.time(i)
@@ -129,8 +136,8 @@ def open_media(path: Path, kind: Kind, shown_name: str, limits: Limits) -> Share
     """
     try:
         if kind == "image":
-            return SharedSource(ImageSource(path, limits.pixels))
-        return SharedSource(_open_video(path, limits))
+            return SharedSource(ImageSource(path, limits.pixels), shown_name)
+        return SharedSource(_open_video(path, limits), shown_name)
     except (ImageError, VideoError) as error:
         raise ApiError(415, "unsupported", str(error).replace(str(path), shown_name)) from None
     except OSError as error:

@@ -19,7 +19,7 @@ from ..aio import AsyncLatest
 from ..worker import BusyError
 from . import prompts
 from .exports import export_steps
-from .jobs import FAILURES, Job, describe, propagate_steps
+from .jobs import FAILURES, Job, describe, propagate_steps, report
 from .media import kind_of
 from .projects import read_project
 from .schemas import (
@@ -187,6 +187,8 @@ def _add_sessions(router: APIRouter, app: App) -> None:
     async def events(session_id: SessionId) -> Response:
         """Server-sent events: state, status, model, job, progress, frame, everything, closed."""
         session = app.sessions.get(session_id)
+        for job in session.running:
+            job.watched = True
         stream = session.hub.listen(lambda: ("state", session.state().model_dump()))
         return StreamingResponse(stream, media_type="text/event-stream")
 
@@ -199,7 +201,7 @@ def _opened(app: App, upload: Upload, session: Session) -> SessionState:
     """Hand an upload over to its session, and have it encoded."""
     session.disk += upload.size
     upload.keep()
-    app.worker.submit_always(app.engine.encode, session)
+    app.worker.submit_always(app.engine.encode, session).add_done_callback(report)
     return session.state()
 
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
+import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
@@ -57,10 +58,25 @@ def make_server(app: App) -> ASGIApp:
     return Guard(server, app.access)
 
 
+def make_config(app: App, grace: float) -> uvicorn.Config:
+    """How uvicorn serves an app; `grace`: seconds for requests under way when it ends."""
+    return uvicorn.Config(
+        make_server(app),
+        http="h11",
+        ws="none",
+        lifespan="on",
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        timeout_graceful_shutdown=round(grace),
+    )
+
+
 async def _sweep(app: App) -> None:
     """Close sessions whose time is over."""
     while True:
-        await asyncio.sleep(min(app.sessions.limits.idle_seconds / 4, 30.0))
+        limits = app.sessions.limits
+        await asyncio.sleep(min(limits.idle_seconds / 4, limits.rest_seconds / 4, 30.0))
         app.sessions.expire()
 
 
@@ -93,8 +109,7 @@ def _add_errors(server: FastAPI) -> None:
     @server.exception_handler(ImageError)
     @server.exception_handler(VideoError)
     async def unreadable(_: Request, error: ValueError) -> Response:
-        text = str(error)  # of a frame that is damaged; paths stay here
-        return _problem(415, "unsupported", text.rsplit(": ", 1)[-1] if "/" in text else text)
+        return _problem(415, "unsupported", " ".join(str(error).split()))
 
 
 # ---- the page

@@ -78,7 +78,7 @@ class Session:
     def state(self) -> SessionState:
         with self.lock:
             objects = [self.objects[obj_id].model_copy(deep=True) for obj_id in sorted(self.objects)]
-            jobs = [job.state() for job in self.jobs.values() if job.is_live]
+            jobs = [job.state() for job in self.running]
             return SessionState(
                 **self.brief().model_dump(), objects=objects, timeline=self._timeline(), jobs=jobs
             )  # fmt: skip

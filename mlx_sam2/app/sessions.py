@@ -119,11 +119,16 @@ class Sessions:
         self.give_disk(session, session.disk)
 
     def expire(self) -> None:
-        """Close sessions that were not used for too long and that no page listens to."""
+        """Close sessions that no page listens to and that were not used for too long; before that, let them cool."""
         now = time.monotonic()
         for session in self.all():
-            if not session.has_listeners and now - session.used > self.limits.idle_seconds:
+            rest = 0.0 if session.has_listeners else now - session.used
+            if rest > self.limits.idle_seconds:
                 self.close(session.id)
+            elif rest > self.limits.rest_seconds:
+                with self._lock:
+                    if session.pins == 0:
+                        self._chill(session)
 
     def _left(self, session: Session) -> None:
         """The last page has gone: unless one comes back soon, nobody waits for the jobs that it started."""
