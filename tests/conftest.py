@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
@@ -52,3 +53,21 @@ def nano_state() -> dict[str, np.ndarray]:
 def nano_model() -> SAM2:
     """Shared by every test of the session: do not change its weights."""
     return synthetic.nano_model()
+
+
+@pytest.fixture(scope="session")
+def app_server() -> Iterator[str]:
+    """The address of an app on the demo model, shared by the tests of its page."""
+    import page_browser
+
+    with page_browser.serving() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A headless Chromium."""
+    import page_browser
+
+    with page_browser.browsing() as found:
+        yield found

@@ -115,7 +115,7 @@ export class Files {
       return info;
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
-      toast(error.message, { error: true });
+      toast(`${what}: ${error.message}`, { error: true });
       return null;
     } finally {
       this.sending = null;

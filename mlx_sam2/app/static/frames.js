@@ -15,6 +15,8 @@ export class Frames {
     this.bytes = 0;
   }
 
+  get any() { return this.kept.size > 0; }
+
   has(number) { return this.kept.has(number); }
 
   /** The picture if it is there. */

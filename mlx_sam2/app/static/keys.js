@@ -37,7 +37,7 @@ export class Keys {
     byId("help").addEventListener("click", () => this.dialog.showModal());
     this.dialog.addEventListener("click", (event) => event.target === this.dialog && this.dialog.close());
     addEventListener("keydown", (event) => this.#down(event));
-    addEventListener("keydown", () => { document.body.dataset.input = "keys"; }, true);
+    addEventListener("keydown", ({ key }) => { if (/^(Tab|Enter|Arrow)/.test(key)) document.body.dataset.input = "keys"; }, true);
     addEventListener("pointerdown", () => { document.body.dataset.input = "pointer"; }, true);
     addEventListener("keyup", (event) => {
       if (event.key !== " ") return;

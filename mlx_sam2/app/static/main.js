@@ -39,7 +39,7 @@ class App {
     this.files = new Files(this);
     this.keys = new Keys(this);
     this.opening = null; // words of an upload under way
-    this.view.addEventListener("change", () => { byId("zoom-fit").textContent = `${Math.round(this.view.scale * 100)}%`; });
+    this.view.addEventListener("change", () => this.#showZoom());
     byId("undo").addEventListener("click", () => this.undo());
     byId("redo").addEventListener("click", () => this.redo());
     byId("zoom-fit").addEventListener("click", () => this.view.fit());
@@ -111,7 +111,7 @@ class App {
     this.showStatus();
     const recent = byId("recent");
     recent.hidden = !sessions.length;
-    recent.querySelector("ul").replaceChildren(...sessions.slice(0, 6).map(({ id, name }) =>
+    recent.querySelector("ul").replaceChildren(...sessions.slice(0, 4).map(({ id, name }) =>
       make("li", {}, make("button", { onclick: () => this.openId(id) }, name))));
   }
 
@@ -135,8 +135,7 @@ class App {
     this.session?.close();
     const session = new Session(info);
     this.session = session;
-    this.painter.session = session;
-    Object.assign(this.painter, { hover: null, candidate: null, region: null, draft: null, crosshair: null, lastPicture: null });
+    this.painter.open(session);
     history.replaceState(null, "", `#${session.id}`);
     document.body.dataset.mode = "open";
     document.body.dataset.kind = session.kind;
@@ -158,9 +157,9 @@ class App {
   #listen(session) {
     const mine = (act) => (detail) => session === this.session && act(detail);
     session.on("doc", mine(() => this.changed()))
-      .on("masks", mine((frame) => frame === session.frame && this.changed()))
+      .on("masks", mine((frame) => (frame === session.frame || frame === this.painter.frame) && this.changed()))
       .on("frame", mine(() => { this.tools.forgetPreview(); this.changed(); this.painter.picture(); session.askAgain(); }))
-      .on("picture", mine((frame) => { if (frame === session.frame) { this.painter.all(); this.chooser.show(); } this.showStatus(); }))
+      .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.showStatus(); }))
       .on("tracks", mine(() => this.timeline.draw()))
       .on("regions", mine((regions) => this.#found(regions)))
       .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.showStatus(); this.#tellEnd(ended); }))
@@ -186,8 +185,7 @@ class App {
   #leave() {
     this.session?.close();
     this.session = null;
-    this.painter.session = null;
-    this.painter.all();
+    this.painter.open(null);
     history.replaceState(null, "", location.pathname);
   }
 
@@ -246,6 +244,12 @@ class App {
     this.showStatus();
   }
 
+  #showZoom() {
+    const words = `${Math.round(this.view.scale * 100)}%`;
+    byId("zoom-fit").textContent = words;
+    byId("zoom-fit").setAttribute("aria-label", `${words}: fit to the window`);
+  }
+
   busy(words) {
     this.opening = words;
     this.showStatus();
@@ -258,7 +262,7 @@ class App {
     const waits = this.opening ?? (lost ? "Connection lost. Trying again…" : null)
       ?? (model.status === "loading" ? "Loading the model…" : null)
       ?? (session?.status === "encoding" ? (session.video ? "Reading the video…" : "Looking at the picture…") : null)
-      ?? (session && session.status !== "failed" && !session.pictures.has(session.frame) && !this.painter.lastPicture ? "Fetching the picture…" : null)
+      ?? (session && session.status !== "failed" && !session.pictures.any ? "Fetching the picture…" : null)
       ?? (this.waiting ? "Computing the mask…" : null);
     const failed = session?.status === "failed" ? session.message || "This file could not be read." : null;
     const words = failed ?? waits ?? "";
@@ -310,6 +314,13 @@ class App {
     else if (this.session?.regions) this.session.setRegions(null);
   }
 
+  /** Whether everything that was asked for is there and drawn. */
+  get idle() {
+    const { session, painter, tools } = this;
+    if (this.opening !== null || painter.asked || painter.pool.waiting.size || tools.asking) return false;
+    return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.has(session.frame));
+  }
+
   announce(text) { announce(text); }
   say(text) { toast(text); }
 
@@ -321,4 +332,5 @@ class App {
 }
 
 const app = new App();
+window.app = app; // for the browser's console, and for the tests
 app.start();

@@ -30,6 +30,7 @@ export class Session extends EventTarget {
     this.candidates = new Map(); // "object frame" -> {masks, chosen}
     this.answers = new Map(); // what the server said to equal prompts: shown at once on undo
     this.pictures = new Frames(this, (number) => this.tell("picture", number), (error) => this.problem(error));
+    this.fetching = 0; // requests for masks under way
     this.job = null;
     this.regions = null; // of everything-mode: masks, the largest first
     this.connected = true;
@@ -96,6 +97,7 @@ export class Session extends EventTarget {
     if (id === this.active) return;
     this.active = id;
     this.tell("doc");
+    if (this.ready) this.askAgain();
   }
 
   #show(doc) {
@@ -182,18 +184,27 @@ export class Session extends EventTarget {
     if (this.ready && this.doc.objects.length && !asked) this.fetchMasks(frame);
   }
 
+  /** Whether all that can be shown of a frame has arrived. */
+  has(frame) {
+    return this.pictures.has(frame) && (!this.doc.objects.length || Boolean(this.masks.get(frame)?.loaded));
+  }
+
   async fetchMasks(frame) {
     const shown = this.masks.get(frame) ?? new Map();
     shown.asked = true;
     this.masks.set(frame, shown);
+    this.fetching++;
     try {
       const { masks } = await api.masks(this.id, frame);
       for (const [object, mask] of Object.entries(masks)) if (find(this.doc, Number(object))) shown.set(Number(object), mask);
+      shown.loaded = true;
       this.tell("masks", frame);
       await this.askAgain();
     } catch (error) {
       shown.asked = false;
       this.problem(error);
+    } finally {
+      this.fetching--;
     }
   }
 
@@ -283,7 +294,7 @@ export class Session extends EventTarget {
 
   #tracked(frame, masks) {
     const shown = this.masks.get(frame) ?? new Map();
-    shown.asked = true;
+    shown.asked = shown.loaded = true;
     this.masks.set(frame, shown);
     for (const [object, mask] of Object.entries(masks)) {
       if (!find(this.doc, Number(object))) continue;
@@ -291,7 +302,11 @@ export class Session extends EventTarget {
       this.tracks.set(Number(object), frame, mask.area);
     }
     this.tell("tracks");
-    if (this.job?.follow) this.show(frame, { follow: true });
+    if (this.job?.follow) {
+      const way = Math.sign(frame - this.frame);
+      this.show(frame, { follow: true });
+      for (let ahead = 4; ahead > 0 && way; ahead--) if (frame + way * ahead >= 0 && frame + way * ahead < this.frames) this.pictures.want(frame + way * ahead);
+    }
     if (frame === this.frame) this.tell("masks", frame);
   }
 
@@ -322,6 +337,20 @@ export class Session extends EventTarget {
     if (connected === this.connected || this.closed) return;
     this.connected = connected;
     this.tell("connection", connected);
+    if (!connected) this.#retry();
+  }
+
+  /** Asks until the server answers: the events may be alive although a request has failed. */
+  async #retry() {
+    while (!this.connected && !this.closed) {
+      await new Promise((resolve) => setTimeout(resolve, 1500));
+      try {
+        this.#reconnected(await api.session(this.id));
+      } catch (error) {
+        if (error.status === 404) this.tell("closed");
+        if (!error.offline) return;
+      }
+    }
   }
 
   #reconnected(info) {

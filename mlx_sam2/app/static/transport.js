@@ -51,7 +51,7 @@ export class Transport {
     }
     for (let n = Math.min(next + AHEAD, session.frames) - 1; n >= next; n--) session.look(n);
     this.began ??= now;
-    if (now - this.began >= 1000 / (session.fps || 24) - 2 && session.pictures.has(next)) {
+    if (now - this.began >= 1000 / (session.fps || 24) - 2 && session.has(next)) {
       this.began = Math.max(this.began + 1000 / (session.fps || 24), now - 100);
       session.show(next);
     }

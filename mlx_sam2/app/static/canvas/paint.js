@@ -1,7 +1,6 @@
 // Draws the picture on one canvas and everything above it on another, at most once a screen refresh.
-import { find } from "../document.js";
+import { find, PALETTE, promptsOf } from "../document.js";
 import { drawBox, drawCrosshair, drawPoint } from "./marks.js";
-import { PALETTE } from "../document.js";
 
 export class Painter {
   constructor(view, pool) {
@@ -16,8 +15,15 @@ export class Painter {
     this.draft = null; // box that is being dragged
     this.crosshair = null; // [x, y] of the keyboard's crosshair
     this.stale = { base: false, over: false };
-    this.drawn = null; // resolves the promise of `settled`
+    this.shown = null; // frame on the screen
+    this.before = new Map(); // object -> what was drawn for it last
     view.addEventListener("change", () => this.all());
+  }
+
+  open(session) {
+    Object.assign(this, { session, hover: null, candidate: null, region: null, draft: null, crosshair: null, shown: null });
+    this.before.clear();
+    this.all();
   }
 
   all() {
@@ -37,8 +43,9 @@ export class Painter {
     this.asked = null;
     const { base, over } = this.stale;
     this.stale = { base: false, over: false };
-    if (base) this.#paintBase(this.#prepare(this.base));
-    if (over) this.#paintOver(this.#prepare(this.over));
+    const turned = this.session && this.shown !== this.frame; // another frame: both layers, together
+    if (base || turned) this.#paintBase(this.#prepare(this.base));
+    if (over || turned) this.#paintOver(this.#prepare(this.over));
   }
 
   /** The context of a canvas of the window's size, empty, in CSS pixels. */
@@ -52,19 +59,39 @@ export class Painter {
     return context;
   }
 
+  /** The frame on the screen: the one that is wanted, or another until its picture and its masks are there. */
+  get frame() {
+    const { session } = this;
+    if (this.shown === null || this.#complete(session.frame)) this.shown = session.frame;
+    return this.shown;
+  }
+
+  /** Whether the picture of a frame and its masks, as far as they are known, can be drawn. */
+  #complete(frame) {
+    const { session } = this;
+    if (!session.pictures.has(frame)) return false;
+    if (frame === this.shown) return true; // a mask that changes does not take the picture away
+    const masks = session.masks.get(frame);
+    return session.doc.objects.every(({ id, color }) => {
+      const mask = masks?.get(id);
+      return !mask || this.pool.peek(mask, color, () => this.all()) !== undefined;
+    });
+  }
+
+  /** A picture has arrived; while scrubbing the newest is shown until the one that is wanted comes. */
+  arrived(number) {
+    if (!this.session.pictures.has(this.session.frame) && this.#complete(number)) this.shown = number;
+    this.all();
+  }
+
   #paintBase(context) {
     const { view, session } = this;
-    const bitmap = session?.pictures.get(session.frame) ?? this.lastPicture;
-    if (!session || !bitmap) return;
-    this.lastPicture = bitmap;
+    const bitmap = session && session.pictures.get(this.frame);
+    if (!bitmap) return;
     const width = view.picture.width * view.scale, height = view.picture.height * view.scale;
     context.imageSmoothingEnabled = view.scale * (view.picture.width / bitmap.width) < 4;
     context.imageSmoothingQuality = "high";
-    try {
-      context.drawImage(bitmap, view.x, view.y, width, height);
-    } catch {
-      this.lastPicture = null; // it was closed to make room: the next one is on its way
-    }
+    context.drawImage(bitmap, view.x, view.y, width, height);
   }
 
   #paintOver(context) {
@@ -75,32 +102,43 @@ export class Painter {
     context.scale(view.scale, view.scale);
     if (session.regions) this.#paintRegions(context);
     for (const object of session.doc.objects) {
-      if (object.visible && object.id !== session.active) this.#paintMask(context, this.#maskOf(object.id), object.color, false);
+      if (object.visible && object.id !== session.active) this.#paintObject(context, object, this.#maskOf(object.id), false);
     }
     const active = find(session.doc, session.active);
-    if (active?.visible) this.#paintMask(context, this.candidate ?? this.#maskOf(active.id), active.color, true);
-    if (this.hover) this.#paintMask(context, this.hover, session.activeColour, true, true);
+    if (active?.visible) this.#paintObject(context, active, this.candidate ?? this.#maskOf(active.id), true);
+    if (this.hover) this.#paintMask(context, this.#drawing(this.hover, session.activeColour), session.activeColour, true, true);
     context.restore();
     this.#paintPrompts(context);
   }
 
   #maskOf(object) {
-    return this.session.masks.get(this.session.frame)?.get(object);
+    return this.session.masks.get(this.frame)?.get(object);
+  }
+
+  #drawing(mask, colour) {
+    return mask && this.pool.peek(mask, colour, () => this.marks());
+  }
+
+  /** The mask of an object; while it is being decoded the one before stays, so that nothing flickers. */
+  #paintObject(context, { id, color }, mask, strong) {
+    let drawing = this.#drawing(mask, color);
+    if (drawing === undefined && mask) drawing = this.before.get(id);
+    else if (mask && strong && this.before.get(id) !== drawing) performance.mark("mask drawn");
+    this.before.set(id, mask ? drawing : null);
+    this.#paintMask(context, drawing, color, strong);
   }
 
   #paintRegions(context) {
     const { regions } = this.session;
     regions.forEach((mask, index) => {
       const colour = PALETTE[index % PALETTE.length][0];
-      this.#paintMask(context, mask, colour, mask === this.region, mask !== this.region);
+      this.#paintMask(context, this.#drawing(mask, colour), colour, mask === this.region, mask !== this.region);
     });
   }
 
-  /** Fill and outline of a mask; the newest that is decoded, until the right one is. */
-  #paintMask(context, mask, colour, strong, faint = false) {
-    if (!mask) return;
-    const drawing = this.pool.peek(mask, colour, () => this.marks());
-    if (!drawing) return;
+  /** Fill and outline of a mask. */
+  #paintMask(context, drawing, colour, strong, faint = false) {
+    if (!drawing?.bitmap.width) return; // empty, not decoded yet, or given up to make room
     const unit = 1 / this.view.scale;
     context.globalAlpha = faint ? 0.32 : strong ? 0.48 : 0.38;
     context.imageSmoothingEnabled = true;
@@ -121,7 +159,7 @@ export class Painter {
   #paintPrompts(context) {
     const { session, view } = this;
     const active = find(session.doc, session.active);
-    const { box, points } = session.prompts;
+    const { box, points } = promptsOf(session.doc, session.active, this.frame);
     if (this.draft) drawBox(context, view, this.draft, session.activeColour, true);
     else if (box && active?.visible) drawBox(context, view, box, active.color, false);
     if (active?.visible) for (const [x, y, include] of points) drawPoint(context, ...view.toStage(x, y), include === 1);
