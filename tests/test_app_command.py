@@ -1,0 +1,170 @@
+"""``python -m mlx_sam2.app`` as a user runs it: what it prints, how it ends, what it refuses."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
+
+from app_machine import SLOW, clip, model_folder, photo, png, wait_for
+from test_package import WATCH
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return model_folder(tmp_path_factory.mktemp("app") / "nano")
+
+
+class Running:
+    """The command in a process of its own."""
+
+    def __init__(self, process: subprocess.Popen[str], temporary: Path) -> None:
+        self.process = process
+        self.temporary = temporary
+        self.line = process.stdout.readline()
+        found = re.search(r"http://\S+", self.line)
+        assert found, (self.line, process.stderr.read())
+        self.url, _, self.fragment = found[0].partition("#")
+
+    def state(self) -> dict[str, Any]:
+        return httpx.get(self.url + "api/state", timeout=SLOW).json()
+
+    def end(self, signum: int) -> int:
+        self.process.send_signal(signum)
+        return self.process.wait(SLOW)
+
+
+@contextmanager
+def command(model: str, folder: Path, *args: str) -> Iterator[Running]:
+    temporary = folder / "temporary"
+    temporary.mkdir(parents=True)
+    call = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", *args]
+    if "--port" not in args:
+        call += ["--port", "0"]
+    process = subprocess.Popen(
+        call,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    try:
+        yield Running(process, temporary)
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def refused(*args: str) -> str:
+    """The one line with which the command ends with 2."""
+    done = subprocess.run(
+        [sys.executable, "-m", "mlx_sam2.app", "--no-browser", *args], capture_output=True, text=True, timeout=SLOW
+    )
+    assert done.returncode == 2, done
+    assert done.stderr.startswith("mlx_sam2.app: error: ") and done.stderr.count("\n") == 1, done.stderr
+    return done.stderr
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_a_file_and_ends_cleanly(model: str, tmp_path: Path, signum: int) -> None:
+    photo_path = tmp_path / "photo.png"
+    photo_path.write_bytes(png(photo()))
+    with command(model, tmp_path / "run", str(photo_path)) as app:
+        assert app.url.startswith("http://127.0.0.1:") and not app.fragment
+        state = app.state()
+        assert [s["name"] for s in state["sessions"]] == ["photo.png"] and state["open"] == state["sessions"][0]["id"]
+        wait_for(lambda: app.state()["sessions"][0]["status"] == "ready")
+        uploaded = httpx.post(app.url + "api/sessions?name=clip.mp4", content=clip(), timeout=SLOW).json()["id"]
+        assert list(app.temporary.rglob("media"))
+        events = threading.Thread(target=lambda: list_events(app.url, uploaded), daemon=True)  # an open page
+        events.start()
+        wait_for(lambda: OPEN)
+        assert app.end(signum) == (130 if signum == signal.SIGINT else 143)
+        out, err = app.process.communicate()
+        assert (out, err) == ("", "")
+        assert not list(app.temporary.iterdir()), "temporary files were left behind"
+        events.join(SLOW)
+    assert photo_path.exists()
+
+
+OPEN: list[str] = []
+
+
+def list_events(url: str, session: str) -> None:
+    OPEN.clear()
+    with httpx.stream("GET", f"{url}api/sessions/{session}/events", timeout=SLOW) as stream:
+        for line in stream.iter_lines():
+            OPEN.append(line)
+
+
+def test_a_port_in_use_is_one_line(model: str) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f"port {port} is in use" in refused("--model", model, "--port", str(port))
+
+
+def test_bad_input_is_one_line(model: str, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(png(photo())[:200])
+    assert "damaged" in refused("--model", model, "--port", "0", str(broken))
+    assert "does not exist" in refused("--model", model, str(tmp_path / "none.png"))
+    assert "--host" in refused("--model", model, "--host", "no such host")
+    assert "no-such-model" in refused("--model", "no-such-model")
+    assert "--port" in refused("--port", "99999")
+    (tmp_path / "empty").mkdir()
+    assert "no frames" in refused("--model", model, "--port", "0", str(tmp_path / "empty"))
+
+
+def test_beyond_this_machine_it_asks_for_a_token(model: str, tmp_path: Path) -> None:
+    with command(model, tmp_path / "run", "--host", "0.0.0.0") as app:
+        assert app.fragment.startswith("token=") and len(app.fragment) > 30
+        port = int(re.search(r":(\d+)/", app.url)[1])
+        local = f"http://127.0.0.1:{port}/api/state"
+        assert httpx.get(local).status_code == 401
+        token = app.fragment.removeprefix("token=")
+        assert httpx.get(local, headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        assert httpx.get(local, headers={"Host": f"evil.example:{port}"}).status_code == 403
+
+
+def test_a_folder_of_frames_is_a_video(model: str, tmp_path: Path) -> None:
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for i in range(3):
+        (frames / f"{i:05d}.png").write_bytes(png(photo(i)))
+    with command(model, tmp_path / "run", str(frames)) as app:
+        about = app.state()["sessions"][0]
+        assert (about["kind"], about["frames"], about["name"]) == ("video", 3, "frames")
+        assert app.end(signal.SIGINT) == 130
+    assert len(list(frames.iterdir())) == 3, "files of the user are gone"
+
+
+def test_help_is_light() -> None:
+    run = "import runpy; sys.argv[1:] = ['--help']; runpy.run_module('mlx_sam2.app', run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", WATCH + run], capture_output=True, text=True, timeout=SLOW)
+    assert done.returncode == 0 and done.stdout.startswith("usage: python -m mlx_sam2.app")
+    assert done.stderr.split() == ["LOADED"]
+
+
+def test_without_the_extra_it_says_how_to_get_it(model: str) -> None:
+    run = "import sys; sys.modules['uvicorn'] = None; from mlx_sam2.app.command import main; sys.exit(main([]))"
+    done = subprocess.run([sys.executable, "-c", run], capture_output=True, text=True, timeout=SLOW)
+    assert (
+        done.returncode == 2
+        and done.stderr == "mlx_sam2.app: error: the app needs uvicorn: pip install 'mlx-sam2[app]'\n"
+    )
