@@ -105,6 +105,7 @@ PREDICTOR_OPTIONS = {
     "clear_non_cond_mem_around_input": bool,
     "add_all_frames_to_correct_as_cond": bool,
 }
+APPROXIMATIONS = ("memory_pooling", "max_memories", "static_threshold")  # of our own predictor; it checks them
 POSTPROCESSING_HOLE_AREA = 8
 
 
@@ -136,4 +137,5 @@ def split_video_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
             raise ValueError(
                 f"{name}={value!r}: it must be {'true or false' if name != 'fill_hole_area' else 'a number'}"
             )
+    predictor.update({name: options.pop(name) for name in APPROXIMATIONS if name in options})
     return {**options, "hydra_overrides_extra": overrides, "video": True}, predictor

@@ -243,19 +243,28 @@ class ObjectTrack:
             for t in [t for t in sorted(self.conditioning)[: -(limit + 1)] if t < first]:
                 del self.conditioning[t]
 
-    def recall(self, frame_idx: int, reverse: bool, num_frames: int | None, config: SAM2Config) -> Recall:
+    def recall(
+        self,
+        frame_idx: int,
+        reverse: bool,
+        num_frames: int | None,
+        config: SAM2Config,
+        max_memories: int | None = None,
+    ) -> Recall:
         """Pick the memories for a frame: conditioning frames, then the latest others, oldest first.
 
         Args:
             num_frames: length of the video, or None where it is unknown. The official time encoding of pointers
                 depends on it in videos shorter than ``max_obj_ptrs_in_encoder``.
+            max_memories: an approximation: one conditioning frame counted, not more memories than this; None for as
+                many as the configuration says.
         """
         if config.num_maskmem == 0:  # a model without memory
             return Recall([], [], [], [])
         chosen, others = select_conditioning(frame_idx, list(self.conditioning), config.max_cond_frames_in_attn)
         memories = [self.conditioning[t].memory for t in chosen]
         time_indices = [config.num_maskmem - 1] * len(chosen)
-        for distance in range(config.num_maskmem - 1, 0, -1):
+        for distance in range(min(max_memories or config.num_maskmem, config.num_maskmem) - 1, 0, -1):
             result = self._passed(_frame_back(frame_idx, distance, reverse, config), others)
             if result is not None:
                 memories.append(result.memory)

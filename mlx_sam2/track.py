@@ -18,6 +18,7 @@ from .cli import UsageError
 from .track_run import (
     Plan,
     Progress,
+    add_approximations,
     is_live,
     load_predictor,
     resume_arguments,
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     davis.add_argument("--davis", type=Path, metavar="ROOT", help="track a DAVIS data set instead of VIDEO, see below")
     davis.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="some of its sequences only")
     cli.add_model_options(parser)
+    add_approximations(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", action="append", default=[], metavar="PATH",
                         help="a folder of PNG masks, .mp4, .mov or .jsonl (repeatable)")  # fmt: skip

@@ -16,7 +16,7 @@ from typing import Any
 from .cli import UsageError
 from .davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
 from .track_prompts import Item, gather
-from .track_run import Plan, Progress, load_predictor, track_session, write_frames
+from .track_run import Plan, Progress, approximations, load_predictor, track_session, write_frames
 from .video import FolderSource
 from .video_sinks import PngSink
 
@@ -106,7 +106,7 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
 
     Results of two models are not mixed, nor are they put among other things.
     """
-    run = {"model": args.model, "revision": args.revision, "dtype": args.dtype}
+    run = {"model": args.model, "revision": args.revision, "dtype": args.dtype, **approximations(args)}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: results need a folder")
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
@@ -116,7 +116,8 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
         return {**run, "sequences": {}}
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        before = {key: record[key] for key in run}
+        before = {key: value for key, value in record.items() if key != "sequences"}
+        before = {**{key: record[key] for key in ("model", "revision", "dtype")}, **before}
         finished = dict(record["sequences"])
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{out} holds something else than results of --davis: name another --output") from None

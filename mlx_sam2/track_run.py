@@ -6,7 +6,9 @@ import argparse
 import os
 import signal
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import cli
 from .cli import UsageError
 
 if TYPE_CHECKING:
@@ -21,6 +24,8 @@ if TYPE_CHECKING:
     from .video import FrameSource
     from .video_predictor import SAM2VideoPredictor, VideoState
     from .video_sinks import FrameSink
+
+WAITING_FRAMES = 3  # tracked, and not yet written
 
 
 @dataclass
@@ -33,6 +38,27 @@ class Plan:
     reverse: bool
 
 
+APPROXIMATIONS: list[tuple[str, str, Any, str]] = [  # flag, option of the predictor, type, help
+    ("image-size", "image_size", cli.number(int, 32), "side of the model's input, a multiple of 32, such as 512"),
+    ("memory-pooling", "memory_pooling", cli.number(int, 1), "average memories over N x N cells, such as 2"),
+    ("memory-stride", "memory_temporal_stride_for_eval", cli.number(int, 1), "recall the last frame and every Nth one"),
+    ("max-memories", "max_memories", cli.number(int, 1), "recall N frames at most, one prompted frame among them"),
+    ("static", "static_threshold", cli.number(float, 0, 255), "encode no memory of frames that differ less (0 to 255)"),
+]
+
+
+def add_approximations(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("approximations (faster, with other results; docs/performance.md has their cost)")
+    for flag, name, kind, text in APPROXIMATIONS:
+        metavar = "X" if flag == "static" else "N"
+        group.add_argument(f"--{flag}", dest=name, type=kind, metavar=metavar, help=text)
+
+
+def approximations(args: argparse.Namespace) -> dict[str, Any]:
+    """Those that were asked for, as options of the predictor."""
+    return {name: getattr(args, name) for _, name, *_ in APPROXIMATIONS if getattr(args, name) is not None}
+
+
 def is_live(source: FrameSource) -> bool:
     return not source.random_access or source.num_frames is None
 
@@ -41,6 +67,7 @@ def load_predictor(args: argparse.Namespace, **options: Any) -> SAM2VideoPredict
     from .video_predictor import SAM2VideoPredictor
 
     try:
+        options = {**approximations(args), **options}
         return SAM2VideoPredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision, **options)
     except ValueError as error:  # CheckpointError, ConfigError
         raise UsageError(str(error)) from None
@@ -73,7 +100,7 @@ def track_session(
         give_prompts(predictor, state, plan)
         for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
             scores = {obj: float(state.tracks[obj].result(t).object_score) for obj in ids}
-            yield TrackedFrame(t, source[t], dict(zip(ids, logits[:, 0] > 0, strict=True)), scores, source.time(t))
+            yield TrackedFrame(t, state.frame(t), dict(zip(ids, logits[:, 0] > 0, strict=True)), scores, source.time(t))
 
 
 def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
@@ -131,18 +158,59 @@ def write_frames(
     """Write frames as they come, with a progress bar on a terminal; returns the signal that stopped it, or 0."""
     from tqdm import tqdm
 
-    began = time.perf_counter()
     with Stop() as stop, tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar:
-        for frame in frames:
-            for sink in sinks:
-                sink.write(frame.index, frame.pixels, frame.masks, scores=frame.scores or None, time=frame.time)
-            progress.first = progress.first if progress.count else frame.index
-            progress.count, progress.last = progress.count + 1, frame
-            progress.seconds = time.perf_counter() - began
-            bar.update()
-            if stop.signal:
-                break
+        with Writer(sinks, progress) as writer:
+            for frame in frames:
+                writer.put(frame)
+                bar.update(progress.count - bar.n)
+                if stop.signal:
+                    break
+        bar.update(progress.count - bar.n)
     return stop.signal
+
+
+class Writer:
+    """Writes frames on a thread, one after the other, so that the next one can be tracked meanwhile.
+
+    Leaving its block waits until all is written, whatever ended it; but a second Ctrl-C ends it with the frame that is
+    being written. An output that fails ends the writing; its error is raised when the next frame is put, or at the end.
+    """
+
+    def __init__(self, sinks: Sequence[FrameSink], progress: Progress) -> None:
+        self._sinks, self._progress = sinks, progress
+        self._began = time.perf_counter()
+        self._waiting: deque[Future[None]] = deque()
+        self._failed = False
+
+    def __enter__(self) -> Writer:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlx_sam2-writer")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=kind is KeyboardInterrupt)
+        if kind is None:
+            self._wait(0)
+
+    def put(self, frame: TrackedFrame) -> None:
+        """Have a frame written; waits where too many are waiting already."""
+        self._wait(WAITING_FRAMES - 1)
+        self._waiting.append(self._pool.submit(self._write, frame))
+
+    def _wait(self, left: int) -> None:
+        while len(self._waiting) > left or (self._waiting and self._waiting[0].done()):
+            self._waiting.popleft().result()
+
+    def _write(self, frame: TrackedFrame) -> None:
+        if self._failed:  # nothing behind a gap
+            return
+        self._failed = True  # unless all goes well
+        for sink in self._sinks:
+            sink.write(frame.index, frame.pixels, frame.masks, scores=frame.scores or None, time=frame.time)
+        self._failed = False
+        progress = self._progress
+        progress.first = progress.first if progress.count else frame.index
+        progress.count, progress.last = progress.count + 1, frame
+        progress.seconds = time.perf_counter() - self._began
 
 
 def _visible(masks: dict[int, np.ndarray]) -> list[int]:
@@ -196,6 +264,9 @@ def resume_arguments(
     for name in ("model", "revision", "dtype", "memory"):
         value = getattr(args, name)
         words += [f"--{name}", str(value)] if value not in (None, "disk") else []
+    given = approximations(args)
+    for flag, name, *_ in APPROXIMATIONS:
+        words += [f"--{flag}", f"{given[name]:g}"] if name in given else []
     for output in outputs:
         path = Path(output)
         name = output if path.is_dir() else path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")

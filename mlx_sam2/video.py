@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -46,6 +47,8 @@ class FrameSource:
     (a generator, a camera), and `fps` where the source has no rate. A source with `random_access` gives
     any frame by `source[i]`, and iterates from the start each time; one without is read once, in order, and
     a second loop over it goes on where the first one stopped.
+
+    A source with `reads_ahead` may be read by several threads, and before a frame is needed.
     """
 
     name: str = "frames"
@@ -54,6 +57,7 @@ class FrameSource:
     num_frames: int | None = None
     fps: float | None = None
     random_access: bool = True
+    reads_ahead: bool = False  # whether another thread may read frames before they are asked for
 
     def __len__(self) -> int:
         if self.num_frames is None:
@@ -136,7 +140,10 @@ class FolderSource(FrameSource):
     loader takes the size of the last one for all).
     """
 
+    reads_ahead = True
+
     def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._lock = threading.Lock()
         self.name = os.fspath(folder)
         self.paths = _numbered_images(Path(folder))
         self.num_frames = len(self.paths)
@@ -156,6 +163,10 @@ class FolderSource(FrameSource):
         return self.paths[i].stem
 
     def _read(self, i: int) -> np.ndarray:
+        with self._lock:
+            return self._read_alone(i)
+
+    def _read_alone(self, i: int) -> np.ndarray:
         frame = self._cache.get(i)
         if frame is None:
             path = self.paths[i]
@@ -213,13 +224,17 @@ class SequenceSource(FrameSource):
         self.name = "the sequence of frames"
         self.fps = fps
         self._frames = frames
+        # of another kind of sequence nothing is known: it may make its frames when they are asked for
+        self.reads_ahead = isinstance(frames, (list, tuple, np.ndarray))
+        self._lock = threading.Lock()
         self.num_frames = len(frames)
         if self.num_frames == 0:
             raise VideoError("the sequence of frames is empty: at least one frame is needed")
         self.height, self.width = as_frame(frames[0], 0).shape[:2]
 
     def _read(self, i: int) -> np.ndarray:
-        return self._checked(as_frame(self._frames[i], i), f"frame {i}")
+        with self._lock:  # a PIL image may be read from its file only now
+            return self._checked(as_frame(self._frames[i], i), f"frame {i}")
 
 
 class StreamSource(FrameSource):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -68,8 +69,11 @@ class VideoFileSource(FrameSource):
             frame is read: it cannot be decoded.
     """
 
+    reads_ahead = True
+
     def __init__(self, file: bytes | str | os.PathLike[str]) -> None:
         self._av = import_av()
+        self._lock = threading.RLock()
         self._data = file if isinstance(file, bytes) else None
         self.name = "the video in memory" if isinstance(file, bytes) else os.fspath(file)
         self._container: InputContainer | None = None
@@ -92,10 +96,11 @@ class VideoFileSource(FrameSource):
         return float((pts - first) * self._time_base)
 
     def close(self) -> None:
-        self._frames = None
-        if self._container is not None:
-            self._container.close()
-            self._container = None
+        with self._lock:
+            self._frames = None
+            if self._container is not None:
+                self._container.close()
+                self._container = None
 
     # Opening
 
@@ -192,6 +197,10 @@ class VideoFileSource(FrameSource):
     # Reading
 
     def _read(self, i: int) -> np.ndarray:
+        with self._lock:
+            return self._read_alone(i)
+
+    def _read_alone(self, i: int) -> np.ndarray:
         cached = self._cache.get(i)
         if cached is not None:
             return cached
@@ -212,7 +221,7 @@ class VideoFileSource(FrameSource):
         if self._threaded:  # an error in one frame may have swallowed good ones around it
             self._threaded = False
             self._stream = self._open()
-            return self._read(i)
+            return self._read_alone(i)
         raise VideoError(
             f"{self.name}: frame {i} cannot be decoded, the file is damaged there; "
             "copy it again, or stop before that frame"

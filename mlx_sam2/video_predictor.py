@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
 import numpy as np
 
+from .approximations import Approximations
 from .build import build_model, split_video_options
 from .memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
 from .model.sam2 import SAM2, ImageFeatures
@@ -32,9 +34,10 @@ class SAM2VideoPredictor:
             name raises an AttributeError; this does what it says.
         add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
             propagation over a corrected frame computes it anew, as in the official code, and the correction is lost.
+        memory_pooling, max_memories, static_threshold: approximations, see ``Approximations``; by default none.
 
     Raises:
-        ValueError: for a model without memory modules.
+        ValueError: for a model without memory modules, or approximations that do not fit it.
     """
 
     def __init__(
@@ -44,6 +47,9 @@ class SAM2VideoPredictor:
         non_overlap_masks: bool = False,
         clear_non_cond_mem_around_input: bool = False,
         add_all_frames_to_correct_as_cond: bool = False,
+        memory_pooling: int = 1,
+        max_memories: int | None = None,
+        static_threshold: float = 0.0,
     ) -> None:
         if "memory_attention" not in sam_model:
             raise ValueError(
@@ -53,7 +59,8 @@ class SAM2VideoPredictor:
         self.non_overlap_masks = non_overlap_masks
         self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
         self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
-        self.tracker = Tracker(sam_model, fill_hole_area)
+        approximations = Approximations(memory_pooling, max_memories, static_threshold)
+        self.tracker = Tracker(sam_model, fill_hole_area, approximations)
 
     @property
     def device(self) -> mx.Device:
@@ -95,7 +102,7 @@ class SAM2VideoPredictor:
         Args:
             video_path: a folder of frames, a video file or its bytes, a sequence of frames, or a ``FrameSource``.
             offload_video_to_cpu, offload_state_to_cpu, async_loading_frames: taken for compatibility; memory is
-                unified here and frames are always read when they are needed, so there is nothing to choose.
+                unified here and frames are read shortly before they are needed, so there is nothing to choose.
             memory: "disk" moves the results of older frames to a temporary file (in TMPDIR) and reads them back when
                 they are recalled; "ram" keeps all in RAM, as the official code does. Results are the same.
 
@@ -281,6 +288,7 @@ class SAM2VideoPredictor:
                 (track.pending, track.conditioning),
             ):
                 for t in list(pending):
+                    state.still = None
                     committed[t] = self.tracker.commit(self._features(state, t), pending[t])
                     del pending[t]
                     self._clear_around(track, t)
@@ -332,20 +340,26 @@ class SAM2VideoPredictor:
             frames = range(start_frame_idx, first - 1, -1) if start_frame_idx > 0 else range(0)
         else:
             frames = range(start_frame_idx, min(start_frame_idx + count, state.num_frames - 1) + 1)
-        for frame_idx in frames:
-            present = {obj_id: track for obj_id, track in followed.items() if state.tracks.get(obj_id) is track}
-            low_res = self.advance(state, list(present.values()), frame_idx, reverse)
-            yield frame_idx, list(present), video_masks(low_res, state.video_size, self.non_overlap_masks)
+        with state.looking_ahead(self.tracker, frames):
+            for frame_idx in frames:
+                present = {obj_id: track for obj_id, track in followed.items() if state.tracks.get(obj_id) is track}
+                low_res = self.advance(state, list(present.values()), frame_idx, reverse)
+                yield frame_idx, list(present), video_masks(low_res, state.video_size, self.non_overlap_masks)
 
     def advance(
         self, state: VideoState, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool
     ) -> list[np.ndarray]:
         """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
         moving = [track for track in tracks if frame_idx not in track.conditioning]
+        look_ahead = partial(state.queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
         found: list[FrameResult] = []
         if moving:
-            features = self._features(state, frame_idx)
-            found = self.tracker.track(features, moving, frame_idx, reverse=reverse, num_frames=state.num_frames)
+            features, limit = self._features(state, frame_idx), self.tracker.options.static_threshold
+            same = state.still_memories(frame_idx, moving, limit, self.image_size) if limit else None
+            known = {"reverse": reverse, "num_frames": state.num_frames, "memories": same, "meanwhile": look_ahead}
+            found = self.tracker.track(features, moving, frame_idx, **known)
+        else:
+            look_ahead()
         for track, result in zip(moving, found, strict=True):
             track.tracked[frame_idx] = result
         low_res = []
@@ -360,7 +374,8 @@ class SAM2VideoPredictor:
 
     def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
         if state.latest_features is None or state.latest_features[0] != frame_idx:
-            state.latest_features = (frame_idx, self.tracker.encode(state.source[frame_idx]))
+            features = None if state.ahead is None else state.ahead.features(frame_idx)
+            state.latest_features = (frame_idx, features or self.tracker.encode(state.source[frame_idx]))
         return state.latest_features[1]
 
     def _interactive_masks(self, state: VideoState, frame_idx: int, conditioning: bool) -> Masks:

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import mlx.core as mx
 import numpy as np
 
+from .approximations import CHANGE_CELL, largest_change, small_picture
 from .memory_bank import ObjectTrack, ResultStore
 from .model.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIVE, TOP_LEFT
 from .model.sam2 import ImageFeatures
+from .tracker import Tracker
 from .video import FrameSource
+from .video_ahead import LookAhead
 
 
 @dataclass
@@ -23,6 +28,8 @@ class VideoState:
     store: ResultStore
     tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
     latest_features: tuple[int, ImageFeatures] | None = None  # of the frame worked on last
+    ahead: LookAhead | None = None  # while a propagation runs
+    still: tuple[int, np.ndarray] | None = None  # the frame last remembered, as a small picture
 
     @property
     def obj_ids(self) -> list[Any]:
@@ -54,8 +61,48 @@ class VideoState:
         """Whether any object has a prompt on the frame that is not committed yet, to conditioning."""
         return any(frame_idx in track.pending for track in self.tracks.values())
 
+    def frame(self, frame_idx: int) -> np.ndarray:
+        """A frame of the video, (H, W, 3) uint8."""
+        frame = None if self.ahead is None else self.ahead.frame(frame_idx)
+        return self.source[frame_idx] if frame is None else frame
+
+    @contextmanager
+    def looking_ahead(self, tracker: Tracker, frames: Sequence[int]) -> Iterator[None]:
+        """Within the block frames are read and encoded ahead, where the source can be read by another thread."""
+        if not self.source.reads_ahead or len(frames) < 2:
+            yield
+            return
+        ahead = self.ahead = LookAhead(self.source, tracker, frames)
+        try:
+            yield
+        finally:
+            ahead.close()
+            if self.ahead is ahead:
+                self.ahead = None
+
+    def queue(self, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
+        """Queue the encoding of a frame that comes next, if an object has to be found on it."""
+        if self.ahead is not None and any(frame_idx not in track.conditioning for track in tracks):
+            self.ahead.queue(frame_idx)
+
+    def still_memories(
+        self, frame_idx: int, tracks: Sequence[ObjectTrack], threshold: float, image_size: int
+    ) -> list[mx.array] | None:
+        """Memories (h, w, M) of objects on the frame last remembered, if this one looks the same; else this becomes
+        the one last remembered.
+        """
+        picture = small_picture(self.frame(frame_idx), image_size // CHANGE_CELL)
+        if self.still is not None and largest_change(picture, self.still[1]) <= threshold:
+            results = [track.result(self.still[0]) for track in tracks]
+            if all(result is not None and result.features is not None for result in results):
+                return [result.features for result in results]
+        self.still = (frame_idx, picture)
+        return None
+
     def close(self) -> None:
         """Close the source and give the temporary file back."""
+        if self.ahead is not None:
+            self.ahead.close()
         self.source.close()
         self.store.close()
 

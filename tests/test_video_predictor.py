@@ -74,8 +74,11 @@ def test_batched_objects_equal_separate_ones(predictor: SAM2VideoPredictor, monk
 
 def test_objects_with_equal_memories_share_a_batch(predictor: SAM2VideoPredictor) -> None:
     batches: list[int] = []
-    attend = predictor.tracker._attend
-    predictor.tracker._attend = lambda features, recalls: (batches.append(len(recalls)), attend(features, recalls))[1]
+    run = predictor.tracker._run
+    predictor.tracker._run = lambda features, recalls, *rest: (
+        batches.append(len(recalls)),
+        run(features, recalls, *rest),
+    )[1]
     try:
         with predictor.init_state(clip(3)) as state:
             for i in range(3):
@@ -83,7 +86,7 @@ def test_objects_with_equal_memories_share_a_batch(predictor: SAM2VideoPredictor
             predictor.add_new_points_or_box(state, 1, 3, points=[[50, 40]], labels=[1])
             list(predictor.propagate_in_video(state))
     finally:
-        predictor.tracker._attend = attend
+        predictor.tracker._run = run
     assert batches == [1, 3, 4]  # frame 0: only the late object is tracked; frame 1: the others; frame 2: all
 
 
