@@ -17,6 +17,7 @@ import goldens
 import synthetic
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2.config import DecoderConfig, HieraConfig, SAM2Config
+from mlx_sam2.model import image_encoder, layers
 from mlx_sam2.model.image_encoder import MultiScaleBlock
 from mlx_sam2.model.layers import resize_bicubic, resize_bilinear, sine_position_encoding
 from mlx_sam2.model.mask_decoder import DecoderOutput
@@ -542,9 +543,12 @@ def attend_by_definition(q: np.ndarray, k: np.ndarray, v: np.ndarray, heads: int
     return np.einsum("hqk,khd->qhd", shares, v).reshape(len(q), -1)
 
 
+@pytest.mark.parametrize("in_bands", [False, True], ids=["whole", "in bands"])
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (6, 10), (2, 6)])
 @pytest.mark.parametrize("kind", ["pooling", "widening", "plain", "global"])
-def test_hiera_block_by_its_definition(kind: str, height: int, width: int) -> None:
+def test_hiera_block_by_its_definition(
+    kind: str, height: int, width: int, in_bands: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Windows of 4, on grids that they fit and on grids that they do not; the window of a stage's first block is
     that of the stage before (6 would be its own)."""
     config = HieraConfig(
@@ -555,6 +559,8 @@ def test_hiera_block_by_its_definition(kind: str, height: int, width: int) -> No
         window_spec=(4, 6),
         global_att_blocks=(2,) if kind == "global" else (),
     )
+    monkeypatch.setattr(image_encoder, "in_pieces", lambda: in_bands)
+    monkeypatch.setattr(layers, "CACHED", 1)  # bands of one window
     index, heads = {"pooling": (1, 4), "widening": (1, 4), "plain": (0, 2), "global": (2, 4)}[kind]
     block = MultiScaleBlock(config, index)
     weights = fill(block)

@@ -40,7 +40,7 @@ def softmax(x: mx.array) -> mx.array:
     """Over the last axis of any array."""
     rows = x.reshape(-1, x.shape[-1])
     count = max(CACHED // rows.shape[1], 1)
-    parts = _one_by_one(_softmax, [(rows[i : i + count],) for i in range(0, len(rows), count)])
+    parts = one_by_one(_softmax, [(rows[i : i + count],) for i in range(0, len(rows), count)])
     return mx.concatenate(parts).reshape(x.shape)
 
 
@@ -50,7 +50,7 @@ def _softmax(x: mx.array) -> mx.array:
     return power / power.sum(axis=1, keepdims=True)
 
 
-def _one_by_one(function: Callable[..., mx.array], arguments: Iterable[tuple[Any, ...]]) -> list[mx.array]:
+def one_by_one(function: Callable[..., mx.array], arguments: Iterable[tuple[Any, ...]]) -> list[mx.array]:
     """A result for each of the arguments. MLX would take a step of all before the next step of any, and so leave the
     cache and keep the memory of all: here each waits for the one before."""
     results: list[mx.array] = []
@@ -77,10 +77,10 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.a
     if heads * m * n <= CACHED:
         items = CACHED // (heads * m * n)
         pieces = [tuple(_take(x, slice(i, i + items)) for x in (q, k, v, bias)) for i in range(0, b, items)]
-        return mx.concatenate(_one_by_one(_attend, pieces))
+        return mx.concatenate(one_by_one(_attend, pieces))
     inputs = (q, k, v, bias)  # the bias is of all heads
     pairs = [tuple(None if x is None else x[i, j % x.shape[1]] for x in inputs) for i, j in np.ndindex(b, heads)]
-    return mx.stack(_one_by_one(_one_head, pairs)).reshape(b, heads, n, -1)
+    return mx.stack(one_by_one(_one_head, pairs)).reshape(b, heads, n, -1)
 
 
 def _scaled(q: mx.array) -> mx.array:
@@ -104,7 +104,7 @@ def _one_head(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> m
     """Many scores: (N, D), (M, D), (M, Dv) and (M, 1) -> (N, Dv), block by block of queries."""
     q, k, v = mx.contiguous(q), mx.contiguous(k), mx.contiguous(v)
     queries = max(QUERIES, CACHED // len(k))
-    return mx.concatenate(_one_by_one(_block, [(q[i : i + queries], k, v, bias) for i in range(0, len(q), queries)]))
+    return mx.concatenate(one_by_one(_block, [(q[i : i + queries], k, v, bias) for i in range(0, len(q), queries)]))
 
 
 def _block(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.array:

@@ -11,7 +11,7 @@ from ..config import FpnConfig, HieraConfig, SAM2Config
 from ..kernels import attend, mask_unit_attention
 from ..kernels.windows import max_pool
 from .kept import Kept
-from .layers import MLP, pointwise, resize_bicubic, resize_bilinear
+from .layers import MLP, by_rows, in_pieces, pointwise, resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
 
@@ -60,6 +60,11 @@ class MultiScaleBlock(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, H, W, dim) -> (B, H', W', dim_out), half the grid where the queries are pooled."""
+        if self.attn.window and in_pieces():
+            return by_rows(self._block, x, self.attn.window)  # windows know nothing of each other
+        return self._block(x)
+
+    def _block(self, x: mx.array) -> mx.array:
         shortcut = x
         x = self.norm1(x)
         if "proj" in self:  # the shortcut is projected from the normed input
@@ -67,6 +72,9 @@ class MultiScaleBlock(nn.Module):
             if self.q_stride is not None:
                 shortcut = max_pool(shortcut, self.q_stride)
         x = shortcut + self.attn(x)
+        return by_rows(self._mlp, x, 1) if in_pieces() and not self.attn.window else self._mlp(x)
+
+    def _mlp(self, x: mx.array) -> mx.array:
         return x + self.mlp(self.norm2(x))
 
 

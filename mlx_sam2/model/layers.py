@@ -12,6 +12,8 @@ import mlx.nn as nn
 import numpy as np
 
 from ..kernels import attend
+from ..kernels.cpu_attention import CACHED, one_by_one
+from ..kernels.dispatch import is_watched
 
 # erf(z) = z P(z^2) / Q(z^2) for |z| < 4, beyond which it is 1 in float32: the rational approximation that Eigen and XLA
 # use. Highest power first.
@@ -19,7 +21,27 @@ _ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5
           -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)  # fmt: skip
 _ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
           -1.42647390514189e-02)  # fmt: skip
-_CACHED_ELEMENTS = 1 << 18  # 1 MB of float32: what a core's cache holds of a chain of elementwise steps
+
+
+def in_pieces() -> bool:
+    """Whether large arrays are worked on piece by piece: on the CPU, which starts an operation in no time.
+
+    Not while ops are listed or recorded: one of each is enough then.
+    """
+    return mx.default_device().type == mx.cpu and not is_watched()
+
+
+def by_rows(function: Callable[[mx.array], mx.array], x: mx.array, multiple: int) -> mx.array:
+    """``function`` of bands of (B, H, W, C), put together again: for one that maps rows to rows.
+
+    The height of a band is a multiple of ``multiple``. It is small, because what lies between input and output exists
+    for one band at a time, and stays in the cache.
+    """
+    rows = multiple * max(1, CACHED // (multiple * x[:, 0].size))
+    if rows >= x.shape[1]:
+        return function(x)
+    bands = mx.split(x, range(rows, x.shape[1], rows), axis=1)
+    return mx.concatenate(one_by_one(function, [(band,) for band in bands]), axis=1)
 
 
 def gelu(x: mx.array) -> mx.array:
@@ -30,8 +52,10 @@ def gelu(x: mx.array) -> mx.array:
     """
     if mx.default_device().type != mx.cpu or x.dtype != mx.float32:
         return nn.gelu(x)
-    parts = mx.split(x.flatten(), range(_CACHED_ELEMENTS, x.size, _CACHED_ELEMENTS))
-    return mx.concatenate([_gelu_by_products(p) for p in parts]).reshape(x.shape)
+    if x.size <= CACHED:
+        return _gelu_by_products(x)
+    parts = mx.split(x.flatten(), range(CACHED, x.size, CACHED))
+    return mx.concatenate(one_by_one(_gelu_by_products, [(part,) for part in parts])).reshape(x.shape)
 
 
 def _gelu_by_products(x: mx.array) -> mx.array:
