@@ -171,21 +171,45 @@ def test_there_are_no_more_sessions_than_there_may_be(machine: Machine) -> None:
     assert sum(1 for path in machine.app.sessions.folder.iterdir()) == 4
 
 
-def test_sessions_expire_unless_a_page_listens(model: str, tmp_path: Path) -> None:
-    with running(model, tmp_path / "files", idle_seconds=0.8, rest_seconds=0.3) as machine:
-        watched, left = machine.open(png(photo())), machine.open(png(photo(1)))
-        listener = Listener(machine, watched)
-        forgotten = machine.app.sessions.get(left)
-        wait_for(lambda: forgotten.work is None)  # what is encoded goes first
-        wait_for(lambda: forgotten.closed)
-        assert not forgotten.folder.exists() and forgotten.source is None
-        assert code(machine.client.get(f"/api/sessions/{left}")) == (404, "not_found")
-        kept = machine.app.sessions.get(watched)
-        kept.used -= 100
-        time.sleep(0.5)
-        assert not kept.closed
-        listener.close()
-        wait_for(lambda: kept.closed)
+def test_sessions_expire_unless_a_page_listens(machine: Machine) -> None:
+    limits = machine.app.sessions.limits
+    watched, left = (machine.app.sessions.get(machine.open(png(photo(seed)))) for seed in (0, 1))
+    listener = Listener(machine, watched.id)
+    for session in (watched, left):
+        session.used -= limits.rest_seconds + 1
+    machine.app.sessions.expire()
+    assert left.work is None and left.source is None and not left.closed  # what is encoded goes first
+    assert watched.work is not None
+    for session in (watched, left):
+        session.used -= limits.idle_seconds
+    machine.app.sessions.expire()
+    assert left.closed and not left.folder.exists() and machine.app.sessions._disk == watched.disk
+    assert code(machine.client.get(f"/api/sessions/{left.id}")) == (404, "not_found")
+    assert not watched.closed and watched.folder.exists()
+    listener.close()
+    wait_for(lambda: not watched.has_listeners)
+    machine.app.sessions.expire()
+    assert not watched.closed  # its time begins when the page goes
+    watched.used -= limits.idle_seconds + 1
+    machine.app.sessions.expire()
+    assert watched.closed
+
+
+def test_expiry_needs_nobody_to_ask(model: str, tmp_path: Path) -> None:
+    with running(model, tmp_path / "files", idle_seconds=0.5) as machine:
+        answer = machine.client.post("/api/sessions?name=a.png", content=png(photo()))
+        assert answer.status_code == 201
+        wait_for(lambda: len(machine.app.sessions) == 0 and not list(machine.app.sessions.folder.iterdir()))
+
+
+@pytest.mark.parametrize("name", ["still", "moving"])
+def test_examples_can_be_opened(machine: Machine, name: str) -> None:
+    examples = {example["name"]: example for example in machine.client.get("/api/state").json()["examples"]}
+    answer = machine.client.post(f"/api/examples/{name}")
+    assert answer.status_code == 201 and answer.json()["kind"] == examples[name]["kind"]
+    session = answer.json()["id"]
+    wait_for(lambda: machine.session(session)["status"] == "ready")
+    assert code(machine.client.post("/api/examples/none")) == (404, "not_found")
 
 
 def test_no_more_than_three_sessions_are_held_encoded(machine: Machine) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import shutil
 import time
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
@@ -18,6 +19,7 @@ from .. import __version__
 from ..aio import AsyncLatest
 from ..worker import BusyError
 from . import prompts
+from .examples import EXAMPLES, write_example
 from .exports import export_steps
 from .jobs import FAILURES, Job, describe, propagate_steps, report
 from .media import kind_of
@@ -113,6 +115,7 @@ def _add_app(router: APIRouter, app: App) -> None:
             model=app.engine.state,
             sessions=[session.brief() for session in app.sessions.all()],
             open=app.opened if any(session.id == app.opened for session in app.sessions.all()) else None,
+            examples=list(EXAMPLES),
             limits=LimitsState(
                 upload_bytes=limits.upload_bytes,
                 pixels=limits.pixels,
@@ -148,6 +151,23 @@ def _add_sessions(router: APIRouter, app: App) -> None:
                 return app.sessions.add(kind_of(path), name, path, upload.folder)
 
             return _opened(app, upload, await app.view(read))
+
+    @router.post("/examples/{name}", status_code=201)
+    async def open_example(name: Annotated[str, Path(max_length=40)]) -> SessionState:
+        """Open one of the examples of /api/state."""
+        if name not in {example.name for example in EXAMPLES}:
+            raise ApiError(404, "not_found", "there is no such example")
+
+        def read() -> Session:
+            folder = app.sessions.new_folder()
+            try:
+                path = write_example(name, folder)
+                return app.sessions.add(kind_of(path), f"{name}.{'png' if name == 'still' else 'mp4'}", path, folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+        return _encoded(app, await app.view(read))
 
     @router.post("/projects", status_code=201, openapi_extra=_UPLOAD)
     async def open_project(request: Request) -> SessionState:
@@ -201,6 +221,11 @@ def _opened(app: App, upload: Upload, session: Session) -> SessionState:
     """Hand an upload over to its session, and have it encoded."""
     session.disk += upload.size
     upload.keep()
+    return _encoded(app, session)
+
+
+def _encoded(app: App, session: Session) -> SessionState:
+    """Have a new session encoded; what it is meanwhile."""
     app.worker.submit_always(app.engine.encode, session).add_done_callback(report)
     return session.state()
 

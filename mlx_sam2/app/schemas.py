@@ -144,11 +144,20 @@ class LimitsState(Wire):
     points: int
 
 
+class Example(Wire):
+    """A picture or a video to try."""
+
+    name: str
+    kind: Kind
+    title: str
+
+
 class AppState(Wire):
     version: str
     model: ModelState
     sessions: list[Brief]
     open: str | None
+    examples: list[Example]
     limits: LimitsState
 
 

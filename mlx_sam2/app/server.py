@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 from .. import __version__
 from ..images import ImageError
 from ..video import VideoError
+from .jobs import describe
 from .routes import routes
 from .schemas import ApiError
 from .security import Guard
@@ -110,6 +111,11 @@ def _add_errors(server: FastAPI) -> None:
     @server.exception_handler(VideoError)
     async def unreadable(_: Request, error: ValueError) -> Response:
         return _problem(415, "unsupported", " ".join(str(error).split()))
+
+    @server.exception_handler(OSError)
+    @server.exception_handler(MemoryError)
+    async def failed(_: Request, error: OSError | MemoryError) -> Response:
+        return _problem(503, "failed", describe(error))
 
 
 # ---- the page
