@@ -1,11 +1,18 @@
-"""Click on a photo: python examples/segment_photo.py PHOTO X Y [MODEL]"""
+"""Click on a photo, and correct the mask with a second click.
+
+python examples/segment_photo.py [PHOTO X Y [MODEL]]
+Without arguments: one of the coins of this folder, with the model in the package.
+"""
 
 import sys
+from pathlib import Path
 
 from mlx_sam2 import SAM2ImagePredictor, images
 
+COINS = str(Path(__file__).with_name("coins.png"))
 
-def main(photo: str, x: str, y: str, model: str = "base_plus") -> None:
+
+def main(photo: str = COINS, x: str = "271", y: str = "119", model: str = "demo") -> None:
     image = images.read(photo)
     point = (float(x), float(y))
 
