@@ -89,7 +89,7 @@ def build_model(config: SAM2Config, state: dict[str, np.ndarray]) -> SAM2:
         axes = key_map.mlx_axes(key)
         weights[key] = mx.array(value if axes is None else np.ascontiguousarray(value.transpose(axes)))
     model.load_weights(list(weights.items()), strict=True)
-    return model
+    return model.eval()
 
 
 def picture(height: int = 300, width: int = 200, seed: int = 0) -> np.ndarray:
