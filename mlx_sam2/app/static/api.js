@@ -48,7 +48,6 @@ export const login = (token) => json("POST", "/api/login", { token });
 export const state = () => json("GET", "/api/state");
 export const session = (id) => json("GET", of(id));
 export const close = (id) => json("DELETE", of(id));
-export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
 export const putObject = (id, object, looks) => json("PUT", of(id, `/objects/${object}`), looks);
 export const deleteObject = (id, object) => json("DELETE", of(id, `/objects/${object}`));
 export const putPrompts = (id, object, frame, prompts) => json("PUT", of(id, `/objects/${object}/frames/${frame}`), prompts);
@@ -75,7 +74,7 @@ export async function exported(id, name) {
 }
 
 /** Sends files: one as it is, several as a form. `progress` gets 0..1. XMLHttpRequest, since fetch tells no progress. */
-export function upload(files, progress, path = "/api/sessions") {
+export function upload(files, name, progress, path = "/api/sessions") {
   const request = new XMLHttpRequest();
   const done = new Promise((resolve, reject) => {
     request.upload.onprogress = (event) => event.lengthComputable && progress(event.loaded / event.total);
@@ -86,14 +85,13 @@ export function upload(files, progress, path = "/api/sessions") {
     request.onerror = () => reject(new ApiError(0, "offline", "The upload broke off: the server closed the connection."));
     request.onabort = () => reject(new ApiError(0, "cancelled", "The upload was cancelled."));
   });
+  request.open("POST", `${path}?name=${encodeURIComponent(name)}`);
   if (files.length === 1) {
-    request.open("POST", `${path}?name=${encodeURIComponent(files[0].name)}`);
     request.setRequestHeader("Content-Type", "application/octet-stream");
     request.send(files[0]);
   } else {
     const form = new FormData();
     for (const file of files) form.append("files", file, file.name);
-    request.open("POST", path);
     request.send(form);
   }
   return { done, cancel: () => request.abort() };

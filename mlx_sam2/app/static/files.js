@@ -1,6 +1,7 @@
 // What comes in: files that are picked, dropped or pasted, folders of pictures, projects, examples.
 import * as api from "./api.js";
 import { announce, byId, make, openMenu, toast } from "./dom.js";
+import { exampleFiles } from "./examples.js";
 
 const PICTURE = /\.(jpe?g|png|webp|bmp|tiff?|gif|heic|heif|avif)$/i;
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|3gp|wmv|ogv)$/i;
@@ -8,6 +9,9 @@ const PROJECT = /\.sam2\.zip$/i;
 
 const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
 const size = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);
+
+/** What a session of these files is called: the file, or the folder that they were in. */
+const nameOf = (files) => (files.length === 1 ? files[0].name : files[0].webkitRelativePath?.split("/").at(-2) || "Pictures");
 
 export class Files {
   constructor(app) {
@@ -22,6 +26,9 @@ export class Files {
     }
     for (const button of document.querySelectorAll("[data-open]")) {
       button.addEventListener("click", () => this.pick(button.dataset.open));
+    }
+    for (const button of document.querySelectorAll("[data-example]")) {
+      button.addEventListener("click", () => this.example(button.dataset.example));
     }
     byId("open").addEventListener("click", () => this.menu());
     byId("album-back").addEventListener("click", () => this.turn(-1));
@@ -97,15 +104,15 @@ export class Files {
     if (info) album.sessions.set(album.at, info.id);
   }
 
-  async #send(files, path = "/api/sessions") {
+  async #send(files, path = "/api/sessions", name = nameOf(files)) {
     const bytes = files.reduce((sum, file) => sum + file.size, 0);
     const limit = this.app.limits?.upload_bytes;
     if (limit && bytes > limit) {
       toast(`${files[0].name} has ${size(bytes)}; the limit is ${size(limit)}. Give a smaller file or start the app with a larger limit.`, { error: true });
       return null;
     }
-    const what = files.length === 1 ? files[0].name : `${files.length} pictures`;
-    const { done, cancel } = api.upload(files, (part) => this.app.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
+    const what = files.length === 1 ? name : `${files.length} pictures`;
+    const { done, cancel } = api.upload(files, name, (part) => this.app.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
     this.sending = cancel;
     this.app.busy(`Opening ${what}…`);
     try {
@@ -123,15 +130,10 @@ export class Files {
     }
   }
 
-  async example(name) {
-    this.app.busy("Opening the example…");
-    try {
-      this.app.openSession(await api.example(name));
-    } catch (error) {
-      this.app.problem(error);
-    } finally {
-      this.app.busy(null);
-    }
+  /** Opens the example, "picture" or "clip". */
+  async example(kind) {
+    this.#setAlbum(null);
+    await this.#send(await exampleFiles(kind), undefined, kind === "clip" ? "Example clip" : "Example picture");
   }
 
   #watchDrops() {

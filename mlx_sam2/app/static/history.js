@@ -53,8 +53,11 @@ export class History {
   }
 
   #keep() {
+    const masks = this.doc.objects.reduce((sum, { frames }) => sum + Object.values(frames).filter(({ mask }) => mask).length, 0);
+    const many = masks > 8 ? 2 : 60; // masks are long; storage is 5 MB, and writing it takes time
+    const first = Math.max(0, Math.min(this.at, this.line.length - many));
     try {
-      sessionStorage.setItem(this.key, JSON.stringify({ line: this.line.slice(-60), at: Math.max(0, this.at - Math.max(0, this.line.length - 60)) }));
+      sessionStorage.setItem(this.key, JSON.stringify({ line: this.line.slice(first, first + many), at: this.at - first }));
     } catch {
       // storage is off or full: undo works until the page is reloaded
     }

@@ -14,6 +14,7 @@ const HELP = [
     [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
     [[CMD, "Z"], "Undo"], [["⇧", CMD, "Z"], "Redo"],
   ]],
+  ["Files", [[["O"], "Open"], [["X"], "Export"], [["?"], "This list"]]],
   ["Without a pointer", [
     [["Tab"], "Go to the picture, then"], [["←", "↑", "→", "↓"], "Move the crosshair; with ⇧ farther"],
     [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
@@ -26,8 +27,10 @@ const HELP = [
     [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
     [["Esc"], "Stop tracking"],
   ]],
-  ["Files", [[["O"], "Open"], [["X"], "Export"], [["?"], "This list"]]],
 ];
+const TOUCH = ["Fingers", [
+  [["Tap"], "Include what is there; with the Exclude tool, exclude it"], [["Drag"], "Box around the object"], [["Two"], "Zoom and move"],
+]];
 
 export class Keys {
   constructor(app) {
@@ -47,7 +50,8 @@ export class Keys {
   }
 
   #fill() {
-    const groups = HELP.map(([title, rows]) => make("div", {}, make("h3", {}, title), make("dl", {}, ...rows.flatMap(([keys, words]) => [
+    const all = matchMedia("(pointer: coarse)").matches ? [TOUCH, ...HELP] : HELP;
+    const groups = all.map(([title, rows]) => make("div", {}, make("h3", {}, title), make("dl", {}, ...rows.flatMap(([keys, words]) => [
       make("dt", {}, ...keys.flatMap((key, index) => [index ? " " : "", make("kbd", {}, key)])), make("dd", {}, words)]))));
     const close = make("button", { class: "icon", "aria-label": "Close", onclick: () => this.dialog.close() }, icon("close"));
     this.dialog.replaceChildren(make("div", { class: "sheet" },

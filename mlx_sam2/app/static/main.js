@@ -60,7 +60,6 @@ class App {
       const state = await login(() => api.state());
       this.#takeModel(state.model);
       this.limits = state.limits;
-      this.#offerExamples(state.examples ?? []);
       if (this.model.status === "loading") this.#watchModel();
       const wanted = location.hash.slice(1) || state.open;
       if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) await this.showEmpty(state.sessions);
@@ -92,12 +91,6 @@ class App {
     if (model.status === "failed") toast(model.message || "The model could not be loaded.", { error: true, key: "model" });
     if (before !== "ready" && model.status === "ready") announce("The model is ready");
     this.showStatus();
-  }
-
-  #offerExamples(examples) {
-    const box = byId("examples");
-    box.hidden = !examples.length;
-    box.replaceChildren("Nothing at hand? Try", ...examples.map(({ name, title }) => make("button", { onclick: () => this.files.example(name) }, title)));
   }
 
   async showEmpty(sessions) {
@@ -157,7 +150,7 @@ class App {
   #listen(session) {
     const mine = (act) => (detail) => session === this.session && act(detail);
     session.on("doc", mine(() => this.changed()))
-      .on("masks", mine((frame) => (frame === session.frame || frame === this.painter.frame) && this.changed()))
+      .on("masks", mine((frame) => this.#arrived(frame)))
       .on("frame", mine(() => { this.tools.forgetPreview(); this.changed(); this.painter.picture(); session.askAgain(); }))
       .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.showStatus(); }))
       .on("tracks", mine(() => this.timeline.draw()))
@@ -195,6 +188,12 @@ class App {
     toast("This session has ended: it was not used for a while, or it was closed elsewhere.", { error: true });
   }
 
+  #arrived(frame) {
+    if (frame !== this.session.frame && frame !== this.painter.frame) return;
+    this.painter.prepare();
+    this.changed();
+  }
+
   // ---- what changed is shown
 
   changed() {
@@ -222,6 +221,7 @@ class App {
 
   #found(regions) {
     this.painter.region = null;
+    this.painter.pool.shown = regions?.length ?? 0;
     if (regions && !regions.length) this.say("Nothing was found. More points per side find smaller things.");
     else if (regions) announce(`${regions.length} regions found`);
     this.changed();

@@ -1,6 +1,6 @@
 // Decoded masks, ready to draw: made in a worker, kept while they are used.
 
-const KEPT = 160; // bitmaps; each is cut to its object
+const KEPT = 160; // bitmaps, at least; each is cut to its object
 
 /** Turns run lengths into {bitmap, path, x, y, width, height}, or null where the mask is empty. */
 export class MaskPool {
@@ -10,6 +10,7 @@ export class MaskPool {
     this.waiting = new Map(); // id -> {resolve, reject}
     this.made = new Map(); // key -> {promise, value}; in order of use
     this.serial = 0;
+    this.shown = 0; // how many are drawn at once: more are kept
   }
 
   /** The drawing if it is there already, undefined while it is being made; `then` runs when it is. */
@@ -67,7 +68,7 @@ export class MaskPool {
 
   #forget() {
     for (const [key, entry] of this.made) {
-      if (this.made.size <= KEPT) return;
+      if (this.made.size <= KEPT + 2 * this.shown) return;
       if (!entry.done) continue;
       this.made.delete(key);
       entry.value?.bitmap.close();

@@ -5,9 +5,9 @@ import { difference, withLooks, withObject, withoutObject, withPrompts, find } f
 /** The document after a step of `difference` was taken. */
 function after(doc, step) {
   if (step.what === "delete") return withoutObject(doc, step.object);
-  if (step.what === "prompts") return withPrompts(doc, step.object, step.frame, step.prompts);
   const known = find(doc, step.object) ? doc : withObject(doc, step.object);
-  return withLooks(known, step.object, step.looks);
+  const seen = step.looks ? withLooks(known, step.object, step.looks) : known;
+  return step.what === "prompts" ? withPrompts(seen, step.object, step.frame, step.prompts) : seen;
 }
 
 export class Sync {
@@ -18,6 +18,7 @@ export class Sync {
   constructor(id, doc, { answered, refused, waiting, offline }) {
     Object.assign(this, { id, done: doc, target: doc, answered, refused, waiting, offline });
     this.running = false;
+    this.bare = new Set(); // objects that the server has made for their first prompt: their looks are still owed
   }
 
   /** Makes this document the goal. What is under way is finished first, what has become needless is left out. */
@@ -31,7 +32,7 @@ export class Sync {
     this.#run();
   }
 
-  get idle() { return !this.running && this.target === this.done; }
+  get idle() { return !this.running && this.target === this.done && !this.bare.size; }
 
   async #run() {
     if (this.running || this.stopped) return;
@@ -39,10 +40,12 @@ export class Sync {
     this.waiting(true);
     try {
       for (;;) {
-        const [step] = difference(this.done, this.target);
+        const step = this.#next();
         if (!step) break;
         const result = await this.#take(step);
         this.done = after(this.done, step);
+        if (step.what === "prompts" && step.looks) this.bare.add(step.object);
+        else if (step.what !== "prompts") this.bare.delete(step.object);
         this.answered(step, result);
       }
       this.done = this.target;
@@ -58,6 +61,21 @@ export class Sync {
       this.running = false;
       this.waiting(false);
     }
+  }
+
+  /** The next request. A new object's prompt goes before its looks: somebody is waiting for the mask. */
+  #next() {
+    const steps = difference(this.done, this.target);
+    const [first] = steps;
+    if (first?.what === "object" && !find(this.done, first.object)) {
+      const prompts = steps.find(({ what, object }) => what === "prompts" && object === first.object);
+      if (prompts) return { ...prompts, looks: first.looks };
+    }
+    for (const object of this.bare) {
+      const wanted = find(this.target, object);
+      if (wanted) return { what: "object", object, looks: { name: wanted.name, color: wanted.color, visible: wanted.visible } };
+    }
+    return first;
   }
 
   #take(step) {

@@ -166,10 +166,14 @@ export class Tools {
     const { session } = this.app;
     let { doc } = session;
     let id = freeId(doc, session.history.taken);
-    for (const { size, counts } of session.regions) {
+    const room = Math.max(0, (this.app.limits?.objects ?? Infinity) - doc.objects.length);
+    const best = [...session.regions].sort((a, b) => b.score - a.score).slice(0, room);
+    for (const { size, counts } of best) {
       doc = withObject(doc, id++, { [session.frame]: { ...NO_PROMPTS, mask: { size, counts } } });
     }
     session.change(doc, "Keep all");
+    const left = session.regions.length - best.length;
+    if (left) this.app.say(`A session holds ${this.app.limits.objects} objects: the ${best.length} with the best scores were kept.`);
     session.setRegions(null);
   }
 

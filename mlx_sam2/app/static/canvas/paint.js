@@ -31,6 +31,12 @@ export class Painter {
     this.#schedule("over");
   }
 
+  /** Has the masks of the frame decoded now, before the panels ask for others. */
+  prepare() {
+    const masks = this.session.masks.get(this.session.frame);
+    for (const { id, color } of this.session.doc.objects) this.#drawing(masks?.get(id), color);
+  }
+
   picture() { this.#schedule("base"); }
   marks() { this.#schedule("over"); }
 
