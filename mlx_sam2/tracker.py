@@ -17,7 +17,7 @@ from . import masks
 from .approximations import Approximations
 from .config import SAM2Config
 from .memory_bank import FrameResult, ObjectTrack, Prompt, Recall
-from .model.compiled import compiles
+from .model import compiled
 from .model.layers import resize_bilinear
 from .model.sam2 import NO_OBJECT_LOGIT, SAM2, ImageFeatures, ObjectPrediction
 from .video import preprocess_frame
@@ -229,7 +229,7 @@ def _padded(recall: Recall, config: SAM2Config) -> tuple[int, int]:
     """How many memories and pointers a batch gives room to. Compiled graphs are kept for each shape, so there only a
     few counts are used; the rest is padding, which attention leaves out."""
     counts = len(recall.memories), len(recall.pointers)
-    if not compiles():
+    if not compiled.compiles():
         return counts
     return _rounded(counts[0], config.num_maskmem), _rounded(counts[1], config.max_obj_ptrs_in_encoder)
 
