@@ -356,3 +356,35 @@ def test_fifty_sessions_stay_within_their_memory(model: str, tmp_path: Path) -> 
         assert sum(machine.app.sessions.get(s).source is not None for s in sessions) <= 3
     print(f"50 sessions: {grown / 1e6:.0f} MB more than one")
     assert grown < 120 << 20
+
+
+def test_a_page_that_does_not_read_is_sent_away(machine: Machine) -> None:
+    """And what waits for it does not pile up."""
+    from mlx_sam2.app import events
+
+    session = machine.open(png(photo()))
+    hub = machine.app.sessions.get(session).hub
+    with socket.create_connection(("127.0.0.1", machine.app.access.port)) as client:
+        host = f"127.0.0.1:{machine.app.access.port}"
+        client.sendall(f"GET /api/sessions/{session}/events HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
+        wait_for(lambda: len(hub) == 1)
+        (listener,) = hub._listeners
+        most = 0
+        for _ in range(60):
+            hub.publish("frame", {"text": "x" * (1 << 20)})
+            time.sleep(0.005)
+            most = max(most, sum(len(event or b"") for event in list(listener.queue._queue)))
+        assert most <= events.WAITING_BYTES
+    wait_for(lambda: len(hub) == 0)
+
+
+def test_prompts_of_a_video_are_bounded(model: str, tmp_path: Path) -> None:
+    with running(model, tmp_path / "files", prompts=2) as machine:
+        session = machine.client.post("/api/sessions", files=form(frames_of_clip(3))).json()["id"]
+        machine.prompt(session, 1, 0, points=[POINT])
+        machine.prompt(session, 2, 0, points=[POINT])
+        place = f"/api/sessions/{session}/objects/1/frames/1"
+        assert code(machine.client.put(place, json={"points": [POINT]})) == (409, "full")
+        machine.prompt(session, 1, 0, points=[POINT, POINT])  # one that is there may change
+        machine.prompt(session, 2, 0)
+        machine.prompt(session, 1, 1, points=[POINT])

@@ -9,8 +9,29 @@ from typing import Any
 
 from .schemas import ApiError
 
-WAITING = 1000  # events that a slow listener may have ahead; then it has to come again
+WAITING_BYTES = 16 << 20  # that a slow listener may have ahead; then it has to come again
 BEAT_SECONDS = 10.0  # a comment this often finds out connections that are dead
+
+
+class _Listener:
+    """A page that listens, and what waits for it."""
+
+    def __init__(self) -> None:
+        self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self.size = 0
+
+    def put(self, event: bytes | None) -> None:
+        self.size += len(event or b"")
+        if self.size > WAITING_BYTES:  # the page gets the whole state when it connects again
+            while not self.queue.empty():
+                self.queue.get_nowait()
+            event = None
+        self.queue.put_nowait(event)
+
+    async def get(self) -> bytes | None:
+        event = await self.queue.get()
+        self.size -= len(event or b"")
+        return event
 
 
 class Hub:
@@ -26,7 +47,7 @@ class Hub:
         self._call = call
         self._most = most
         self._on_left = on_left
-        self._listeners: set[asyncio.Queue[bytes | None]] = set()
+        self._listeners: set[_Listener] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -43,13 +64,8 @@ class Hub:
         self._call(self._spread, None)
 
     def _spread(self, event: bytes | None) -> None:
-        for queue in self._listeners:
-            if queue.full():  # its page gets the whole state when it connects again
-                while not queue.empty():
-                    queue.get_nowait()
-                queue.put_nowait(None)
-            else:
-                queue.put_nowait(event)
+        for listener in self._listeners:
+            listener.put(event)
 
     def listen(self, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
         """A stream of events that begins with `first`, as it is when the stream begins.
@@ -62,13 +78,13 @@ class Hub:
         return self._stream(first)
 
     async def _stream(self, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
-        queue: asyncio.Queue[bytes | None] = asyncio.Queue(WAITING)
-        self._listeners.add(queue)  # here: a stream that nobody begins to read never ends
+        listener = _Listener()
+        self._listeners.add(listener)  # here: a stream that nobody begins to read never ends
         try:
             yield encode(*first())
-            while not self._closed or not queue.empty():
+            while not self._closed or not listener.queue.empty():
                 try:
-                    event = await asyncio.wait_for(queue.get(), BEAT_SECONDS)
+                    event = await asyncio.wait_for(listener.get(), BEAT_SECONDS)
                 except asyncio.TimeoutError:  # not TimeoutError: another class before Python 3.11
                     yield b": still here\n\n"
                     continue
@@ -76,7 +92,7 @@ class Hub:
                     return
                 yield event
         finally:
-            self._listeners.discard(queue)
+            self._listeners.discard(listener)
             if not self._listeners:
                 self._on_left()
 

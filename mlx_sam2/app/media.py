@@ -33,6 +33,7 @@ class Limits:
     idle_seconds: float = 2 * 3600
     warm: int = 3  # sessions that are held encoded
     objects: int = 40  # of a video: each has memories; a picture may have schemas.MAX_OBJECT
+    prompts: int = 500  # of a video: a frame with a prompt stays in memory
     mask_bytes: int = 256 << 20  # of all encoded masks together
     listeners: int = 16  # event streams of one session
     grace_seconds: float = 5.0  # a job goes on without its last listener

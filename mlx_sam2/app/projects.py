@@ -231,6 +231,8 @@ def _restore(sessions: Sessions, session: Session, project: Project, lines: Iter
             session.require_frame(int(frame))
             session.require_prompt(prompt)
         session.objects[obj.id] = obj
+    if session.kind == "video" and session.num_prompts > sessions.limits.prompts:
+        raise ApiError(413, "too_large", f"the project has more than {sessions.limits.prompts} prompts")
     for line in lines:
         session.object(line.object)
         session.require_frame(line.frame)

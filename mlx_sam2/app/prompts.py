@@ -23,7 +23,10 @@ def put(
     with session.lock:
         if prompt.is_empty and obj_id not in session.objects:
             return [], None, None
-        session.make_object(obj_id, sessions.limits)
+        obj = session.make_object(obj_id, sessions.limits)
+        is_new = not prompt.is_empty and str(frame) not in obj.frames
+        if is_new and session.kind == "video" and session.num_prompts >= sessions.limits.prompts:
+            raise ApiError(409, "full", f"this video has {sessions.limits.prompts} prompts already; remove one")
     if isinstance(work, VideoWork):
         mask = work.answer(obj_id, frame, prompt)
         found, chosen = ([], None) if mask is None else ([mask], 0)

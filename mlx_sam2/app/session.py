@@ -120,6 +120,10 @@ class Session:
         except ValueError as error:
             raise ApiError(422, "bad_request", str(error)) from None
 
+    @property
+    def num_prompts(self) -> int:
+        return sum(len(obj.frames) for obj in self.objects.values())
+
     def prompts(self) -> dict[int, dict[int, Prompt]]:
         """Every prompt, by object and frame."""
         with self.lock:
