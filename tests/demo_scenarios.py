@@ -292,24 +292,24 @@ def read_bars() -> dict[str, dict[str, dict[str, float]]]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--write", action="store_true", help=f"write {BARS.name} anew")
+    parser.add_argument("--precisions", nargs="+", choices=PRECISIONS, default=PRECISIONS, help="measure these only")
     options = parser.parse_args(argv)
     old = read_bars() if BARS.exists() else {}
-    models = {precision: load(precision) for precision in PRECISIONS}
+    models = {precision: load(precision) for precision in options.precisions}
     new: dict[str, dict[str, dict[str, float]]] = {}
-    print(f"| scenario | wanted | {' | '.join(PRECISIONS)} | bar (float32) | |")
-    print(f"|---|---|{'---|' * len(PRECISIONS)}---|---|")
+    print(f"| scenario | wanted | {' | '.join(f'{p} (bar)' for p in models)} | |\n|---|---|{'---|' * len(models)}---|")
     below = 0
     for name, scenario in SCENARIOS.items():
         values = {precision: float(scenario.run(model)) for precision, model in models.items()}
-        new[name] = {p: {"measured": round(v, 4), "bar": bar(scenario, v)} for p, v in values.items()}
+        fresh = {p: {"measured": round(v, 4), "bar": bar(scenario, v)} for p, v in values.items()}
+        new[name] = old.get(name, {}) | fresh
         bars = (new if options.write else old).get(name, {})
-        missed = [p for p in PRECISIONS if p not in bars or values[p] < bars[p]["bar"]]
+        missed = [p for p in values if p not in bars or values[p] < bars[p]["bar"]]
         below += len(missed)
         remark = f"BELOW ITS BAR: {', '.join(missed)}" if missed else ""
         remark += " poor" if min(values.values()) < scenario.wanted else ""
-        shown = " | ".join(f"{v:.3f}" for v in values.values())
-        first = bars.get(PRECISIONS[0], {}).get("bar", float("nan"))
-        print(f"| {name} | {scenario.wanted:g} | {shown} | {first:.3f} | {remark.strip()} |", flush=True)
+        shown = " | ".join(f"{v:.3f} ({bars.get(p, {}).get('bar', 'none')})" for p, v in values.items())
+        print(f"| {name} | {scenario.wanted:g} | {shown} | {remark.strip()} |", flush=True)
     if options.write:
         BARS.write_text(json.dumps(new, indent=1) + "\n")
         print(f"written: {BARS}")
