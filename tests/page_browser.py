@@ -20,7 +20,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,9 +59,9 @@ def until(ask: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
 
 
 @contextlib.contextmanager
-def serving(model: str = "demo") -> Iterator[str]:
+def serving(model: str = "demo", arguments: Sequence[str] = ()) -> Iterator[str]:
     """A server of its own, as a user starts it; its address, "http://127.0.0.1:PORT/"."""
-    command = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", "--port", "0"]
+    command = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", "--port", "0", *arguments]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
     root = Path(__file__).parents[1]
     with subprocess.Popen(

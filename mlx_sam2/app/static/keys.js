@@ -20,7 +20,7 @@ const HELP = [
     [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
   ]],
   ["View", [
-    [["0"], "Fit"], [["⇧", "1"], "Actual pixels"], [["+", "−"], "Zoom"], [["Space", "Drag"], "Move (or H)"],
+    [["0"], "Fit"], [["⇧", "1"], "Actual pixels"], [["+", "−"], "Zoom"], [["Space", "Drag"], "Move; in a video with H"],
     [["Scroll"], "Move or zoom; pinch to zoom"],
   ]],
   ["Video", [
@@ -84,6 +84,7 @@ export class Keys {
     if (general || !session || event.altKey) return general;
     const onControl = target.matches("button, input"); // there Space and Enter press it
     if (event.key === " " && onControl) return null;
+    if (event.key.startsWith("Arrow") && onControl) return null; // radio buttons and sliders use them
     if (event.key === " ") return session.video ? () => !event.repeat && transport.toggle() : () => this.#hold();
     return {
       i: () => tools.choose("include"), e: () => tools.choose("exclude"), b: () => tools.choose("box"), a: () => tools.choose("everything"),
@@ -91,6 +92,7 @@ export class Keys {
       v: () => app.toggleVisible(), Backspace: () => objects.remove(), Delete: () => objects.remove(),
       1: () => app.chooser.choose(0), 2: () => app.chooser.choose(1), 3: () => app.chooser.choose(2),
       0: () => view.fit(), "!": () => view.zoomTo(1), "+": () => view.zoomBy(1.25), "=": () => view.zoomBy(1.25), "-": () => view.zoomBy(0.8),
+      ArrowLeft: () => session.video && transport.step(-1), ArrowRight: () => session.video && transport.step(1),
       ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),
       t: () => transport.track("forward"), T: () => transport.track("backward"), x: () => app.exports.menu(), Escape: () => app.escape(),
     }[event.key];

@@ -94,18 +94,24 @@ export class Pointer {
     this.view.panBy((x - moving.x) / 2, (y - moving.y) / 2);
   }
 
-  /** Pinching a trackpad arrives as wheel with ctrlKey; a wheel that clicks in steps zooms, two fingers move. */
+  /**
+   * Pinching a trackpad arrives as wheel with ctrlKey; a wheel that clicks in steps zooms, two fingers move. Which of
+   * the two it is shows at the start of a movement: later a fast one of fingers may look like a step.
+   */
   #wheeled(event) {
     event.preventDefault();
     const [x, y] = this.#place(event);
-    const steps = event.deltaMode !== 0 || (event.deltaX === 0 && event.wheelDeltaY % 120 === 0);
-    if (event.ctrlKey || event.metaKey) this.view.zoomBy(Math.exp(-event.deltaY * (steps ? 0.002 : 0.01)), x, y);
-    else if (steps && !event.shiftKey) this.view.zoomBy(Math.exp(-Math.sign(event.deltaY) * 0.18), x, y);
+    if (!(event.timeStamp - this.wheeledAt < 250)) this.steps = event.deltaMode !== 0 || (event.deltaX === 0 && event.wheelDeltaY % 120 === 0);
+    this.wheeledAt = event.timeStamp;
+    if (event.ctrlKey || event.metaKey) this.view.zoomBy(Math.exp(-event.deltaY * (this.steps ? 0.002 : 0.01)), x, y);
+    else if (this.steps && !event.shiftKey) this.view.zoomBy(Math.exp(-Math.sign(event.deltaY) * 0.18), x, y);
     else this.view.panBy(-event.deltaX, -event.deltaY);
   }
 
+  /** Pinching a trackpad in Safari; fingers on a screen come as pointers too, and are counted there. */
   #safariPinch(event, start) {
     event.preventDefault();
+    if (this.down.size) return;
     if (start) this.startScale = this.view.scale;
     else this.view.zoomTo(this.startScale * event.scale, ...this.#place(event));
   }
