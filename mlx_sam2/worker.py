@@ -31,8 +31,7 @@ class Worker(Executor):
 
     MLX's streams belong to threads: an array that is evaluated may go anywhere, one that is not can only be evaluated
     where it was made ("There is no Stream(gpu, 0) in current thread"). Predictors hand out numpy arrays, so it is
-    enough that all calls on one predictor go through one worker. Several predictors may share it, and should: MLX keeps
-    the stream of a thread that has ended.
+    enough that all calls on one predictor go through one worker. Several predictors may share it.
 
     ::
 
@@ -49,26 +48,24 @@ class Worker(Executor):
 
     Args:
         max_waiting: how many calls may wait for their turn.
-        name: of the thread.
 
     Raises:
         ValueError: for a ``max_waiting`` below 1.
     """
 
-    def __init__(self, max_waiting: int = MAX_WAITING, name: str = "mlx_sam2") -> None:
+    def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         import mlx.core as mx
 
         if max_waiting < 1:
             raise ValueError(f"max_waiting={max_waiting!r}: at least 1 call has to be able to wait")
         self.max_waiting = max_waiting
-        self._calls: set[Future[Any]] = set()  # that are not done
+        self._calls: set[Future[Any]] = set()  # of ``submit``, that are not done
         self._lock = threading.RLock()
-        self._closed = False
-        self._queue: _Queue = queue.SimpleQueue()
-        self._thread = threading.Thread(target=_work, args=(self._queue, mx.default_device()), name=name, daemon=True)
-        self._thread.start()
+        self._thread = _idle_thread()
+        self._thread.calls.put((Future(), _use_device, (mx.default_device(),), {}))
         # when the worker is collected, and when the program ends
-        self._end = weakref.finalize(self, _end, self._queue, self._thread, self._calls)
+        self._end = weakref.finalize(self, _finish, self._thread, self._calls)
+        self._ended: threading.Event | None = None  # after ``shutdown``
 
     @property
     def waiting(self) -> int:
@@ -93,17 +90,19 @@ class Worker(Executor):
                     f"{self.max_waiting} calls wait for the model already; wait for results before asking for more, "
                     "or make the Worker with a larger max_waiting"
                 )
-            return self.submit_always(function, *args, **kwargs)
+            call = self.submit_always(function, *args, **kwargs)
+            if not call.done():
+                self._calls.add(call)
+        return call
 
     def submit_always(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """``submit`` however many calls wait, for what has to happen: to close a file, to forget an image."""
+        """``submit`` for what has to happen, as closing a file: however many calls wait, and the end waits for it."""
         with self._lock:
-            if self._closed:
+            if self._ended is not None:
                 raise ClosedError("this worker was shut down; make a new one")
             call: Future[T] = Future()
-            self._calls.add(call)
-            call.add_done_callback(self._done)
-            self._queue.put((call, function, args, kwargs))
+            call.add_done_callback(self._done)  # a worker with something to do is not collected
+            self._thread.calls.put((call, function, args, kwargs))
         return call
 
     def _done(self, call: Future[Any]) -> None:
@@ -115,15 +114,13 @@ class Worker(Executor):
         return Steps(self, make, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Take no more calls, cancel those that wait (unless told not to), and wait for the one that runs."""
+        """Take no more calls, cancel those of ``submit`` that wait (unless told not to), and wait for what is left."""
         with self._lock:
-            self._closed = True
-            waiting = list(self._calls) if cancel_futures else []
-        for call in waiting:
-            call.cancel()
-        self._queue.put(None)
-        if wait:
-            self._thread.join()
+            if self._ended is None:
+                self._end.detach()
+                self._ended = _end(self._thread, self._calls if cancel_futures else set())
+        if wait and threading.current_thread() is not self._thread:
+            self._ended.wait()
 
 
 class Steps(Generic[T]):
@@ -196,18 +193,47 @@ class Latest:
         return self._call is not None and self._call.cancel()
 
 
-_Queue = queue.SimpleQueue[tuple[Future[Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]] | None]
+class _Thread(threading.Thread):
+    """A thread that serves one worker after the other, and never ends.
+
+    MLX keeps the stream of a thread that has ended. Worse, it clears what a thread has compiled when the thread ends,
+    with the help of Python; ``join`` does not wait for that before Python 3.13, so at the end of a program Python may
+    be gone by then, and the program aborts ("terminate called without an active exception").
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="mlx_sam2", daemon=True)
+        self.calls: queue.SimpleQueue[Any] = queue.SimpleQueue()  # (future, function, args, kwargs), or an Event
+
+    def run(self) -> None:
+        while True:
+            item = self.calls.get()
+            if isinstance(item, threading.Event):  # the worker's end
+                _IDLE.append(self)
+                item.set()
+            else:
+                _run(*item)
+            del item  # or its image would be kept until the next call
 
 
-def _work(calls: _Queue, device: mx.Device) -> None:
-    """The thread: on the device of the one that made the worker, and on its own default stream, as MLX gives it."""
+_IDLE: list[_Thread] = []
+
+
+def _idle_thread() -> _Thread:
+    try:
+        return _IDLE.pop()
+    except IndexError:
+        thread = _Thread()
+        thread.start()
+        return thread
+
+
+def _use_device(device: mx.Device) -> None:
+    """Work where the one that made the worker does. The default stream there is the thread's own: MLX sees to that."""
     import mlx.core as mx
 
     if mx.default_device() != device:
         mx.set_default_device(device)
-    while (item := calls.get()) is not None:
-        _run(*item)
-        del item  # or its image would be kept until the next call
 
 
 def _run(call: Future[Any], function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -232,9 +258,16 @@ class _Carrier:
         return True
 
 
-def _end(calls: _Queue, thread: threading.Thread, waiting: set[Future[Any]]) -> None:
+def _end(thread: _Thread, waiting: set[Future[Any]]) -> threading.Event:
+    """Cancel what waits and let the thread go; the event says when it has finished."""
     for call in list(waiting):
         call.cancel()
-    calls.put(None)
-    if thread is not threading.current_thread():
-        thread.join()
+    ended = threading.Event()
+    thread.calls.put(ended)
+    return ended
+
+
+def _finish(thread: _Thread, waiting: set[Future[Any]]) -> None:
+    ended = _end(thread, waiting)
+    if threading.current_thread() is not thread:
+        ended.wait()

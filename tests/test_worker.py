@@ -112,23 +112,43 @@ def test_a_cancelled_call_never_runs(worker: Worker) -> None:
 def test_shutdown_cancels_what_waits_and_finishes_what_runs() -> None:
     worker = Worker()
     gate = Gate(worker)
-    call = worker.submit(int)
+    call, closing = worker.submit(int), worker.submit_always(int)
     worker.shutdown(wait=False)
     gate.open()
     assert gate.call.result(WAIT) == "through"
     with pytest.raises(CancelledError):
         call.result(WAIT)
+    assert closing.result(WAIT) == 0  # what has to happen does
     worker.shutdown()
     with pytest.raises(ClosedError, match="this worker was shut down; make a new one"):
         worker.submit(int)
 
 
-def test_a_forgotten_worker_ends_its_thread() -> None:
-    worker = Worker()
-    thread = worker.submit(threading.current_thread).result(WAIT)
-    del worker
-    thread.join(WAIT)
-    assert not thread.is_alive()
+def test_threads_are_used_again() -> None:
+    """MLX keeps the streams of threads that have ended, and clears what they compiled too late."""
+    forgotten = Worker()
+    thread = forgotten.submit(threading.current_thread).result(WAIT)
+    del forgotten
+    with Worker() as first, Worker() as second:
+        threads = [worker.submit(threading.current_thread).result(WAIT) for worker in (first, second)]
+    assert thread in threads and threads[0] is not threads[1]
+    for _ in range(3):
+        with Worker() as worker:
+            assert worker.submit(threading.current_thread).result(WAIT) in threads
+
+
+def test_a_program_ends_well_after_compiled_functions_ran() -> None:
+    """With a thread that ends it aborts, four times of four: "terminate called without an active exception"."""
+    script = (
+        "import mlx_sam2, mlx.core as mx\nfrom mlx_sam2.worker import Worker\n"
+        "kept = []\n"
+        "def work():\n    a = mx.ones((4, 4))\n"
+        "    for i in range(3000):\n"
+        "        kept.append(mx.compile(lambda a, i=i: a @ a))\n        mx.eval(kept[-1](a))\n"
+        "with Worker() as worker:\n    worker.submit(work).result()"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=WAIT, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_program_that_ends_does_not_run_what_waits() -> None:
