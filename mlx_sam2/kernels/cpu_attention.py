@@ -17,23 +17,26 @@ import numpy as np
 CACHED = 1 << 18  # elements of a piece: 1 MB
 QUERIES = 64  # of a block where the scores of all queries are more than one piece: their columns are whole
 LOWEST = -126.0  # 2**x below it is taken as 0; the smallest normal number
-# 2**f for |f| <= 1/2 within 1.9e-7 of itself in float32, highest power first: the least greatest relative error of
-# this degree (Lawson's iteration).
-_POWER = (0.001326472731307149, 0.009671512991189957, 0.05550733581185341, 0.24022242426872253, 0.6931470036506653, 1.0)
+# 2**f for |f| <= 1/2 within 1e-7 of itself in float32, highest power first: the least greatest relative error of this
+# degree (Lawson's iteration).
+_POWER = (0.00015353361959569156, 0.0013398875016719103, 0.00961843691766262, 0.055503323674201965, 0.24022647738456726,
+          0.6931471824645996, 1.0)  # fmt: skip
 _ROUNDS = 1.5 * 2.0**23  # added to a small number leaves its nearest integer in the last bits
 _MANTISSA = 23  # bits
+_ONE = 127 << _MANTISSA  # the bits of 1.0
 
 
-def exp2_of_negative(x: mx.array) -> mx.array:
-    """2**x for x <= 0, float32: within 2e-7 of itself, and 0 from 2**-126 down."""
-    x = mx.maximum(x, LOWEST)
-    shifted = x + _ROUNDS
+def exp_of_negative(x: mx.array) -> mx.array:
+    """e**x for x <= 0, float32: as near as a float32 x says it, and 0 from 2**-126 down."""
+    x = mx.maximum(x * math.log2(math.e), LOWEST)
+    shifted = mx.stop_gradient(x + _ROUNDS)  # steps have no slope
     f = x - (shifted - _ROUNDS)
     power = f * _POWER[0] + _POWER[1]
     for c in _POWER[2:]:
         power = power * f + c
     exponent = mx.left_shift(shifted.view(mx.int32), _MANTISSA)  # what else was in the bits is shifted out
-    return (power.view(mx.int32) + exponent).view(mx.float32) - 2.0**LOWEST
+    whole = mx.stop_gradient((exponent + _ONE).view(mx.float32))
+    return power * whole - 2.0**LOWEST
 
 
 def softmax(x: mx.array) -> mx.array:
@@ -45,8 +48,7 @@ def softmax(x: mx.array) -> mx.array:
 
 
 def _softmax(x: mx.array) -> mx.array:
-    x = x * math.log2(math.e)
-    power = exp2_of_negative(x - x.max(axis=1, keepdims=True))
+    power = exp_of_negative(x - x.max(axis=1, keepdims=True))
     return power / power.sum(axis=1, keepdims=True)
 
 
@@ -73,7 +75,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.a
     """
     (b, heads, n, _), m = q.shape, k.shape[2]
     if bias is not None:
-        bias = bias[:, None, :, None] * math.log2(math.e)  # (B, 1, M, 1)
+        bias = bias[:, None, :, None]  # (B, 1, M, 1)
     if heads * m * n <= CACHED:
         items = CACHED // (heads * m * n)
         pieces = [tuple(_take(x, slice(i, i + items)) for x in (q, k, v, bias)) for i in range(0, b, items)]
@@ -84,8 +86,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.a
 
 
 def _scaled(q: mx.array) -> mx.array:
-    """So that products with keys are exponents of 2."""
-    return q * (math.log2(math.e) / math.sqrt(q.shape[-1]))
+    return q * (1 / math.sqrt(q.shape[-1]))
 
 
 def _take(x: mx.array | None, index: slice) -> mx.array | None:
@@ -96,7 +97,7 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.
     """Few scores: everything at once, of any number of items."""
     scores = k @ _scaled(q).swapaxes(2, 3)  # (B, heads, M, N)
     scores = scores if bias is None else scores + bias
-    power = exp2_of_negative(scores - scores.max(axis=2, keepdims=True))
+    power = exp_of_negative(scores - scores.max(axis=2, keepdims=True))
     return (power.swapaxes(2, 3) @ v) / power.sum(axis=2)[..., None]
 
 
@@ -115,6 +116,6 @@ def _block(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None) -> mx.a
     keys = max(CACHED // len(q), 1)
     found, total = mx.zeros((len(q), v.shape[1])), mx.zeros(len(q))
     for i in range(0, len(k), keys):
-        power = exp2_of_negative(mx.depends(scores[i : i + keys], found) - largest)
+        power = exp_of_negative(mx.depends(scores[i : i + keys], found) - largest)
         found, total = mx.addmm(found, power.T, v[i : i + keys]), total + power.sum(axis=0)
     return found / total[:, None]
