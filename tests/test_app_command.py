@@ -19,7 +19,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from app_machine import SLOW, clip, model_folder, photo, png, wait_for
+from app_machine import SLOW, clip, model_folder, photo, png, running, wait_for
 from test_package import WATCH
 
 
@@ -152,6 +152,20 @@ def test_a_folder_of_frames_is_a_video(model: str, tmp_path: Path) -> None:
         assert (about["kind"], about["frames"], about["name"]) == ("video", 3, "frames")
         assert app.end(signal.SIGINT) == 130
     assert len(list(frames.iterdir())) == 3, "files of the user are gone"
+
+
+def test_a_project_is_opened_and_stays(model: str, tmp_path: Path) -> None:
+    kept = tmp_path / "kept.sam2.zip"
+    with running(model, tmp_path / "first") as machine:
+        session = machine.open(png(photo()))
+        machine.prompt(session, 1, points=[[30, 40, 1]])
+        kept.write_bytes(machine.export(session, "project").content)
+    with command(model, tmp_path / "run", str(kept)) as app:
+        about = httpx.get(f"{app.url}api/sessions/{app.state()['open']}", timeout=SLOW).json()
+        assert about["objects"][0]["frames"]["0"]["points"] == [[30, 40, 1]]
+    assert kept.exists()
+    kept.write_bytes(kept.read_bytes()[:-100])
+    assert "project" in refused("--model", model, "--port", "0", str(kept))
 
 
 def test_help_is_light() -> None:

@@ -32,7 +32,8 @@ PATIENCE = 3.0  # seconds for the step in work, and for downloads under way
 
 DESCRIPTION = "Click on pictures and videos in the browser, with SAM 2. Everything stays on this machine."
 EPILOG = """\
-Without a file the page asks for one: drop it there. FOLDER holds the numbered frames of a video.
+Without a file the page asks for one: drop it there. A folder holds the numbered frames of
+a video; a project is a .sam2.zip that the page has saved.
 
 The app listens on 127.0.0.1 only, and takes requests of its own page only. With --host it can be reached from other
 machines: then the address that it prints holds a token, without which nothing is answered. The connection is not
@@ -52,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("file", metavar="FILE", nargs="?", type=Path, help="a picture, a video or a folder of frames")
+    parser.add_argument(
+        "file", metavar="FILE", nargs="?", type=Path, help="a picture, a video, a folder of frames or a project"
+    )
     cli.add_model_options(parser)
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
@@ -114,14 +117,18 @@ def _run(args: argparse.Namespace) -> int:
 def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     """The app, with the file of the command line opened."""
     from .media import kind_of
+    from .projects import read_project
     from .schemas import ApiError
     from .state import App
 
     app = App.make(access, folder, args.model, dtype=args.dtype, revision=args.revision)
     if args.file is not None:
         try:
-            path = args.file.resolve()
-            session = app.sessions.add(kind_of(path), path.name, path, app.sessions.new_folder())
+            path, own = args.file.resolve(), app.sessions.new_folder()
+            if path.suffix == ".zip":
+                session = read_project(app.sessions, path, own)
+            else:
+                session = app.sessions.add(kind_of(path), path.name, path, own)
         except ApiError as error:
             app.worker.shutdown()
             raise UsageError(f"{args.file}: {error.message}") from None

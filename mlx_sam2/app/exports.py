@@ -20,7 +20,7 @@ from ..images import cutout, mask_picture
 from ..masks import mask_to_bbox, rle_to_mask
 from ..video_sinks import OverlaySink
 from .jobs import Job, Steps
-from .media import SharedSource
+from .media import Limits, SharedSource
 from .schemas import ApiError, ExportAsk, Mask, Object
 from .session import Session
 from .sessions import Sessions
@@ -31,8 +31,9 @@ Writer = Callable[["Export", Path], Generator[None, None, None]]
 class Export:
     """What an export is made of: a copy of the objects and masks as they were when it began."""
 
-    def __init__(self, session: Session, source: SharedSource, frame: int | None, job: Job) -> None:
-        self.session, self.source, self.frame, self.job = session, source, frame, job
+    def __init__(self, job: Job, source: SharedSource, frame: int | None, limits: Limits) -> None:
+        session = job.session
+        self.job, self.session, self.source, self.limits = job, session, source, limits
         self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
         with session.lock:
             self.objects = {n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items())}
@@ -65,7 +66,7 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
         session = job.session
         if session.source is None:
             raise ApiError(404, "not_found", "this session was closed")
-        export = Export(session, session.source, ask.frame, job)
+        export = Export(job, session.source, ask.frame, sessions.limits)
         if not export.masks and ask.format != "project":
             raise ApiError(409, "empty", "there is no mask to export yet")
         moving = session.kind == "video" and ask.frame is None

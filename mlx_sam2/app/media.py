@@ -57,13 +57,15 @@ def kind_of(path: Path) -> Kind:
             warnings.simplefilter("ignore")
             Image.open(path).close()
     except Image.UnidentifiedImageError:
-        raise ApiError(415, "unsupported", NEITHER) from None
+        text = HEIC if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") else NEITHER
+        raise ApiError(415, "unsupported", text) from None
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
         pass  # a picture, but a damaged or huge one: reading it says what is wrong
     return "image"
 
 
 NEITHER = "this is neither a picture (JPEG, PNG, WebP, TIFF, ...) nor a video (MP4, MOV, MKV, WebM, AVI, MPEG-TS)"
+HEIC = "HEIC pictures are not read: save it as JPEG, for example in Preview, File, Export"
 
 
 def _is_video(head: bytes) -> bool:

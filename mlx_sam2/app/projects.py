@@ -27,6 +27,7 @@ from .sessions import Sessions
 FORMAT = 1
 JSON_BYTES = 64 << 20  # of project.json
 LINE_BYTES = 8 << 20  # of a line of masks.jsonl
+LINE_MORE = 200  # bytes of a line beside its counts, at most
 DIRECTORY_BYTES = 16 << 20  # of the archive's list of files
 BLOCK = 4 << 20
 _DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError, KeyError)
@@ -37,7 +38,7 @@ class Project(Wire):
 
     format: Literal[1]
     kind: Kind
-    name: Annotated[str, Field(min_length=1, max_length=200)]
+    name: Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f/\\]*$")]
     width: int
     height: int
     frames: int
@@ -55,8 +56,15 @@ class MaskLine(Mask):
 
 
 def write_project(export: Export, path: Path) -> Steps:
-    """Write the session, with what it was opened from."""
+    """Write the session, with what it was opened from. ApiError where it could not be opened again."""
     session = export.session
+    most = export.limits.upload_bytes
+    size = sum(path.stat().st_size for _, path in _media_of(session))
+    size += sum(len(mask.counts) + LINE_MORE for masks in export.masks.values() for mask in masks.values())
+    if size > most:
+        raise ApiError(
+            413, "too_large", f"{session.name} and its masks have {size:,} bytes: at most {most:,} are taken"
+        )
     project = Project(
         format=FORMAT,
         kind=session.kind,
@@ -100,7 +108,7 @@ def _copy_in(archive: zipfile.ZipFile, name: str, path: Path) -> Steps:
 
 
 def read_project(sessions: Sessions, path: Path, folder: Path) -> Session:
-    """Unpack a project into a folder and open it.
+    """Unpack a project into a folder of the app and open it.
 
     Raises:
         ApiError: it is no project, damaged, too large, or does not fit together.
@@ -112,7 +120,6 @@ def read_project(sessions: Sessions, path: Path, folder: Path) -> Session:
             entries = _entries(archive, limits)
             project = _read_json(archive, entries)
             media = _unpack_media(archive, entries, project.kind, folder)
-            path.unlink()
             session = sessions.add(kind_of(media), project.name, media, folder)
             try:
                 _restore(sessions, session, project, _lines(archive, entries))

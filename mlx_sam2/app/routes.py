@@ -176,7 +176,9 @@ def _add_sessions(router: APIRouter, app: App) -> None:
             path = await upload.receive()
             if path.is_dir():
                 raise ApiError(415, "unsupported", "send the project file itself, not a form")
-            return _opened(app, upload, await app.view(lambda: read_project(app.sessions, path, upload.folder)))
+            session = await app.view(lambda: read_project(app.sessions, path, upload.folder))
+            path.unlink()
+            return _opened(app, upload, session)
 
     @router.get("/sessions/{session_id}")
     def get_session(session_id: SessionId) -> SessionState:
