@@ -196,7 +196,7 @@ def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Calla
         found, memory = model.track(features, memories, times, pointers, pointer_times)
         return found.low_res_mask, found.pointer, found.object_score, memory
 
-    mx.eval(times, pointer_times)
+    mx.eval(times, pointer_times, model.sam_prompt_encoder.dense_position_encoding())  # kept from frame to frame
     return frame, (memories, mx.zeros((count, pointers, config.neck.d_model)))
 
 
