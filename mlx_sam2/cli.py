@@ -153,6 +153,17 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_image_size(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("approximation (faster, with other results; docs/performance.md has its cost)")
+    group.add_argument("--image-size", type=number(int, 32), metavar="N", help=IMAGE_SIZE)
+
+
+def image_size(args: argparse.Namespace) -> dict[str, int]:
+    """The option of the model, if it was given."""
+    return {} if args.image_size is None else {"image_size": args.image_size}
+
+
+IMAGE_SIZE = "side of the model's input, a multiple of 32, such as 512; default: that of the model, 1024 as published"
 Options = list[tuple[str, str, Any, Any, str]]  # flag, argument, type, default there, help
 MASK_OPTIONS: Options = [  # of SAM2AutomaticMaskGenerator, for pictures and for frames
     ("points-per-side", "points_per_side", number(int, 1, 1024), 32, "points along each side of the picture"),

@@ -89,6 +89,7 @@ def build_parser() -> argparse.ArgumentParser:
     prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
     segment_everything.add_options(parser)
     cli.add_model_options(parser)
+    cli.add_image_size(parser)
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -283,7 +284,8 @@ def _run(args: argparse.Namespace) -> int:
     from .image_predictor import SAM2ImagePredictor
 
     try:
-        predictor = SAM2ImagePredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision)
+        options = {"dtype": args.dtype, "revision": args.revision, **cli.image_size(args)}
+        predictor = SAM2ImagePredictor.from_pretrained(args.model, **options)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
         cli.complain(PROG, error)
         return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE

@@ -91,7 +91,7 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     else:
         published = hub.published(args.model)
         model = published.repo_id if published else args.model
-    options = generator_options(args)
+    options = {**generator_options(args), **cli.image_size(args)}
     del options["points_per_batch"]
     return {"model": model, "revision": args.revision, "dtype": dtype_name(parse_dtype(args.dtype)), **options}
 
@@ -165,6 +165,7 @@ def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
     from .hub import HubError
 
     options = {"dtype": args.dtype, "revision": args.revision, "output_mode": "coco_rle", **generator_options(args)}
+    options |= cli.image_size(args)
     try:
         return SAM2AutomaticMaskGenerator.from_pretrained(args.model, **options)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError, ConfigError, an option

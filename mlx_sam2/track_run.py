@@ -39,7 +39,7 @@ class Plan:
 
 
 APPROXIMATIONS: list[tuple[str, str, Any, str]] = [  # flag, option of the predictor, type, help
-    ("image-size", "image_size", cli.number(int, 32), "side of the model's input, a multiple of 32, such as 512"),
+    ("image-size", "image_size", cli.number(int, 32), cli.IMAGE_SIZE),
     ("memory-pooling", "memory_pooling", cli.number(int, 1), "average memories over N x N cells, such as 2"),
     ("memory-stride", "memory_temporal_stride_for_eval", cli.number(int, 1), "recall the last frame and every Nth one"),
     ("max-memories", "max_memories", cli.number(int, 1), "recall N frames at most, one prompted frame among them"),

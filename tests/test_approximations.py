@@ -224,3 +224,31 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     text = " ".join(words)
     assert "--image-size 128 --memory-pooling 2 --static 1.5" in text
     assert "--memory-stride" not in text and "--max-memories" not in text
+
+
+def test_segment_at_another_size(tmp_path: Path, saved_model: str) -> None:  # noqa: F811
+    from PIL import Image
+
+    from mlx_sam2.image_predictor import SAM2ImagePredictor
+    from mlx_sam2.segment import main
+
+    photo = tmp_path / "photo.png"
+    Image.fromarray(synthetic.picture(60, 80)).save(photo)
+    args = [str(photo), "--point", "40,30", "--image-size", "128", "--model", saved_model]
+    assert main([*args, "--output", str(tmp_path / "mask.png")]) == 0
+    predictor = SAM2ImagePredictor.from_pretrained(saved_model, image_size=128)
+    predictor.set_image(synthetic.picture(60, 80))
+    found, scores, _ = predictor.predict(np.array([[40, 30]]), np.array([1]))
+    np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "mask.png")), 255 * found[scores.argmax()])
+
+
+def test_everything_at_another_size(tmp_path: Path) -> None:
+    """The size is among the settings of a run that can go on; without it they are as before."""
+    from mlx_sam2.segment import build_parser
+    from mlx_sam2.segment_everything import run_settings
+
+    plain, small = (
+        run_settings(build_parser().parse_args(["photo.png", "--everything", "--model", "tiny", *more]))
+        for more in ([], ["--image-size", "512"])
+    )
+    assert "image_size" not in plain and small == {**plain, "image_size": 512}
