@@ -14,15 +14,11 @@ needs none of this.
 from __future__ import annotations
 
 import ctypes
-import logging
 import os
-import site
 import struct
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 
 VARIABLE = "MLX_SAM2_BLAS"
@@ -38,8 +34,6 @@ TOO_LATE = (
     f"Import mlx_sam2 first, or set {VARIABLE}=0."
 )
 
-logger = logging.getLogger("mlx_sam2")
-
 
 @cache
 def prefer_system_blas() -> None:
@@ -49,10 +43,10 @@ def prefer_system_blas() -> None:
     if "mlx.core" not in sys.modules:
         sys.meta_path.insert(0, _BeforeMlx())
     elif not has_blas(None):
-        logger.warning(TOO_LATE)
+        _warn(TOO_LATE)
 
 
-class _BeforeMlx(MetaPathFinder):
+class _BeforeMlx:
     """Finds nothing itself: it is asked for `mlx.core` first, loads the BLAS, steps aside."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
@@ -77,13 +71,13 @@ def load_with_blas(libmlx_paths: Iterable[Path]) -> str | None:
         try:
             _load_in_order([blas, str(libmlx)])
         except OSError as error:
-            logger.warning("mlx_sam2: MLX keeps its slow BLAS, for it can't be loaded behind %s: %s", blas, error)
+            _warn("mlx_sam2: MLX keeps its slow BLAS, for it can't be loaded behind %s: %s", blas, error)
             return None
         return blas
     if asked := os.environ.get(VARIABLE):
-        logger.warning("mlx_sam2: MLX keeps its slow BLAS, for %s=%s offers no cblas_sgemm.", VARIABLE, asked)
+        _warn("mlx_sam2: MLX keeps its slow BLAS, for %s=%s offers no cblas_sgemm.", VARIABLE, asked)
     else:
-        logger.warning(ADVICE)
+        _warn(ADVICE)
     return None
 
 
@@ -91,6 +85,8 @@ def candidates() -> list[str]:
     """Names and paths to try: the one asked for, or the linker's, this environment's and the user's."""
     if asked := os.environ.get(VARIABLE):
         return [asked]
+    import site
+
     folders = dict.fromkeys([f"{sys.prefix}/lib", f"{site.getuserbase()}/lib"])
     paths = [f"{folder}/{name}" for folder in folders for name in OPENBLAS + MKL]
     found = [path for path in paths if os.path.exists(path)]
@@ -105,6 +101,12 @@ def has_blas(library: str | None) -> bool:
         return False
 
 
+def _warn(message: str, *values: object) -> None:
+    import logging  # this module is imported by every command, for its --help too: what is rarely needed waits
+
+    logging.getLogger("mlx_sam2").warning(message, *values)
+
+
 def _keep_idle_threads_quiet() -> None:
     """OpenBLAS's threads spin for some 25 ms after each product, which between small ones takes every core.
 
@@ -115,6 +117,8 @@ def _keep_idle_threads_quiet() -> None:
 
 def _load_in_order(libraries: Sequence[str]) -> None:
     """Load shared libraries so that the first to define a symbol serves the later ones, and only them."""
+    import tempfile
+
     with open(libraries[-1], "rb") as file:
         header = file.read(64)
     with tempfile.TemporaryDirectory(prefix="mlx-sam2-") as folder:
