@@ -59,7 +59,7 @@ def cost(steps: Iterable[Step], chip: Chip) -> Cost:
     """Add up a stage."""
     steps = list(steps)
     least = sum(
-        max((s.bytes - s.rereads) / (chip.bandwidth * 1e9), s.flops / (chip.tflops * 1e12))
+        max((s.bytes - s.beyond) / (chip.bandwidth * 1e9), s.flops / (chip.tflops * 1e12))
         for s in steps
         if s.name in HEAVY
     )

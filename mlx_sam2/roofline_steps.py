@@ -36,13 +36,13 @@ class Step:
     flops: int
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)  # array -> parts of it -> bytes read
     outputs: dict[str, int] = field(default_factory=dict)  # array -> bytes written
-    rereads: int = 0  # bytes that are read again, because the sizes do not fit on the chip
+    beyond: int = 0  # bytes that the minimum leaves out: read again, for want of room, or of a sum that rides along
     region: int | None = None  # the compiled function that it is a part of
 
     @property
     def bytes(self) -> int:
         read = sum(parts.get(WHOLE) or sum(parts.values()) for parts in self.inputs.values())
-        return read + sum(self.outputs.values()) + self.rereads
+        return read + sum(self.outputs.values()) + self.beyond
 
     def read(self, parts: dict[str, dict[str, int]]) -> None:
         """Add what is read; the same part of an array is read once."""
@@ -103,15 +103,18 @@ class Arrays:
                     self._known[n] = _Array(n, _row_contiguous(shape), size)
             inputs = [(n, s, d, self._known[n]) for n, s, d, _ in inputs]
         step = Step(name, _flops(name, arguments, inputs, outputs))
-        for _, _, _, array in inputs:
-            step.read(array.reading)
+        for i, (_, _, _, array) in enumerate(inputs):
+            if name == "AddMM" and i == 2 and array.touched >= math.prod(outputs[0][1]) * outputs[0][2].size:
+                step.beyond = array.touched  # not a bias, but a whole matrix that is added
+            else:
+                step.read(array.reading)
         for n, shape, dtype in outputs:
             step.outputs[n] = self._get(n, shape, dtype).touched
             if name == "sdpa":  # written as (B, N, heads, D), whatever its shape says
                 _, heads, tokens, dim = shape
                 self._known[n].strides = (heads * tokens * dim, dim, heads * dim, 1)
         if name == "memory_attention":  # keys and values, once for every block of queries
-            step.rereads = (-(-inputs[0][1][2] // QUERIES) - 1) * (inputs[1][3].touched + inputs[2][3].touched)
+            step.beyond = (-(-inputs[0][1][2] // QUERIES) - 1) * (inputs[1][3].touched + inputs[2][3].touched)
         return [*copies, step]
 
     def _view(self, name: str, arguments: list[Any], source: tuple[Any, ...], outputs: list[Any]) -> list[Step]:

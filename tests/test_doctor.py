@@ -79,7 +79,9 @@ def test_text() -> None:
     rows = [line.split() for line in lines if "small case" in line]
     assert ["axial_rope", "float32", "D=256"] in [row[:3] for row in rows]
     counts = {name: sum(int(row[-2]) for row in rows if row[0] == name) for name in {row[0] for row in rows}}
-    assert counts == {"axial_rope": 4 * 4, "memory_attention": 4 * 2, "mask_unit_attention": 12 - 3}
+    blocks = 12
+    expected = {"axial_rope": 4 * 4, "memory_attention": 4 * 2, "mask_unit_attention": blocks - 3}
+    assert counts == {**expected, "shifted_layer_norm": 2 * blocks}
     assert not choices.path().exists()
 
 
@@ -441,7 +443,9 @@ def test_every_op_of_a_model_in_the_emulator(
         code, out, err = main(capsys, "--model", folder, "--quick", "--json")
     assert (code, err) == (0, "")
     rows = json.loads(out)["ops"]
-    assert {row["op"] for row in rows} == {"axial_rope", "mask_unit_attention", "memory_attention"}
+    assert {row["op"] for row in rows} == {
+        "axial_rope", "mask_unit_attention", "memory_attention", "shifted_layer_norm"
+    }  # fmt: skip
     for row in rows:
         assert row["served"]
         assert row["fault"] is None

@@ -47,5 +47,14 @@ from .attention import attend  # noqa: E402  the ops ask the rules above
 from .axial_rope import axial_rope  # noqa: E402
 from .mask_unit_attention import mask_unit_attention  # noqa: E402
 from .memory_attention import memory_attention  # noqa: E402
+from .shifted_layer_norm import shifted_layer_norm  # noqa: E402
 
-__all__ = ["attend", "axial_rope", "mask_unit_attention", "memory_attention", "metal_allowed", "metal_forced"]
+__all__ = [
+    "attend",
+    "axial_rope",
+    "mask_unit_attention",
+    "memory_attention",
+    "metal_allowed",
+    "metal_forced",
+    "shifted_layer_norm",
+]

@@ -11,7 +11,8 @@ from ..config import FpnConfig, HieraConfig, SAM2Config
 from ..kernels import attend, mask_unit_attention
 from ..kernels.windows import max_pool
 from .kept import Kept
-from .layers import MLP, by_rows, in_pieces, pointwise, resize_bicubic, resize_bilinear
+from .layers import MLP, in_pieces, pointwise, resize_bicubic, resize_bilinear
+from .residual import Stream, by_rows
 
 TRUNK_NORM_EPS = 1e-6
 
@@ -28,16 +29,16 @@ class MultiScaleAttention(nn.Module):
         self.proj = nn.Linear(dim_out, dim_out)
 
     def __call__(self, x: mx.array) -> mx.array:
-        """(B, H, W, dim) -> (B, H // q_stride, W // q_stride, dim_out)."""
+        """(B, H, W, dim) -> (B, H // q_stride, W // q_stride, dim_out), not projected yet."""
         qkv = self.qkv(x)
         if self.window:
-            return self.proj(mask_unit_attention(qkv, self.qkv.bias, self.num_heads, self.window, self.q_stride))
+            return mask_unit_attention(qkv, self.qkv.bias, self.num_heads, self.window, self.q_stride)
         q, k, v = mx.split(qkv, 3, axis=-1)  # each (B, H, W, dim_out)
         if self.q_stride > 1:
             q = max_pool(q, self.q_stride)
         b, h, w, _ = q.shape
         q, k, v = (t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).swapaxes(1, 2) for t in (q, k, v))
-        return self.proj(attend(q, k, v).swapaxes(1, 2).reshape(b, h, w, -1))  # attended: (B, heads, H * W, D)
+        return attend(q, k, v).swapaxes(1, 2).reshape(b, h, w, -1)  # attended: (B, heads, H * W, D)
 
 
 class MultiScaleBlock(nn.Module):
@@ -60,22 +61,26 @@ class MultiScaleBlock(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, H, W, dim) -> (B, H', W', dim_out), half the grid where the queries are pooled."""
-        if self.attn.window and in_pieces():
-            return by_rows(self._block, x, self.attn.window)  # windows know nothing of each other
-        return self._block(x)
+        return self.advance(Stream.of(x)).value()
 
-    def _block(self, x: mx.array) -> mx.array:
-        shortcut = x
-        x = self.norm1(x)
+    def advance(self, stream: Stream) -> Stream:
+        """The same of a residual stream."""
+        if not in_pieces():
+            return self._add_mlp(self._add_attention(stream))
+        if self.attn.window:  # windows know nothing of each other
+            return by_rows(lambda s: self._add_mlp(self._add_attention(s)), stream, self.attn.window)
+        return by_rows(self._add_mlp, self._add_attention(stream), 1)
+
+    def _add_attention(self, stream: Stream) -> Stream:
+        normed = stream.normed(self.norm1)
         if "proj" in self:  # the shortcut is projected from the normed input
-            shortcut = self.proj(x)
+            stream = Stream.starting(self.proj, normed)
             if self.q_stride is not None:
-                shortcut = max_pool(shortcut, self.q_stride)
-        x = shortcut + self.attn(x)
-        return by_rows(self._mlp, x, 1) if in_pieces() and not self.attn.window else self._mlp(x)
+                stream = stream._replace(x=max_pool(stream.x, self.q_stride))
+        return stream.plus(self.attn.proj, self.attn(normed))
 
-    def _mlp(self, x: mx.array) -> mx.array:
-        return x + self.mlp(self.norm2(x))
+    def _add_mlp(self, stream: Stream) -> Stream:
+        return stream.plus(self.mlp.layers[-1], self.mlp.hidden(stream.normed(self.norm2)))
 
 
 class PatchEmbed(nn.Module):
@@ -128,11 +133,11 @@ class Hiera(nn.Module):
         """
         x = self.patch_embed(pixels)
         x = x + (self.position_embedding(*x.shape[1:3]).astype(x.dtype) if position is None else position)
-        features = []
+        stream, features = Stream.of(x), []
         for i, block in enumerate(self.blocks):
-            x = block(x)
+            stream = block.advance(stream)
             if i in self._stage_ends:
-                features.append(x)
+                features.append(stream.value())
         return features
 
 

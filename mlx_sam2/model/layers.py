@@ -31,19 +31,6 @@ def in_pieces() -> bool:
     return mx.default_device().type == mx.cpu and not is_watched()
 
 
-def by_rows(function: Callable[[mx.array], mx.array], x: mx.array, multiple: int) -> mx.array:
-    """``function`` of bands of (B, H, W, C), put together again: for one that maps rows to rows.
-
-    The height of a band is a multiple of ``multiple``. It is small, because what lies between input and output exists
-    for one band at a time, and stays in the cache.
-    """
-    rows = multiple * max(1, CACHED // (multiple * x[:, 0].size))
-    if rows >= x.shape[1]:
-        return function(x)
-    bands = mx.split(x, range(rows, x.shape[1], rows), axis=1)
-    return mx.concatenate(one_by_one(function, [(band,) for band in bands]), axis=1)
-
-
 def gelu(x: mx.array) -> mx.array:
     """The exact (erf) GELU of any array.
 
@@ -103,10 +90,14 @@ class MLP(nn.Module):
         self._activation = ACTIVATIONS[activation]
         self._sigmoid_output = sigmoid_output
 
-    def __call__(self, x: mx.array) -> mx.array:
+    def hidden(self, x: mx.array) -> mx.array:
+        """What the last layer gets."""
         for layer in self.layers[:-1]:
             x = self._activation(layer(x))
-        x = self.layers[-1](x)
+        return x
+
+    def __call__(self, x: mx.array) -> mx.array:
+        x = self.layers[-1](self.hidden(x))
         return mx.sigmoid(x) if self._sigmoid_output else x
 
 
