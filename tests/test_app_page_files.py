@@ -99,8 +99,8 @@ def test_a_session_that_ends_is_told(page: Page) -> None:
     page.tab.evaluate("fetch(`/api/sessions/${app.session.id}`, { method: 'DELETE' })")
     page.tab.get_by_text("This session has ended").wait_for()
     page.tab.get_by_text("Point at anything").wait_for()
+    page.tab.goto("about:blank")
     page.tab.goto(page.url + "#gone")
-    page.tab.reload()
     page.tab.get_by_text("no longer open").wait_for()
     assert all("404" in line for line in page.errors)  # the browser itself reports what was not found
     page.errors.clear()

@@ -123,7 +123,12 @@ export class EverythingPanel {
     this.app = app;
     this.density = byId("density");
     this.find = byId("everything-find");
+    this.score = byId("least-score");
+    this.stability = byId("least-stability");
     this.density.addEventListener("input", () => { byId("density-value").textContent = this.density.value; });
+    for (const limit of [this.score, this.stability]) {
+      limit.addEventListener("input", () => { byId(`${limit.id}-value`).textContent = Number(limit.value).toFixed(2); });
+    }
     this.find.addEventListener("click", () => this.#start());
     byId("everything-all").addEventListener("click", () => app.tools.keepAll());
     byId("everything-none").addEventListener("click", () => app.session.setRegions(null));
@@ -134,7 +139,10 @@ export class EverythingPanel {
     if (session.job?.kind === "everything") session.cancel();
     else if (this.app.canPrompt()) {
       session.setRegions(null);
-      session.start("everything", { frame: session.frame, points_per_side: Number(this.density.value), as_objects: false });
+      session.start("everything", {
+        frame: session.frame, points_per_side: Number(this.density.value), pred_iou_thresh: Number(this.score.value),
+        stability_score_thresh: Number(this.stability.value), as_objects: false,
+      });
     }
   }
 

@@ -118,8 +118,8 @@ class App {
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       history.replaceState(null, "", location.pathname);
-      if (error.offline) throw error;
-      if (!quiet) toast("That picture is no longer open: sessions end after a while without use.", { error: true });
+      if (error.offline) this.problem(error);
+      else if (!quiet) toast("That picture is no longer open: sessions end after a while without use.", { error: true });
       return false;
     }
   }
@@ -222,7 +222,7 @@ class App {
   #found(regions) {
     this.painter.region = null;
     this.painter.pool.shown = regions?.length ?? 0;
-    if (regions && !regions.length) this.say("Nothing was found. More points per side find smaller things.");
+    if (regions && !regions.length) this.say("Nothing was found. Lower the score and the stability, or take more points per side.");
     else if (regions) announce(`${regions.length} regions found`);
     this.changed();
   }
