@@ -99,15 +99,16 @@ def _run(follower: _Follower, video: Any, start: int, count: int | None) -> Iter
 def _steps(predictor: SAM2VideoPredictor, state: VideoState, start: int, count: int | None) -> Iterator[Masks]:
     """Frame by frame through a session, as ``VideoStream.push`` does it: objects may come and go between two frames."""
     stop = state.num_frames if count is None else min(start + count, state.num_frames)
-    for t in range(start, stop):
-        predictor.commit_edits(state)
-        for track in state.tracks.values():
-            if t - 1 in track.conditioning or t - 1 in track.tracked:
-                track.directions.setdefault(t - 1, False)
-        moving = [track for track in state.tracks.values() if track.conditioning]
-        low_res = iter(predictor.advance(state, moving, t, reverse=False))
-        every = [next(low_res) if track.conditioning else None for track in state.tracks.values()]
-        yield t, state.obj_ids, video_masks(every, state.video_size, predictor.non_overlap_masks)
+    with state.looking_ahead(predictor.tracker, range(start, stop)):
+        for t in range(start, stop):
+            predictor.commit_edits(state)
+            for track in state.tracks.values():
+                if t - 1 in track.conditioning or t - 1 in track.tracked:
+                    track.directions.setdefault(t - 1, False)
+            moving = [track for track in state.tracks.values() if track.conditioning]
+            low_res = iter(predictor.advance(state, moving, t, reverse=False))
+            every = [next(low_res) if track.conditioning else None for track in state.tracks.values()]
+            yield t, state.obj_ids, video_masks(every, state.video_size, predictor.non_overlap_masks)
 
 
 class _Follower:

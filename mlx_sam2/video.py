@@ -164,20 +164,17 @@ class FolderSource(FrameSource):
 
     def _read(self, i: int) -> np.ndarray:
         with self._lock:
-            return self._read_alone(i)
-
-    def _read_alone(self, i: int) -> np.ndarray:
-        frame = self._cache.get(i)
-        if frame is None:
-            path = self.paths[i]
-            with _open_image(path) as image:
-                try:
-                    frame = np.array(image.convert("RGB"))
-                except _PIL_ERRORS as error:
-                    raise VideoError(f"{path} is a broken image: {error}") from error
-            frame = self._checked(frame, str(path))
-            self._cache.put(i, frame)
-        return frame
+            frame = self._cache.get(i)
+            if frame is None:
+                path = self.paths[i]
+                with _open_image(path) as image:
+                    try:
+                        frame = np.array(image.convert("RGB"))
+                    except _PIL_ERRORS as error:
+                        raise VideoError(f"{path} is a broken image: {error}") from error
+                frame = self._checked(frame, str(path))
+                self._cache.put(i, frame)
+            return frame
 
 
 def _open_image(path: Path) -> Image.Image:
@@ -224,8 +221,7 @@ class SequenceSource(FrameSource):
         self.name = "the sequence of frames"
         self.fps = fps
         self._frames = frames
-        # of another kind of sequence nothing is known: it may make its frames when they are asked for
-        self.reads_ahead = isinstance(frames, (list, tuple, np.ndarray))
+        self.reads_ahead = isinstance(frames, (list, tuple, np.ndarray))  # others may make frames when asked for them
         self._lock = threading.Lock()
         self.num_frames = len(frames)
         if self.num_frames == 0:
@@ -233,7 +229,7 @@ class SequenceSource(FrameSource):
         self.height, self.width = as_frame(frames[0], 0).shape[:2]
 
     def _read(self, i: int) -> np.ndarray:
-        with self._lock:  # a PIL image may be read from its file only now
+        with self._lock:  # PIL may read an image only now
             return self._checked(as_frame(self._frames[i], i), f"frame {i}")
 
 

@@ -354,8 +354,7 @@ class SAM2VideoPredictor:
         look_ahead = partial(state.queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
         found: list[FrameResult] = []
         if moving:
-            features, limit = self._features(state, frame_idx), self.tracker.options.static_threshold
-            same = state.still_memories(frame_idx, moving, limit, self.image_size) if limit else None
+            features, same = self._features(state, frame_idx), state.still_memories(self.tracker, frame_idx, moving)
             known = {"reverse": reverse, "num_frames": state.num_frames, "memories": same, "meanwhile": look_ahead}
             found = self.tracker.track(features, moving, frame_idx, **known)
         else:
@@ -373,10 +372,7 @@ class SAM2VideoPredictor:
     # ---- helpers
 
     def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
-        if state.latest_features is None or state.latest_features[0] != frame_idx:
-            features = None if state.ahead is None else state.ahead.features(frame_idx)
-            state.latest_features = (frame_idx, features or self.tracker.encode(state.source[frame_idx]))
-        return state.latest_features[1]
+        return state.features(self.tracker, frame_idx)
 
     def _interactive_masks(self, state: VideoState, frame_idx: int, conditioning: bool) -> Masks:
         """Masks of all objects on a frame, an edit in progress of the given kind before what is committed."""

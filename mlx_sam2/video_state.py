@@ -66,6 +66,13 @@ class VideoState:
         frame = None if self.ahead is None else self.ahead.frame(frame_idx)
         return self.source[frame_idx] if frame is None else frame
 
+    def features(self, tracker: Tracker, frame_idx: int) -> ImageFeatures:
+        """Those of a frame, perhaps not computed yet; kept until another frame is asked for."""
+        if self.latest_features is None or self.latest_features[0] != frame_idx:
+            features = None if self.ahead is None else self.ahead.features(frame_idx)
+            self.latest_features = (frame_idx, features or tracker.encode(self.source[frame_idx]))
+        return self.latest_features[1]
+
     @contextmanager
     def looking_ahead(self, tracker: Tracker, frames: Sequence[int]) -> Iterator[None]:
         """Within the block frames are read and encoded ahead, where the source can be read by another thread."""
@@ -85,13 +92,14 @@ class VideoState:
         if self.ahead is not None and any(frame_idx not in track.conditioning for track in tracks):
             self.ahead.queue(frame_idx)
 
-    def still_memories(
-        self, frame_idx: int, tracks: Sequence[ObjectTrack], threshold: float, image_size: int
-    ) -> list[mx.array] | None:
-        """Memories (h, w, M) of objects on the frame last remembered, if this one looks the same; else this becomes
-        the one last remembered.
+    def still_memories(self, tracker: Tracker, frame_idx: int, tracks: Sequence[ObjectTrack]) -> list[mx.array] | None:
+        """With ``static_threshold`` the memories (h, w, M) of objects on the frame last remembered, if this one looks
+        the same; else this becomes the one last remembered.
         """
-        picture = small_picture(self.frame(frame_idx), image_size // CHANGE_CELL)
+        threshold = tracker.options.static_threshold
+        if threshold == 0:
+            return None
+        picture = small_picture(self.frame(frame_idx), tracker.config.image_size // CHANGE_CELL)
         if self.still is not None and largest_change(picture, self.still[1]) <= threshold:
             results = [track.result(self.still[0]) for track in tracks]
             if all(result is not None and result.features is not None for result in results):
