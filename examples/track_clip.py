@@ -15,7 +15,7 @@ from mlx_sam2.video_sinks import OverlaySink
 CLIP = str(Path(__file__).with_name("clip.mp4"))
 
 
-def main(video: str = CLIP, point: str = "56,124", output: str = "track_clip.mp4", model: str = "demo") -> None:
+def main(video: str = CLIP, point: str = "65,105", output: str = "track_clip.mp4", model: str = "demo") -> None:
     predictor = SAM2VideoPredictor.from_pretrained(model)
     x, y = map(float, point.split(","))
     with predictor.init_state(video) as state, OverlaySink(output, True, fps=state.source.fps) as overlay:

@@ -285,3 +285,39 @@ def test_the_wheel_in_a_fresh_environment(wheel: Path, photo: Path) -> None:
     done = subprocess.run(args, capture_output=True, text=True, env=environment, cwd=photo.parent)
     assert (done.returncode, done.stderr) == (0, "")
     assert (photo.parent / "coins_overlay.png").is_file()
+
+
+# ---- the examples, on the package's own model
+
+
+def example(name: str, *args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, str(ROOT / "examples" / name), *map(str, args)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=cwd, env=environment)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_example_photo(tmp_path: Path) -> None:
+    example("segment_photo.py", cwd=tmp_path)
+    shown = np.array(Image.open(tmp_path / "segment_photo_overlay.png")).astype(int)
+    truth = next(coin for coin in coins()[1] if coin[119, 271])
+    blue = shown[..., 2] - shown[..., 0] > 30
+    assert iou(blue, truth) > 0.8
+
+
+def test_example_clip(tmp_path: Path) -> None:
+    pytest.importorskip("av", reason="needs PyAV: pip install 'mlx-sam2[video]'")
+    done = example("track_clip.py", cwd=tmp_path)
+    assert done.stdout.endswith("30 frames -> track_clip.mp4\n")
+    assert (tmp_path / "track_clip.mp4").is_file()
+
+
+def test_example_folder(tmp_path: Path) -> None:
+    from demo_scenes import still
+
+    (tmp_path / "photos").mkdir()
+    Image.fromarray(still(3)[0]).save(tmp_path / "photos" / "scene.png")
+    done = example("segment_folder.py", "photos", cwd=tmp_path)
+    labels = np.array(Image.open(tmp_path / "segment_folder" / "scene_labels.png"))
+    assert len(np.unique(labels)) - 1 == int(done.stdout.split()[1]) >= 10

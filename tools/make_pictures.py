@@ -69,7 +69,7 @@ def track() -> np.ndarray:
     predictor = SAM2VideoPredictor.from_pretrained("demo", dtype="float32")
     shown = []
     with predictor.init_state(str(ROOT / "examples/clip.mp4")) as state:
-        predictor.add_new_points_or_box(state, 0, 1, points=[(56, 124)], labels=[1])
+        predictor.add_new_points_or_box(state, 0, 1, points=[(65, 105)], labels=[1])
         for t, ids, logits in predictor.propagate_in_video(state):
             if t in (0, 10, 15, 25):
                 shown.append(draw_masks(state.source[t], {ids[0]: logits[0, 0] > 0}))

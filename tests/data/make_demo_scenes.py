@@ -5,8 +5,8 @@ python tests/data/make_demo_scenes.py        (with scikit-image and PyAV)
 The examples get coins.png, whose labels are in tests/data/demo, and clip.mp4, a film of these sprites.
 
 The scenes are those of tools/demo_model, from a seed that neither the training nor the evaluation uses. Photographs in
-it: skimage.data.coins() (public domain), and crops as textures of those that tools/demo_model/README.md lists (CC0,
-public domain).
+it: skimage.data.coins() (no known copyright restrictions), and crops as textures of those that
+tools/demo_model/README.md lists (CC0, public domain).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def make_clip(path: Path) -> None:
 
     from demo_scenes import LEFT, MIDDLE, RIGHT, Actor, along, film
 
-    actors = [Actor(3, along(MIDDLE, (132, 134), scale=0.8)), Actor(0, along(LEFT, RIGHT, turn=30))]
+    actors = [Actor(2, along(MIDDLE, (132, 134), scale=0.8)), Actor(1, along(LEFT, RIGHT, turn=30))]
     with av.open(str(path), "w") as file:
         stream = file.add_stream("h264", rate=12, options={"crf": "18"})
         stream.width = stream.height = 256

@@ -21,6 +21,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 sys.path.insert(0, str(ROOT))
+
+import mlx_sam2  # noqa: E402  before MLX
+
 PACKAGED = ROOT / "mlx_sam2" / "demo"
 CARD = HERE / "card.md"
 MOST_BYTES = 6_000_000  # of the weights
@@ -74,7 +77,6 @@ def known_scores() -> list[float]:
     """What `python -m mlx_sam2.doctor --weights demo` compares a machine with: float32 on the CPU."""
     import mlx.core as mx
 
-    import mlx_sam2
     from mlx_sam2.doctor_weights import demo_scores
 
     mx.set_default_device(mx.cpu)
