@@ -193,26 +193,44 @@ def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | No
     wanted: set[str] = set()
     regions: dict[str, int | None] = {}
     for record in records:
-        if record["type"] == "outputs":
+        if record["type"] == "inputs":
+            regions.update({name: None for name, *_ in record["inputs"]})
+        elif record["type"] == "outputs":
             wanted |= {arrays.root(name) for name, *_ in record["outputs"]}
         elif record["type"] == "primitive":
             region = 0 if compiled else _region(record, regions)
-            regions.update({name: region for name, *_ in record["outputs"]})
+            if region != OF_WEIGHTS:
+                regions.update({name: region for name, *_ in record["outputs"]})
             for step in arrays.steps(record):
                 step.region = region
                 steps.append(step)
-    return _fuse(steps, wanted)
+    return _fuse(_with_weights(steps), wanted)
+
+
+OF_WEIGHTS = -1
 
 
 def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | None:
-    """The compiled stage that a record belongs to: that of what it reads."""
+    """The compiled stage that a record belongs to: that of what it reads. None: not a compiled one."""
     kernel = record["arguments"][0] if record["name"] == "CustomKernel" else ""
     if LEAVE in kernel:
         return None
     if ENTER in kernel:
         return int(kernel.split(f"{ENTER}_")[1].split("_")[0])
-    found = [regions.get(name) for name, *_ in record["inputs"]]
-    return next((region for region in found if region is not None), None)
+    found = [regions[name] for name, *_ in record["inputs"] if name in regions]
+    return next((region for region in found if region is not None), None if found else OF_WEIGHTS)
+
+
+def _with_weights(steps: list[Step]) -> list[Step]:
+    """Give steps that read nothing but weights to the stage that alone reads what they make."""
+    readers: dict[str, set[int | None]] = {}
+    for step in reversed(steps):
+        if step.region == OF_WEIGHTS:
+            found = set[int | None]().union(*(readers.get(name, ()) for name in step.outputs))
+            step.region = found.pop() if len(found) == 1 else None
+        for name in step.inputs:
+            readers.setdefault(name, set()).add(step.region)
+    return steps
 
 
 # ---- what mx.compile makes of it

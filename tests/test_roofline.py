@@ -113,19 +113,24 @@ def test_fused_attention_takes_tokens_as_a_projection_leaves_them() -> None:
 class Chain(nn.Module):
     """A stage that is compiled on a GPU, between steps that are not."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = mx.ones((100,), HALF)
+
     @compiled
     def stage(self, a: mx.array, b: mx.array) -> mx.array:
-        return nn.gelu(mx.exp(a) * b)
+        return nn.gelu(mx.exp(a) * b + mx.exp(self.weight))  # what is made of weights alone is a part of it, too
 
     def __call__(self, a: mx.array, b: mx.array) -> mx.array:
         return nn.gelu(self.stage(a + 1, b) * 2)
 
 
 def test_compiled_stages_are_seen_one_by_one() -> None:
-    a = mx.zeros((100,), HALF)
-    found = roofline.trace(Chain(), a, a)
+    a, chain = mx.zeros((100,), HALF), Chain()
+    mx.eval(chain.parameters())
+    found = roofline.trace(chain, a, a)
     assert [s.name for s in found] == ["Add", "elementwise", "Multiply", "gelu"]
-    assert found[1].bytes == 200 * 3 + 3 * 2  # a, b, what is written, and the three constants of GELU
+    assert found[1].bytes == 200 * 4 + 3 * 2  # a, b, the weight, what is written, and the three constants of GELU
 
 
 def test_cost_is_the_slower_of_bytes_and_operations() -> None:
