@@ -1,0 +1,1 @@
+"""SAM 2 in napari."""
