@@ -1,9 +1,9 @@
 """The README's picture of the app: the page on its own example clip, tracked by the demo model.
 
-    python tools/screenshot_app.py [docs/images/app.png] [--width 1280] [--height 800] [--theme dark] [--frame 9]
+    python tools/screenshot_app.py [docs/images/app.png] [--width 1280] [--height 800] [--theme dark] [--frame 19]
 
 Needs Chromium (apt-get install chromium, or $CHROMIUM), playwright, and the extras `app` and `demo`'s weights, which
-come with the package. The clip is drawn by the page (static/examples.js), so nothing is downloaded.
+come with the package. The app draws the clip itself, so nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -18,13 +18,8 @@ import page_browser
 
 ROOT = Path(__file__).parents[1]
 MOST = 400_000  # bytes
-THINGS = {"Ball": (110, 384), "Mug": (500, 400), "Balloon": (180, 150)}  # clicks on the first frame
-
-
-def track(page: page_browser.Page) -> None:
-    page.tab.click("#track-on")
-    page_browser.until(lambda: page.tab.evaluate("app.session.job === null"), "tracking", 600)
-    page.settled()
+ASKED = 18  # frame of the clicks
+THINGS = {"Ball": (312, 338), "Cup": (150, 200), "Book": (560, 320), "Leaf": (330, 85)}
 
 
 def show(page: page_browser.Page, frame: int) -> None:
@@ -38,16 +33,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--width", type=int, default=1280)
     parser.add_argument("--height", type=int, default=800)
     parser.add_argument("--theme", choices=["light", "dark"], default="light")
-    parser.add_argument("--frame", type=int, default=9)
+    parser.add_argument("--frame", type=int, default=19)
     args = parser.parse_args(argv)
     if why := page_browser.why_not():
         print(why, file=sys.stderr)
         return 1
     with page_browser.serving() as url, page_browser.browsing() as browser:
         page = page_browser.Page(browser, url, args.width, args.height, args.theme)
-        page.tab.get_by_role("button", name="example clip").click()
+        page.tab.get_by_role("button", name="A ball that rolls by").click()
         page_browser.until(lambda: page.id and page.session()["status"] == "ready", "the clip")
         page.settled()
+        show(page, ASKED)
         for number, (name, place) in enumerate(THINGS.items(), 1):
             page.press("n")
             page.click(*place)
@@ -55,13 +51,13 @@ def main(argv: list[str] | None = None) -> int:
             field.fill(name)
             field.press("Enter")
             page.settled()
-        track(page)
-        show(page, 27)  # the ball comes out behind the mug: click it again and go on
+        page.tab.click("#track-both")
+        page_browser.until(lambda: page.tab.evaluate("app.session.job === null"), "tracking", 600)
+        page.settled()
         page.press("]")
-        page.click(110 + 740 * 27 / 39, 384)
-        track(page)
         show(page, args.frame)
         page.tab.mouse.move(args.width * 0.3, 30)
+        page.tab.evaluate("document.activeElement.blur()")
         args.output.parent.mkdir(parents=True, exist_ok=True)
         page.tab.wait_for_timeout(300)
         page.tab.screenshot(path=args.output)

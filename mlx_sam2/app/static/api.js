@@ -48,6 +48,7 @@ export const login = (token) => json("POST", "/api/login", { token });
 export const state = () => json("GET", "/api/state");
 export const session = (id) => json("GET", of(id));
 export const close = (id) => json("DELETE", of(id));
+export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
 export const putObject = (id, object, looks) => json("PUT", of(id, `/objects/${object}`), looks);
 export const deleteObject = (id, object) => json("DELETE", of(id, `/objects/${object}`));
 export const putPrompts = (id, object, frame, prompts) => json("PUT", of(id, `/objects/${object}/frames/${frame}`), prompts);

@@ -1,7 +1,6 @@
 // What comes in: files that are picked, dropped or pasted, folders of pictures, projects, examples.
 import * as api from "./api.js";
 import { announce, byId, make, openMenu, toast } from "./dom.js";
-import { exampleFiles } from "./examples.js";
 
 const PICTURE = /\.(jpe?g|png|webp|bmp|tiff?|gif|heic|heif|avif)$/i;
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|3gp|wmv|ogv)$/i;
@@ -26,9 +25,6 @@ export class Files {
     }
     for (const button of document.querySelectorAll("[data-open]")) {
       button.addEventListener("click", () => this.pick(button.dataset.open));
-    }
-    for (const button of document.querySelectorAll("[data-example]")) {
-      button.addEventListener("click", () => this.example(button.dataset.example));
     }
     byId("open").addEventListener("click", () => this.menu());
     byId("album-back").addEventListener("click", () => this.turn(-1));
@@ -130,10 +126,24 @@ export class Files {
     }
   }
 
-  /** Opens the example, "picture" or "clip". */
-  async example(kind) {
+  /** Offers the examples of the server: [{name, title}]. */
+  offer(examples) {
+    const box = byId("examples");
+    box.hidden = !examples.length;
+    box.replaceChildren("Nothing at hand? Try", ...examples.flatMap(({ name, title }, index) =>
+      [index ? " or " : " ", make("button", { onclick: () => this.#example(name) }, title)]));
+  }
+
+  async #example(name) {
     this.#setAlbum(null);
-    await this.#send(await exampleFiles(kind), undefined, kind === "clip" ? "Example clip" : "Example picture");
+    this.app.busy("Opening the example…");
+    try {
+      this.app.openSession(await api.example(name));
+    } catch (error) {
+      this.app.problem(error);
+    } finally {
+      this.app.busy(null);
+    }
   }
 
   #watchDrops() {

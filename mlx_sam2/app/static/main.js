@@ -60,6 +60,7 @@ class App {
       const state = await login(() => api.state());
       this.#takeModel(state.model);
       this.limits = state.limits;
+      this.files.offer(state.examples ?? []);
       if (this.model.status === "loading") this.#watchModel();
       const wanted = location.hash.slice(1) || state.open;
       if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) await this.showEmpty(state.sessions);
