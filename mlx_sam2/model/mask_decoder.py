@@ -77,10 +77,6 @@ class MaskDecoder(nn.Module):
             sigmoid_output=config.iou_prediction_use_sigmoid,
         )
 
-    def project_high_res(self, stride_4: mx.array, stride_8: mx.array) -> tuple[mx.array, mx.array]:
-        """(B, 4h, 4w, C) and (B, 2h, 2w, C) -> C / 8 and C / 4 channels, once per image."""
-        return self.conv_s0(stride_4), self.conv_s1(stride_8)
-
     def image_side(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> ImageSide:
         """What prompts on one image share beyond its features. Arguments as for a call, all of batch 1."""
         image, position = self._flat(image, image_pe, dense)
@@ -108,7 +104,8 @@ class MaskDecoder(nn.Module):
             image_pe: (1, h, w, C) dense position encoding.
             sparse: (B, N, C) prompt tokens.
             dense: (B or 1, h or 1, w or 1, C) mask embedding, added to the image.
-            high_res: ``project_high_res`` of strides 4 and 8, each (B or 1, ...), or None for a model without.
+            high_res: strides 4 and 8 after ``conv_s0`` and ``conv_s1`` (``SAM2.encode_image``), each (B or 1, ...), or None
+                for a model without.
             shared: ``image_side`` of the same image, position encoding and mask embedding, if it is at hand.
         """
         hidden, pixels = self._transform(image, image_pe, sparse, dense, shared)
