@@ -17,9 +17,7 @@ UNDER_WAY = {mx.cpu: 20, mx.gpu: 4}
 LEAST_BY_PRODUCTS = 1 << 13  # scores: fewer take less time than the operations that replace them take to be queued
 
 
-def attend(
-    q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None, max_scores: int | None = None
-) -> mx.array:
+def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
     """softmax(q k^T / sqrt(D) + bias) v.
 
     Args:
@@ -27,13 +25,11 @@ def attend(
         k: (B, heads, M, D).
         v: (B, heads or 1, M, Dv); Dv may differ from D.
         bias: (B, M), added to the scores of a key; -inf leaves it out. None for none.
-        max_scores: how many scores may exist at once where attention is not fused; None for ``MAX_SCORES``.
 
     Returns:
         (B, heads, N, Dv), the dtype of q; softmax in float32.
     """
     v = mx.broadcast_to(v, (*k.shape[:-1], v.shape[-1]))
-    max_scores = MAX_SCORES if max_scores is None else max_scores
     bias = None if bias is None else bias[:, None, None].astype(q.dtype)  # (B, 1, 1, M)
     if _on_metal() and (width := fused_width(q.shape[-1], v.shape[-1])):
         q, k, v, dim, value_dim = *(_pad_channels(x, width) for x in (q, k, v)), q.shape[-1], v.shape[-1]
@@ -41,10 +37,11 @@ def attend(
     b, heads, n, dim = q.shape
     if _by_products(q.dtype, b * heads * n * k.shape[2]):
         return cpu_attention.attend(q, k, v, None if bias is None else bias[:, 0, 0])
-    if b * heads * n * k.shape[2] <= max_scores:
+    if b * heads * n * k.shape[2] <= MAX_SCORES:
         return _attend(q, k, v, bias, dim)
-    k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
-    rows = max(max_scores // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
+    if not is_watched():  # MLX cannot export it
+        k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
+    rows = max(MAX_SCORES // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
     items = max(rows // n, 1)
     batches = [[None if x is None else x[i : i + items] for x in (q, k, v, bias)] for i in range(0, b, items)]
     return mx.concatenate([_by_rows(*batch, rows) for batch in batches])

@@ -21,7 +21,6 @@ THREADGROUPS = 256  # fewer leave cores idle at the end, or from the start: then
 MIN_BLOCKS = 8  # of keys in a split
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 LEAST_BIAS = -1e30  # what -inf becomes: finite, so that differences of scores are
-MAX_SCORES = 1 << 24  # of the reference, at once: fewer than elsewhere, as each goes with 28,736 keys of 1 KB
 
 # Everything is transposed, S' = K Q' and O' = V' P', because then the scores lie in the lanes exactly as the second
 # product needs them, and the queries, not the keys, are the operand that is read crosswise: once, from device memory.
@@ -209,10 +208,6 @@ def key_splits(q: mx.array, k: mx.array, v: mx.array) -> int:
     return max(min(-(-THREADGROUPS // threadgroups), blocks // MIN_BLOCKS), 1)
 
 
-def memory_attention_reference(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
-    return attend(q, k, v, bias, MAX_SCORES)
-
-
 def _kernel(biased: bool) -> Any:
     if not biased:
         inputs, source = ("q", "k", "v", "scale", "splits"), SOURCE.replace("BIAS", "")
@@ -288,7 +283,7 @@ def _case(b: int, heads: int, n: int, m: int, d: int, value_dim: int, value_head
 
 memory_attention_op = Op(
     name="memory_attention",
-    reference=memory_attention_reference,
+    reference=attend,
     kernel=memory_attention_kernel,
     supports=_supports,
     variant=_variant,

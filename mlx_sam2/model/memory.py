@@ -32,7 +32,7 @@ class RoPEAttention(Attention):
         bias: mx.array | None = None,
         pooling: int = 1,
     ) -> mx.array:
-        """q (B, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
+        """q (B or 1, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
 
         With ``pooling`` the keys are averaged after their rotation, ``v`` is pooled already, and ``bias`` is that of
         the pooled keys.
@@ -40,6 +40,7 @@ class RoPEAttention(Attention):
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
         k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
         k = pool_cells(k, grid, num_tail, pooling)
+        q = mx.broadcast_to(q, (len(k), *q.shape[1:]))
         if self.num_heads > 1:
             v = split_heads(self.v_proj(v), self.num_heads)
             return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
@@ -93,7 +94,7 @@ class MemoryAttentionLayer(nn.Module):
         bias: mx.array | None,
         pooling: int,
     ) -> mx.array:
-        """x (B, h * w, C) attends to itself and to memories; arguments as in ``RoPEAttention``."""
+        """x (B or 1, h * w, C) attends to itself and to memories; arguments as in ``RoPEAttention``."""
         normed = self.norm1(x)
         q = normed + position if self._config.pos_enc_at_attn else normed
         x = x + self.self_attn(q, q, normed, grid)
@@ -126,7 +127,7 @@ class MemoryAttention(nn.Module):
         """Attend to memories.
 
         Args:
-            features: (B, h, w, C) of the frame.
+            features: (B or 1, h, w, C) of the frame; one for all objects attends to itself once in the first layer.
             position: (1, h, w, C) sine encoding of the frame.
             keys, values: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers; the
                 keys with their positions, where the configuration adds these.
@@ -139,16 +140,16 @@ class MemoryAttention(nn.Module):
         Returns:
             (B, h, w, C).
         """
-        b, h, w, c = features.shape
+        _, h, w, c = features.shape
         position = position.astype(features.dtype).reshape(1, h * w, c)
-        x = features.reshape(b, h * w, c)
+        x = features.reshape(-1, h * w, c)
         if self._config.pos_enc_at_input:
             x = x + POSITION_SCALE * position
         values = pool_cells(values, (h, w), num_tail, pooling)
         bias = _key_bias(present, values, num_tail, h * w // pooling**2, pooling)
         for layer in self.layers:
             x = layer(x, position, keys, values, (h, w), num_tail, bias, pooling)
-        return self.norm(x).reshape(b, h, w, c)
+        return self.norm(x).reshape(-1, h, w, c)
 
 
 def _key_bias(present: mx.array | None, keys: mx.array, num_tail: int, cells: int, pooling: int) -> mx.array | None:

@@ -326,8 +326,7 @@ class SAM2(nn.Module):
                 present = mx.concatenate([present[:, :count], of_tail], axis=1)
         c = embedding.shape[-1]
         frame_position = sine_position_encoding(h, w, c, self._config.neck.temperature, self.dtype)
-        features = mx.broadcast_to(embedding, (b, *embedding.shape[1:]))
-        return self.memory_attention(features, frame_position, keys, values, num_tail, present, pooling)
+        return self.memory_attention(embedding, frame_position, keys, values, num_tail, present, pooling)
 
     def _with_position(self, tokens: mx.array, position: mx.array) -> mx.array:
         wanted = self._config.memory_attention.pos_enc_at_cross_attn_keys
