@@ -224,8 +224,9 @@ def _weights_lines(weights: dict[str, Any]) -> list[str]:
     if weights["unverified"]:
         return [f"weights of {weights['model']}: NOT verified, {weights['unverified']}"]
     result = "agree" if weights["agrees"] else "DIFFER"
+    origin = "stored with" if weights["variant"] == "demo" else "published for"
     return [
-        f"weights of {weights['model']}: scores {numbers(weights['scores'])}, published for {weights['variant']}: "
+        f"weights of {weights['model']}: scores {numbers(weights['scores'])}, {origin} {weights['variant']}: "
         f"{numbers(weights['expected'])}: they {result}"
     ]
 

@@ -1,4 +1,7 @@
-"""The doctor's known answers: IoU scores that were published for the true weights, on a published photo."""
+"""The doctor's known answers: IoU scores that were published for the true weights, on a published photo.
+
+Those of the demo come with the package, for a drawn picture: they need no network.
+"""
 
 from __future__ import annotations
 

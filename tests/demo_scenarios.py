@@ -236,9 +236,9 @@ def back_again(model: SAM2) -> float:
     return mean_iou(track(model, frames, {1: a_box(names[0] == 1)})[1], names, 1, range(7, 19))
 
 
-def swap(model: SAM2) -> float:
+def swap(model: SAM2, head_on: bool) -> float:
     """Two objects, a mask each on the first frame, swap sides: IoU of both on the frames after they have parted."""
-    frames, names = scenes.swap()
+    frames, names = scenes.swap(head_on)
     found = track(model, frames, {name: {"mask": names[0] == name} for name in (1, 2)})
     return float(np.mean([mean_iou(found[name], names, name, range(11, 15)) for name in (1, 2)]))
 
@@ -275,7 +275,8 @@ SCENARIOS: dict[str, Scenario] = {
     "crossing in front of another": Scenario(partial(crossing, front=True), 0.75, 0.05),
     "crossing behind another": Scenario(partial(crossing, front=False), 0.7, 0.05),
     "out of the picture and back": Scenario(back_again, 0.7, 0.05),
-    "two swap sides": Scenario(swap, 0.7, 0.05),
+    "two swap sides": Scenario(partial(swap, head_on=False), 0.7, 0.05),
+    "two swap sides, the one hides the other": Scenario(partial(swap, head_on=True), 0.7, 0.05),
     "streamed": Scenario(streamed, 0.75, 0.05),
 }
 

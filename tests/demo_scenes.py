@@ -93,8 +93,12 @@ LEFT, RIGHT, MIDDLE = (56.0, 124.0), (200.0, 132.0), (128.0, 128.0)
 
 
 def crossing(front: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Object 1 goes from left to right, in front of object 2 or behind it; they have parted from frame 11 on."""
-    mover, other = Actor(0, along(LEFT, RIGHT)), Actor(3, along(MIDDLE, MIDDLE, scale=0.8))
+    """Object 1 goes from left to right, in front of object 2 or (half hidden) behind it.
+
+    They have parted from frame 11 on.
+    """
+    way = (LEFT, RIGHT) if front else ((56.0, 106.0), (200.0, 110.0))
+    mover, other = Actor(0, along(*way)), Actor(3, along(MIDDLE, MIDDLE, scale=0.8))
     frames, names = film(1, [other, mover] if front else [mover, other], 15)
     if front:
         names = np.array([0, 2, 1], np.uint8)[names]
@@ -107,6 +111,11 @@ def out_and_back() -> tuple[np.ndarray, np.ndarray]:
     return film(2, [mover, Actor(4, along((70, 180), (84, 190)))], 19)
 
 
-def swap() -> tuple[np.ndarray, np.ndarray]:
-    """Two objects swap sides; their ways cross, the second one is in front. They have parted from frame 11 on."""
-    return film(0, [Actor(1, along((60, 112), (196, 140))), Actor(5, along((196, 128), (60, 128), turn=40))], 15)
+def swap(head_on: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Two objects swap sides, the second one in front: it grazes the first one, or hides most of it.
+
+    They have parted from frame 11 on.
+    """
+    y0, y1 = (112, 140) if head_on else (100, 104)
+    y2 = 128 if head_on else 148
+    return film(0, [Actor(1, along((60, y0), (196, y1))), Actor(5, along((196, y2), (60, y2), turn=40))], 15)

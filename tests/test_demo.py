@@ -151,9 +151,18 @@ def test_everything(photo: Path) -> None:
     args = [photo, "--everything", "--points-per-side", 4, "--coco", "out.json", "--model", "demo"]
     done = run("segment", *args, cwd=photo.parent)
     assert (done.returncode, done.stderr) == (0, "")
-    settings = next(photo.parent.glob("out.json.parts/*.json"), None) or photo.parent / "out.json"
     assert json.loads((photo.parent / "out.json").read_text())["images"][0]["file_name"].endswith("coins.png")
-    assert settings.is_file()
+
+
+def test_a_run_over_a_folder_knows_the_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A new version's demo has other weights under the same name: results of the two must not be mixed."""
+    from mlx_sam2 import segment, segment_everything
+
+    args = segment.build_parser().parse_args(["photos", "--everything", "--coco", "out.json", "--model", "demo"])
+    said = segment_everything.run_settings(args)["model"]
+    monkeypatch.chdir(FOLDER.parent)  # where the name is a folder
+    assert said.startswith("sha256 ")
+    assert segment_everything.run_settings(args)["model"] == said
 
 
 def test_track(clip: Path) -> None:
