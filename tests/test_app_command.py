@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 from app_machine import SLOW, clip, model_folder, photo, png, running, wait_for
+from mlx_sam2.app.command import main
 from test_package import WATCH
 
 
@@ -69,14 +70,23 @@ def command(model: str, folder: Path, *args: str) -> Iterator[Running]:
         process.communicate()
 
 
-def refused(*args: str) -> str:
-    """The one line with which the command ends with 2."""
-    done = subprocess.run(
-        [sys.executable, "-m", "mlx_sam2.app", "--no-browser", *args], capture_output=True, text=True, timeout=SLOW
-    )
-    assert done.returncode == 2, done
-    assert done.stderr.startswith("mlx_sam2.app: error: ") and done.stderr.count("\n") == 1, done.stderr
-    return done.stderr
+@pytest.fixture
+def refused(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
+    """Runs the command in this process; the one line with which it ends with 2."""
+
+    def run(*args: str) -> str:
+        try:
+            status = main(["--no-browser", *args])
+        except SystemExit as end:
+            status = end.code
+        out, err = capfd.readouterr()
+        assert (status, out) == (2, "")
+        assert err.startswith("mlx_sam2.app: error: ") and err.count("\n") == 1, err
+        return err
+
+    before = signal.getsignal(signal.SIGTERM)
+    yield run
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
@@ -112,14 +122,18 @@ def list_events(url: str, session: str) -> None:
 
 
 def test_a_port_in_use_is_one_line(model: str) -> None:
+    """In a process of its own: no traceback of a thread follows."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f"port {port} is in use" in refused("--model", model, "--port", str(port))
+        call = [sys.executable, "-m", "mlx_sam2.app", "--no-browser", "--model", model, "--port", str(port)]
+        done = subprocess.run(call, capture_output=True, text=True, timeout=SLOW)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr.count("\n") == 1
+    assert done.stderr.startswith(f"mlx_sam2.app: error: port {port} is in use")
 
 
-def test_bad_input_is_one_line(model: str, tmp_path: Path) -> None:
+def test_bad_input_is_one_line(model: str, tmp_path: Path, refused: Callable[..., str]) -> None:
     broken = tmp_path / "broken.png"
     broken.write_bytes(png(photo())[:200])
     assert "damaged" in refused("--model", model, "--port", "0", str(broken))
@@ -154,7 +168,7 @@ def test_a_folder_of_frames_is_a_video(model: str, tmp_path: Path) -> None:
     assert len(list(frames.iterdir())) == 3, "files of the user are gone"
 
 
-def test_a_project_is_opened_and_stays(model: str, tmp_path: Path) -> None:
+def test_a_project_is_opened_and_stays(model: str, tmp_path: Path, refused: Callable[..., str]) -> None:
     kept = tmp_path / "kept.sam2.zip"
     with running(model, tmp_path / "first") as machine:
         session = machine.open(png(photo()))

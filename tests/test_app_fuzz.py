@@ -60,7 +60,7 @@ def test_no_request_is_a_fault_of_the_server(api: Any, machine: Machine, known: 
     for operation in operations:
 
         @settings(
-            max_examples=COUNT or 10,
+            max_examples=COUNT or 6,
             derandomize=not COUNT,
             deadline=None,
             database=None,
