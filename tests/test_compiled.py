@@ -13,10 +13,12 @@ import mlx.core as mx
 import mlx.nn as nn
 import numpy as np
 import pytest
+from mlx.utils import tree_flatten
 
 import synthetic
 from mlx_sam2.kernels import dispatch
 from mlx_sam2.model import compiled as compiling
+from mlx_sam2.model import residual
 from mlx_sam2.model.compiled import compiled
 from mlx_sam2.model.quantization import Scheme, plan, quantize
 from mlx_sam2.model.sam2 import SAM2
@@ -173,6 +175,28 @@ def test_other_threads(on_gpu: None) -> None:
     for result in found:
         same(result, encoded(model, x))
     assert len(found) == 3
+
+
+def test_gradients_reach_every_weight_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Through pieces and bands too; and what is kept must not stand in for what is differentiated."""
+    monkeypatch.setattr(residual, "CACHED", 1)
+    model = synthetic.nano_model()
+    x = pixels(model)
+    before = encoded(model, x)
+
+    def loss(model: SAM2) -> mx.array:
+        return sum(a.square().mean() for a in model.encode_image(x).arrays())
+
+    value, gradients = nn.value_and_grad(model, loss)(model)
+    for name in ("image_encoder", "sam_mask_decoder"):
+        for key, gradient in tree_flatten(gradients[name]):
+            if name == "image_encoder" or "conv_s" in key:
+                assert np.abs(np.array(gradient)).max() > 0, key
+    trunk = model.image_encoder.trunk
+    trunk.pos_embed = trunk.pos_embed + 1e-3 * gradients["image_encoder"]["trunk"]["pos_embed"]
+    assert loss(model) > value
+    trunk.pos_embed = trunk.pos_embed - 1e-3 * gradients["image_encoder"]["trunk"]["pos_embed"]
+    same(encoded(model, x), before)
 
 
 @pytest.mark.slow

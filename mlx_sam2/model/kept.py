@@ -16,14 +16,14 @@ class Kept(Generic[T]):
     """Keeps one value, and what it was computed from.
 
     Assigned weights and weights changed in place (``weight += 1``, ``weight[0] = 0``) are noticed alike: either gives
-    an array other memory while its old memory is held here. Nothing is kept of arrays that have no memory, under
-    ``mx.compile`` or an export. A caller that may be trained asks only outside of training, or gradients would end at
-    a value that was kept. A copy starts empty.
+    an array other memory while its old memory is held here. So is what ``mx.grad`` puts in the place of a weight,
+    another array with the same memory: gradients do not end at a value that was kept. Nothing is kept of arrays that
+    have no memory, under ``mx.compile`` or an export. A copy starts empty.
     """
 
     def __init__(self) -> None:
-        self._sources: list[mx.array] = []
-        self._places: list[tuple[int, int]] = []
+        self._sources: list[tuple[mx.array, mx.array]] = []
+        self._places: list[tuple[int, int, int]] = []
         self._value: T | None = None
 
     def get(self, sources: Sequence[mx.array], make: Callable[[], T]) -> T:
@@ -34,8 +34,8 @@ class Kept(Generic[T]):
             return make()
         if self._value is None or places != self._places:
             self._value = make()
-            # A copy shares the memory but not the later changes.
-            self._sources, self._places = [copy.copy(source) for source in sources], places
+            # Held, so that neither goes to another array; a copy shares the memory, but not the later changes.
+            self._sources, self._places = [(source, copy.copy(source)) for source in sources], places
         return self._value
 
     def clear(self) -> None:
@@ -49,7 +49,7 @@ class Kept(Generic[T]):
         return Kept, ()
 
 
-def _place(array: mx.array) -> tuple[int, int]:
-    """Where an array lies in memory, and its bytes."""
+def _place(array: mx.array) -> tuple[int, int, int]:
+    """Which array it is, where it lies in memory, and its bytes."""
     data = memoryview(array)  # evaluates it
-    return (np.frombuffer(data, np.uint8).ctypes.data if data.contiguous else id(array)), data.nbytes
+    return id(array), (np.frombuffer(data, np.uint8).ctypes.data if data.contiguous else 0), data.nbytes

@@ -104,8 +104,8 @@ class MaskDecoder(nn.Module):
             image_pe: (1, h, w, C) dense position encoding.
             sparse: (B, N, C) prompt tokens.
             dense: (B or 1, h or 1, w or 1, C) mask embedding, added to the image.
-            high_res: strides 4 and 8 after ``conv_s0`` and ``conv_s1`` (``SAM2.encode_image``), each (B or 1, ...), or None
-                for a model without.
+            high_res: strides 4 and 8 after ``conv_s0`` and ``conv_s1`` (``SAM2.encode_image``), each (B or 1, ...), or
+                None for a model without.
             shared: ``image_side`` of the same image, position encoding and mask embedding, if it is at hand.
         """
         hidden, pixels = self._transform(image, image_pe, sparse, dense, shared)
