@@ -1,7 +1,7 @@
 // Pictures of the frames: fetched when somebody looks, a few at a time, the newest wish first.
 import * as api from "./api.js";
 
-const AT_ONCE = 3;
+const AT_ONCE = 2; // of the six connections that a browser opens
 const KEPT_BYTES = 256e6;
 
 export class Frames {

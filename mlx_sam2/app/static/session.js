@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { find, freeColour, freeId, fromServer, isEmpty, promptsOf, withObject } from "./document.js";
 import { Frames } from "./frames.js";
 import { History } from "./history.js";
+import { Jobs } from "./jobs.js";
 import { Sync } from "./sync.js";
 import { Tracks } from "./tracks.js";
 
@@ -31,11 +32,11 @@ export class Session extends EventTarget {
     this.answers = new Map(); // what the server said to equal prompts: shown at once on undo
     this.pictures = new Frames(this, (number) => this.tell("picture", number), (error) => this.problem(error));
     this.fetching = 0; // requests for masks under way
-    this.job = null;
+    this.jobs = new Jobs(this);
     this.regions = null; // of everything-mode: masks, the largest first
     this.connected = true;
     this.#listen();
-    this.#takeJobs(info.jobs);
+    this.jobs.take(info.jobs);
   }
 
   tell(type, detail) {
@@ -239,40 +240,10 @@ export class Session extends EventTarget {
 
   // ---- jobs
 
-  #takeJobs(jobs) {
-    const found = jobs?.find(({ status }) => status === "queued" || status === "running");
-    if (found) this.job = { ...found, follow: false };
-  }
-
-  async start(kind, ask) {
-    if (this.job) return;
-    this.job = { id: null, kind, done: 0, total: 0, follow: kind === "propagate" };
-    this.tell("job");
-    const request = { propagate: api.propagate, everything: api.everything, export: api.makeExport }[kind];
-    try {
-      const { id } = await request(this.id, ask);
-      if (this.job) this.job.id = id;
-    } catch (error) {
-      this.job = null;
-      this.tell("job");
-      this.problem(error);
-    }
-  }
-
-  track(direction) {
-    return this.start("propagate", { frame: this.frame, direction });
-  }
-
-  async cancel() {
-    if (!this.job?.id) return;
-    this.job.stopping = true;
-    this.tell("job");
-    try {
-      await api.cancel(this.id, this.job.id);
-    } catch (error) {
-      if (error.status !== 404) this.problem(error); // 404: it ended meanwhile
-    }
-  }
+  get job() { return this.jobs.current; }
+  start(kind, ask) { return this.jobs.start(kind, ask); }
+  cancel() { return this.jobs.cancel(); }
+  track(direction) { return this.start("propagate", { frame: this.frame, direction }); }
 
   #listen() {
     this.stopListening = api.events(this.id, {
@@ -281,13 +252,9 @@ export class Session extends EventTarget {
       closed: () => this.tell("closed"),
       status: ({ status, message }) => this.setStatus(status, message),
       model: (model) => this.tell("model", model),
-      progress: ({ job, done, total }) => {
-        if (!this.job || (this.job.id && this.job.id !== job)) return;
-        Object.assign(this.job, { id: job, done, total });
-        this.tell("job");
-      },
+      progress: (step) => this.jobs.progressed(step),
       frame: ({ frame, masks }) => this.#tracked(frame, masks),
-      job: (job) => this.#ended(job),
+      job: (job) => this.jobs.changed(job),
       everything: ({ masks }) => this.setRegions([...masks].sort((a, b) => b.area - a.area)),
     });
   }
@@ -308,15 +275,6 @@ export class Session extends EventTarget {
       for (let ahead = 4; ahead > 0 && way; ahead--) if (frame + way * ahead >= 0 && frame + way * ahead < this.frames) this.pictures.want(frame + way * ahead);
     }
     if (frame === this.frame) this.tell("masks", frame);
-  }
-
-  #ended({ id, kind, status, message }) {
-    if (status === "queued" || status === "running") return;
-    if (!this.job || (this.job.id && this.job.id !== id)) return;
-    this.job = null;
-    this.tell("job", { id, kind, status, message });
-    if (status === "failed") this.tell("problem", new Error(message));
-    if (kind === "propagate") this.refresh();
   }
 
   setRegions(regions) {
@@ -356,8 +314,7 @@ export class Session extends EventTarget {
   #reconnected(info) {
     this.#connected(true);
     this.sync.resume();
-    if (this.job?.id && !info.jobs.some(({ id }) => id === this.job.id)) this.job = null; // it ended while nobody listened
-    this.#takeJobs(info.jobs);
+    this.jobs.take(info.jobs);
     this.#take(info);
     this.tell("job");
   }

@@ -93,8 +93,8 @@ export class Timeline {
       if (bitmap) {
         const seen = Math.min(bitmap.width, (bitmap.height * each) / FILM);
         context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, PAD + i * each, 0, each + 0.5, FILM);
-      } else if (bitmap === undefined && session.ready) {
-        this.#fetch(frame);
+      } else if (bitmap === undefined && session.ready && !this.fetching) {
+        this.#fetch(frame); // one after the other: a browser opens six connections, and clicks need one
       }
     }
   }
@@ -102,13 +102,15 @@ export class Timeline {
   async #fetch(frame) {
     const { session } = this.app;
     this.film.set(frame, null);
+    this.fetching = true;
     try {
       const bitmap = await api.frame(session.id, frame, 128);
-      if (session !== this.app.session) return;
-      this.film.set(frame, bitmap);
-      this.draw();
+      if (session === this.app.session) this.film.set(frame, bitmap);
     } catch (error) {
       session.problem(error);
+    } finally {
+      this.fetching = false;
+      this.draw();
     }
   }
 

@@ -65,7 +65,7 @@ export class Tools {
     if (!session || !view.holds(x, y)) return;
     if (session.regions) this.keepRegion(this.#regionAt(x, y));
     else if (this.tool === "everything") this.app.say("Press “Find everything” first, or choose another tool.");
-    else this.point(x, y, this.tool !== "exclude" && !event.altKey && event.button !== 2);
+    else this.point(x, y, this.tool !== "exclude" && !event.altKey && !event.ctrlKey && event.button !== 2);
   }
 
   drag(box) {
