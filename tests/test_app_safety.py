@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import socket
 import struct
 import zlib
@@ -11,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
@@ -236,6 +238,28 @@ def test_what_cannot_be_read_gets_one_line(machine: Machine, data: bytes) -> Non
     assert code(answer) == (415, "unsupported")
     assert str(machine.app.sessions.folder) not in answer.text
     assert len(machine.app.sessions) == before and len(list(machine.app.sessions.folder.iterdir())) == files
+
+
+def test_a_video_of_an_unknown_kind_is_refused(machine: Machine) -> None:
+    answer = machine.client.post("/api/sessions?name=odd.mp4", content=clip().replace(b"avc1", b"zzz1"))
+    assert code(answer) == (415, "unsupported") and "H.264" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("data", [clip(3), png(photo())], ids=["video", "picture"])
+def test_damage_anywhere_in_a_file_is_one_line(machine: Machine, data: bytes) -> None:
+    draw = np.random.default_rng(int(os.environ.get("MLX_SAM2_SEED", "0")))
+    for _ in range(int(os.environ.get("MLX_SAM2_FUZZ", "25"))):
+        damaged = bytearray(data)
+        for place in draw.integers(0, len(data), 4):
+            damaged[place] = draw.integers(0, 256)
+        answer = machine.client.post("/api/sessions", content=bytes(damaged))
+        if answer.status_code == 201:  # what was damaged does not matter, or only when it is looked at
+            session = answer.json()["id"]
+            look = machine.client.get(f"/api/sessions/{session}/frames/{answer.json()['frames'] - 1}")
+            assert look.status_code == 200 or code(look)[0] == 415, look.text
+            machine.client.delete(f"/api/sessions/{session}")
+        else:
+            assert code(answer)[0] in (413, 415), answer.text
 
 
 def test_a_body_of_json_has_a_limit(machine: Machine) -> None:
