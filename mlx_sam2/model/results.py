@@ -1,0 +1,38 @@
+"""What the parts of the model hand on: features of images, and what a frame says about objects."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import mlx.core as mx
+
+from .kept import Kept
+from .two_way_transformer import ImageSide
+
+
+@dataclass(frozen=True)
+class ImageFeatures:
+    """What the image encoder leaves of B images."""
+
+    embedding: mx.array  # (B, h, w, C), stride 16, without the no-memory embedding
+    high_res: tuple[mx.array, mx.array] | None  # (B, 4h, 4w, C / 8) and (B, 2h, 2w, C / 4)
+    image_side: Kept[ImageSide] = field(default_factory=Kept, repr=False, compare=False)  # for prompts after the first
+
+    def image(self, index: int) -> ImageFeatures:
+        """The features of one image, batch axis kept."""
+        high_res = None if self.high_res is None else tuple(f[index][None] for f in self.high_res)
+        return ImageFeatures(self.embedding[index][None], high_res)
+
+    def arrays(self) -> list[mx.array]:
+        """All arrays, for ``mx.eval``."""
+        return [self.embedding, *(self.high_res or ())]
+
+
+class ObjectPrediction(NamedTuple):
+    """What one frame says about B objects."""
+
+    low_res_mask: mx.array  # (B, 4h, 4w, 1) logits, float32; -1024 everywhere where the object is absent
+    pointer: mx.array  # (B, C) object pointer, float32
+    object_score: mx.array  # (B, 1) logit, float32; above 0 means present
+    ious: mx.array  # (B, M) predicted IoU of the masks that were considered, float32
