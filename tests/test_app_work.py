@@ -203,6 +203,10 @@ def test_sessions_expire_unless_a_page_listens(machine: Machine) -> None:
     machine.app.sessions.expire()
     assert not watched.closed  # its time begins when the page goes
     watched.used -= limits.idle_seconds + 1
+    watched.stays = True  # the file of the command line
+    machine.app.sessions.expire()
+    assert not watched.closed and watched.work is None
+    watched.stays = False
     machine.app.sessions.expire()
     assert watched.closed
 

@@ -133,6 +133,7 @@ def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
             app.worker.shutdown()
             raise UsageError(f"{args.file}: {error.message}") from None
         app.opened = session.id
+        session.stays = True
     app.engine.start()
     if app.opened is not None:
         app.worker.submit_always(app.engine.encode, app.sessions.get(app.opened))

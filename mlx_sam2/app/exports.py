@@ -9,7 +9,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,6 @@ from .media import Limits, SharedSource
 from .schemas import ApiError, ExportAsk, Mask, Object
 from .session import Session
 from .sessions import Sessions
-
-Writer = Callable[["Export", Path], Generator[None, None, None]]
 
 
 class Export:

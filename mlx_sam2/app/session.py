@@ -58,6 +58,7 @@ class Session:
         self.pins = 0
         self.disk = 0
         self.closed = False
+        self.stays = False  # the one of the command line is not closed because nobody looks
         self.used = time.monotonic()
 
     # ---- what is asked of it

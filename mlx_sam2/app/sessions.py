@@ -123,7 +123,7 @@ class Sessions:
         now = time.monotonic()
         for session in self.all():
             rest = 0.0 if session.has_listeners else now - session.used
-            if rest > self.limits.idle_seconds:
+            if rest > self.limits.idle_seconds and not session.stays:
                 self.close(session.id)
             elif rest > self.limits.rest_seconds:
                 with self._lock:
