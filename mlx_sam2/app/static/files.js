@@ -4,7 +4,7 @@ import { announce, byId, make, openMenu, toast } from "./dom.js";
 
 const PICTURE = /\.(jpe?g|png|webp|bmp|tiff?|gif|heic|heif|avif)$/i;
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|3gp|wmv|ogv)$/i;
-const PROJECT = /\.sam2\.zip$/i;
+const PROJECT = /\.zip$/i; // moving.sam2.zip; a second download is called moving.sam2 (1).zip
 
 const isPicture = (file) => file.type.startsWith("image/") || PICTURE.test(file.name);
 const size = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(1)} GB` : `${Math.round(bytes / 1e6)} MB`);
@@ -52,7 +52,7 @@ export class Files {
 
   /** Opens what was given: one file, a project, or several pictures after a question. */
   async take(files) {
-    const useful = files.filter((file) => isPicture(file) || VIDEO.test(file.name) || file.type.startsWith("video/") || file.name.endsWith(".zip"))
+    const useful = files.filter((file) => isPicture(file) || VIDEO.test(file.name) || file.type.startsWith("video/") || PROJECT.test(file.name))
       .filter(({ name }) => !name.startsWith("."));
     if (!files.length) return;
     if (!useful.length && files.length > 1) {

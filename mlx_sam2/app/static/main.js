@@ -50,6 +50,7 @@ class App {
       this.painter.all();
       this.timeline.draw();
     });
+    addEventListener("pagehide", () => this.session?.keepPlace());
     addEventListener("hashchange", () => location.hash.length > 1 && location.hash.slice(1) !== this.session?.id && this.openId(location.hash.slice(1)));
   }
 

@@ -27,6 +27,7 @@ export class Session extends EventTarget {
     this.tracks.read(info.timeline);
     this.frame = 0;
     this.active = this.doc.objects[0]?.id ?? null; // null: the next click begins a new object
+    this.#takePlace();
     this.masks = new Map(); // frame -> Map of object -> mask
     this.candidates = new Map(); // "object frame" -> {masks, chosen}
     this.answers = new Map(); // what the server said to equal prompts: shown at once on undo
@@ -56,6 +57,25 @@ export class Session extends EventTarget {
   get video() { return this.kind === "video"; }
   get ready() { return this.status === "ready"; }
   get prompts() { return promptsOf(this.doc, this.active, this.frame); }
+
+  /** Where the user is, kept over a reload of the page. */
+  keepPlace() {
+    try {
+      sessionStorage.setItem(`place ${this.id}`, JSON.stringify({ frame: this.frame, active: this.active }));
+    } catch {
+      // storage is off: the page begins at the first frame
+    }
+  }
+
+  #takePlace() {
+    try {
+      const { frame, active } = JSON.parse(sessionStorage.getItem(`place ${this.id}`)) ?? {};
+      if (frame > 0 && frame < this.frames) this.frame = frame;
+      if (find(this.doc, active)) this.active = active;
+    } catch {
+      // as above
+    }
+  }
 
   close() {
     this.closed = true;

@@ -13,7 +13,10 @@ export class Tools {
     this.serial = 0;
     this.corner = null; // first corner of a box that the keyboard makes
     for (const input of document.querySelectorAll('input[name="tool"]')) {
-      input.addEventListener("change", () => this.choose(input.value));
+      input.addEventListener("change", () => {
+        this.choose(input.value);
+        if (document.body.dataset.input === "pointer") app.stage.focus({ preventScroll: true }); // Space and arrows act there
+      });
     }
     this.refine = document.getElementById("refine");
     app.stage.addEventListener("keydown", (event) => this.#key(event));
