@@ -381,6 +381,7 @@ def expected_pictures(clip: Path, clicks: dict[int, list[tuple[int, list[float],
     return pictures
 
 
+@pytest.mark.slow
 def test_the_webcam_follows_a_click_without_a_window(clip: Path, tmp_path: Path) -> None:
     target = tmp_path / "tracked.mp4"
     args = ["--source", clip, "--point", "270,110", "--no-window", "--output", target]
@@ -496,6 +497,7 @@ def test_objects_are_clicked_corrected_and_forgotten_in_the_window(
 # ---- notebook.ipynb
 
 
+@pytest.mark.slow
 def test_the_notebook_runs(tmp_path: Path) -> None:
     """Cell by cell in a real kernel. It is kept without outputs, so that a change of it can be read."""
     reason = "nbclient or ipykernel is not installed: pip install -e '.[examples]'"

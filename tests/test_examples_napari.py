@@ -137,6 +137,7 @@ def test_clicks_become_labels(panel: Any, film: np.ndarray, demo: SAM2VideoPredi
     assert not panel.masks.data.any() and panel.session.state.obj_ids == []
 
 
+@pytest.mark.slow
 def test_objects_are_tracked_through_a_film(panel: Any, film: np.ndarray, demo: SAM2VideoPredictor) -> None:
     started(panel, film)
     panel.points.add([[0, 110, 270]])
