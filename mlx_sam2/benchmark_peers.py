@@ -125,14 +125,14 @@ def pair(peer: str, spec: dict[str, Any], peer_python: str | None) -> Iterator[t
         yield mine, other
 
 
-def compare(a: tuple[Worker, str], b: tuple[Worker, str], repeat: int) -> dict[str, Any] | None:
+def compare(a: tuple[Worker, str], b: tuple[Worker, str], repeat: int, warm_up: bool = True) -> dict[str, Any] | None:
     """Run two stages in turn, each by a worker, after one run each to warm up; None where a side has no such stage.
 
     Returns:
         Medians in milliseconds and largest peaks in MB of both, the median of the ratios a / b, and all ratios.
     """
     sides = (a, b)
-    answers = [worker.ask("prepare", stage) for worker, stage in sides]
+    answers = [worker.ask("prepare", stage, warm_up=warm_up) for worker, stage in sides]
     if any("missing" in answer for answer in answers):
         return None
     rounds = [[worker.ask("time", stage) for worker, stage in sides] for _ in range(repeat)]

@@ -291,7 +291,8 @@ def _answer(
         if stage not in side.stages:
             return {"missing": None}
         prepared[stage] = side.stages[stage]()
-        prepared[stage]()
+        if request["warm_up"]:
+            prepared[stage]()
         return {}
     gc.collect()
     side.reset_peak()
