@@ -116,9 +116,12 @@ class Worker(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
         """Take no more calls, cancel those of ``submit`` that wait (unless told not to), and wait for what is left."""
         with self._lock:
-            if self._ended is None:
-                self._end.detach()
-                self._ended = _end(self._thread, self._calls if cancel_futures else set())
+            is_first = self._ended is None
+            if is_first:
+                self._ended = threading.Event()
+        if is_first:
+            self._end.detach()
+            _end(self._thread, self._calls if cancel_futures else set(), self._ended)
         if wait and threading.current_thread() is not self._thread:
             self._ended.wait()
 
@@ -258,16 +261,15 @@ class _Carrier:
         return True
 
 
-def _end(thread: _Thread, waiting: set[Future[Any]]) -> threading.Event:
-    """Cancel what waits and let the thread go; the event says when it has finished."""
+def _end(thread: _Thread, waiting: set[Future[Any]], ended: threading.Event) -> None:
+    """Cancel what waits and let the thread go; it sets the event when it has finished."""
     for call in list(waiting):
         call.cancel()
-    ended = threading.Event()
     thread.calls.put(ended)
-    return ended
 
 
 def _finish(thread: _Thread, waiting: set[Future[Any]]) -> None:
-    ended = _end(thread, waiting)
+    ended = threading.Event()
+    _end(thread, waiting, ended)
     if threading.current_thread() is not thread:
         ended.wait()

@@ -205,7 +205,8 @@ def test_other_calls_come_between_two_steps(worker: Worker) -> None:
 
 def test_steps_can_be_stopped(worker: Worker) -> None:
     counted = Counted(9)
-    steps = worker.steps(counted)
+    held = counted()  # so that it is closed, not collected
+    steps = worker.steps(lambda: held)
     assert steps.next().result(WAIT) == 0
     gate = Gate(worker)
     waits = steps.next()
