@@ -14,12 +14,17 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from pool import EVAL_FIRST, render_clips, render_stills
+from pool import EVAL_FIRST, render_clips, seed_of
+from scenes import make_scene
 from scipy import ndimage
 from scipy.stats import rankdata, spearmanr
+from textures import TextureBank
 from tqdm import tqdm
 
 import mlx_sam2
@@ -82,10 +87,17 @@ def corrected(predictor: mlx_sam2.SAM2ImagePredictor, truth: np.ndarray, clicks:
     return result[0], result[-1]
 
 
-def stills(model: object, count: int) -> dict[str, float]:
+Found = dict[str, list[float]]
+
+
+def stills(model: object, numbers: range) -> Found:
+    """What the prompts give on these scenes of the evaluation."""
     predictor = mlx_sam2.SAM2ImagePredictor(model)
-    found: dict[str, list[float]] = {"best": [], "chosen": [], "box": [], "five": [], "true": [], "said": []}
-    for scene in tqdm(render_stills(EVAL_FIRST, count), desc="stills", disable=None):
+    bank = TextureBank(EVAL_FIRST)
+    found: Found = {"best": [], "chosen": [], "box": [], "five": [], "true": [], "said": []}
+    for n in tqdm(numbers, desc="stills", disable=None):
+        made = make_scene(seed_of(EVAL_FIRST, n), bank)
+        scene = np.dstack([made.image, made.ids])
         predictor.set_image(scene[..., :3])
         for truth in targets_of(scene[..., 3], 4):
             masks, scores, _ = predictor.predict(np.array([deepest(truth)]), np.array([1]))
@@ -97,6 +109,10 @@ def stills(model: object, count: int) -> dict[str, float]:
             masks, _, _ = predictor.predict(box=box_of(truth), multimask_output=False)
             found["box"].append(iou(masks[0] > 0, truth))
             found["five"].append(corrected(predictor, truth)[-1])
+    return found
+
+
+def still_figures(found: Found) -> dict[str, float]:
     return {
         "one click, best of three": float(np.mean(found["best"])),
         "one click, chosen": float(np.mean(found["chosen"])),
@@ -118,11 +134,11 @@ def without_memory(model: mlx_sam2.model.SAM2) -> Callable[..., object]:
     return attend
 
 
-def clips(model: object, count: int, length: int) -> dict[str, float]:
-    quality: dict[bool, list[float]] = {True: [], False: []}
-    there, absent = [], []
+def clips(model: object, shards: range, count: int, length: int) -> Found:
+    """J&F with and without memory, and object scores, on the clips of these shards of `count` clips in all."""
+    found: Found = {"with": [], "without": [], "there": [], "absent": []}
     attend = model.attend_memory
-    for clip in tqdm(_clips(count, length), desc="clips", total=count, disable=None):
+    for clip in tqdm(_clips(shards, count, length), desc="clips", disable=None):
         ids = clip[..., 3]
         truths = targets_of(ids[0], 3)
         names = [int(ids[0][truth][0]) for truth in truths]
@@ -137,25 +153,30 @@ def clips(model: object, count: int, length: int) -> dict[str, float]:
                     if frame == 0:
                         continue
                     truth = ids[frame] == name
-                    quality[use_memory].append((region_similarity(mask, truth) + boundary_accuracy(mask, truth)) / 2)
+                    both = (region_similarity(mask, truth) + boundary_accuracy(mask, truth)) / 2
+                    found["with" if use_memory else "without"].append(both)
                     if use_memory:
                         score = state.tracks[name].tracked[frame].object_score
                         visible = np.count_nonzero(truth)
                         if visible == 0 or visible >= LEAST // 2:
-                            (there if visible else absent).append(score)
+                            found["there" if visible else "absent"].append(float(score))
     model.attend_memory = attend
-    with_it, without = float(np.mean(quality[True])), float(np.mean(quality[False]))
+    return found
+
+
+def clip_figures(found: Found) -> dict[str, float]:
+    with_it, without = float(np.mean(found["with"])), float(np.mean(found["without"]))
     return {
         "clips, J&F": with_it,
         "clips, J&F without memory": without,
         "clips, J&F above no memory": with_it - without,
-        "object score, AUC": auc(np.array(there), np.array(absent)),
-        "frames with the object absent": len(absent),
+        "object score, AUC": auc(np.array(found["there"]), np.array(found["absent"])),
+        "frames with the object absent": len(found["absent"]),
     }
 
 
-def _clips(count: int, length: int) -> Iterator[np.ndarray]:
-    for start in range(0, count, 10):
+def _clips(shards: range, count: int, length: int) -> Iterator[np.ndarray]:
+    for start in shards:
         for clip in render_clips(EVAL_FIRST + start, min(10, count - start), length):
             if targets_of(clip[0, ..., 3], 1):
                 yield clip
@@ -210,6 +231,26 @@ def table(values: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
+def load(options: argparse.Namespace) -> object:
+    config = options.config
+    if options.size is not None:
+        from model import load_config
+
+        config = load_config(options.size)
+    return mlx_sam2.load(options.model, config=config, dtype=options.dtype)
+
+
+def measure(options: argparse.Namespace, part: int) -> dict[str, Found]:
+    """One of `options.jobs` parts of the stills and the clips."""
+    model = load(options)
+    found: dict[str, Found] = {}
+    if options.stills:
+        found["stills"] = stills(model, range(part, options.stills, options.jobs))
+    if options.clips:
+        found["clips"] = clips(model, range(10 * part, options.clips, 10 * options.jobs), options.clips, options.length)
+    return found
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
@@ -223,20 +264,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--stills", type=int, default=150, help="scenes; 0 for none")
     parser.add_argument("--clips", type=int, default=40, help="clips; 0 for none")
     parser.add_argument("--length", type=int, default=24, help="frames a clip")
+    parser.add_argument("--jobs", type=int, default=1, help="processes that share scenes and clips")
     parser.add_argument("--json", type=Path, help="write the values here as well")
     options = parser.parse_args(argv)
-    config = options.config
-    if options.size is not None:
-        from model import load_config
-
-        config = load_config(options.size)
-    model = mlx_sam2.load(options.model, config=config, dtype=options.dtype)
-    values: dict[str, float] = {}
-    if options.stills:
-        values |= stills(model, options.stills)
-    if options.clips:
-        values |= clips(model, options.clips, options.length)
-    values |= coins(model)
+    found: dict[str, Found] = {}
+    with ProcessPoolExecutor(options.jobs, get_context("spawn")) as pool:
+        for part in pool.map(partial(measure, options), range(options.jobs)):
+            for kind, lists in part.items():
+                for name, values in lists.items():
+                    found.setdefault(kind, {}).setdefault(name, []).extend(values)
+    figures = {"stills": still_figures, "clips": clip_figures}
+    values = {name: value for kind, lists in found.items() for name, value in figures[kind](lists).items()}
+    values |= coins(load(options))
     print(table(values))
     if options.json:
         options.json.write_text(json.dumps(values, indent=1) + "\n")

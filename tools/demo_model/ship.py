@@ -91,6 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--raw", action="store_true", help="the weights themselves, not their average")
     parser.add_argument("--stills", type=int, default=150, help="of the evaluation; 0 for none at all")
     parser.add_argument("--clips", type=int, default=40, help="of the evaluation; 0 for none")
+    parser.add_argument("--jobs", type=int, default=4, help="processes of the evaluation")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -104,7 +105,8 @@ def main(argv: list[str] | None = None) -> int:
             write_card({})
         if options.stills:
             bars = folder / "bars.json"
-            run(HERE / "evaluate.py", "--stills", options.stills, "--clips", options.clips, "--json", bars)
+            counts = [f"--{name}={getattr(options, name)}" for name in ("stills", "clips", "jobs")]
+            run(HERE / "evaluate.py", *counts, "--json", bars)
             write_card(json.loads(bars.read_text()))
     print(f"{PACKAGED}: {', '.join(FILES)}")
     return 0
