@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import inspect
 import threading
@@ -387,6 +388,27 @@ def test_a_cancelled_propagation_ends_after_the_frame_in_work(
         sync.add_new_points_or_box(state, 0, 1, points=[[30, 20]], labels=[1])
         expected = list(sync.propagate_in_video(state))[3:]
     assert_same([o[2] for o in wait_for(main())], [o[2] for o in expected])
+
+
+def test_what_is_left_early_is_closed_on_the_worker(worker: Worker) -> None:
+    """A generator of the predictors must not end on the thread of the event loop, while a call of it may run."""
+    closed_on: list[str] = []
+
+    def items() -> Iterator[int]:
+        try:
+            yield from range(9)
+        finally:
+            closed_on.append(threading.current_thread().name)
+
+    async def main() -> None:
+        kept = items()
+        async with contextlib.aclosing(aio.iterate(worker.steps(lambda: kept))) as seen:
+            async for _ in seen:
+                break
+        await aio.run(worker, int)
+        assert closed_on == ["mlx_sam2"]
+
+    wait_for(main())
 
 
 def test_clicks_are_answered_between_two_frames(
