@@ -20,13 +20,13 @@ export function icon(name) {
   const svg = document.createElementNS(SVG, "svg");
   const use = document.createElementNS(SVG, "use");
   svg.setAttribute("aria-hidden", "true");
-  use.setAttribute("href", `/static/icons.svg#${name}`);
+  use.setAttribute("href", `#i-${name}`);
   svg.append(use);
   return svg;
 }
 
 export function setIcon(button, name) {
-  button.querySelector("use").setAttribute("href", `/static/icons.svg#${name}`);
+  button.querySelector("use").setAttribute("href", `#i-${name}`);
 }
 
 /** Says something to screen readers only. */
