@@ -284,6 +284,19 @@ def test_what_is_no_archive_is_refused(machine: Machine, data: bytes) -> None:
     assert code(machine.client.post("/api/projects", content=data))[0] in (413, 415)
 
 
+def test_a_long_list_of_files_is_not_even_read(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlx_sam2.app import projects
+
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for i in range(60):  # 53 may be: frames, project.json, masks.jsonl
+            archive.writestr(f"frames/{i:05d}.jpg", b"")
+    read = []
+    monkeypatch.setattr(projects.zipfile, "ZipFile", lambda *a: read.append(a))
+    assert code(machine.client.post("/api/projects", content=file.getvalue())) == (413, "too_large")
+    assert not read, "zipfile has read the list of files"
+
+
 @pytest.mark.parametrize("pack", [zipfile.ZIP_LZMA, zipfile.ZIP_BZIP2])
 def test_only_plain_packing_is_unpacked(machine: Machine, image: str, pack: int) -> None:
     data = rebuilt(machine.export(image, "project").content, lambda f: None, pack)
