@@ -171,7 +171,7 @@ def table(report: dict[str, Any]) -> str:
     lines += ["", "| bar | at most | ratio | result | |", "|---|---|---|---|---|"]
     for r in report["bars"]:
         limit = f"below {r['limit']:g}" if r["strict"] else f"{r['limit']:g}"
-        ratio = "" if r["ratio"] is None else f"{r['ratio']:.2f}"
+        ratio = "" if r["ratio"] is None else f"{r['ratio']:.3f}"
         lines.append(f"| {r['bar']} | {limit} | {ratio} | {r['result']} | {r['remark']} |")
     if report["missing"] is not None:
         lines += ["", report["missing"]]

@@ -168,6 +168,29 @@ class SAM2ImagePredictor:
             normalize_coords,
         )
 
+    def predict_low_res(
+        self,
+        point_coords: Prompt | None = None,
+        point_labels: Prompt | None = None,
+        box: Prompt | None = None,
+        mask_input: Prompt | None = None,
+        multimask_output: bool = True,
+        normalize_coords: bool = True,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """``predict`` without masks at the image's size, which take most of a click on a large photo: for previews.
+
+        Arguments and errors as for ``predict``; ``max_hole_area`` and ``max_sprinkle_area`` play no part.
+
+        Returns:
+            Predicted IoU (M,) and logits (M, S/4, S/4) clamped to +-32, the last two results of ``predict``.
+        """
+        self._require_image()
+        prompt = (point_coords, point_labels, box, mask_input)
+        low_res, ious = self._decode(len(self._features) - 1, *prompt, multimask_output, normalize_coords)
+        low_res = mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP)
+        ious, low_res = np.array(ious), np.array(low_res)
+        return (ious[0], low_res[0]) if len(ious) == 1 else (ious, low_res)
+
     def predict_batch(
         self,
         point_coords_batch: Sequence[Prompt] | None = None,
@@ -206,16 +229,30 @@ class SAM2ImagePredictor:
         return_logits: bool,
         normalize_coords: bool,
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        scale = self._orig_hw[index] if normalize_coords else None
-        points, labels = self._point_prompt(point_coords, point_labels, box, scale)
-        mask = self._mask_prompt(mask_input, None if points is None else points.shape[0])
-        low_res, ious = self.model.predict_masks(self._features[index], points, labels, mask, multimask)
+        prompt = (point_coords, point_labels, box, mask_input)
+        low_res, ious = self._decode(index, *prompt, multimask, normalize_coords)
         full = self._upscale(low_res, self._orig_hw[index])
         if not return_logits:
             full = (full > self.mask_threshold).astype(mx.float32)
         low_res = mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP)
         full, ious, low_res = np.array(full), np.array(ious), np.array(low_res)
         return (full[0], ious[0], low_res[0]) if len(full) == 1 else (full, ious, low_res)
+
+    def _decode(
+        self,
+        index: int,
+        point_coords: Prompt | None,
+        point_labels: Prompt | None,
+        box: Prompt | None,
+        mask_input: Prompt | None,
+        multimask: bool,
+        normalize_coords: bool,
+    ) -> tuple[mx.array, mx.array]:
+        """Logits (B, M, S/4, S/4) and predicted IoU (B, M) of B prompts on one of the images."""
+        scale = self._orig_hw[index] if normalize_coords else None
+        points, labels = self._point_prompt(point_coords, point_labels, box, scale)
+        mask = self._mask_prompt(mask_input, None if points is None else points.shape[0])
+        return self.model.predict_masks(self._features[index], points, labels, mask, multimask)
 
     def _upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
         """(B, M, h, w) logits -> (B, M, *size), after filling holes and removing sprinkles."""

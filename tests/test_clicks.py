@@ -183,6 +183,19 @@ def test_further_clicks_project_no_image(model: SAM2, monkeypatch: pytest.Monkey
     assert len(calls) == 2
 
 
+def test_low_resolution_alone(model: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = SAM2ImagePredictor(model)
+    with pytest.raises(RuntimeError, match="no image is set"):
+        predictor.predict_low_res(**POINT)
+    predictor.set_image(picture())
+    prompts = [POINT, {**POINT, "multimask_output": False}, {"box": [[10, 20, 90, 80], [10, 20, 30, 80]]}]
+    expected = [predictor.predict(**prompt)[1:] for prompt in prompts]
+    monkeypatch.setattr(predictor, "_upscale", None)  # is not called
+    for prompt, pair in zip(prompts, expected, strict=True):
+        for got, said in zip(predictor.predict_low_res(**prompt), pair, strict=True):
+            np.testing.assert_array_equal(got, said)
+
+
 def test_gradients_reach_the_weights_in_training(model: SAM2) -> None:
     features = model.encode_image(array("pixels", 1, 256, 256, 3))
     layer = model.sam_mask_decoder.transformer.layers[0].cross_attn_token_to_image
