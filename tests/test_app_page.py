@@ -44,6 +44,7 @@ def test_click_exclude_undo_redo(page: Page) -> None:
     assert near(point, CUP) and point[2] == 1
     assert page.ink(CUP[0] + 20, CUP[1])[3] > 0, "no mask is drawn beside the click"
     one = page.text("#mask-score")
+    until(lambda: page.tab.locator("#live").text_content() == f"Mask: {one}", "the mask to be told to screen readers")
 
     page.exclude(*SPOON)
     points = page.prompts()["points"]

@@ -237,8 +237,14 @@ class App {
   #wait(waiting) {
     clearTimeout(this.waitTimer);
     this.waiting = false;
-    if (waiting) this.waitTimer = setTimeout(() => { this.waiting = true; this.showStatus(); }, 250); // short waits need no words
-    else this.showStatus();
+    if (waiting) {
+      this.waitTimer = setTimeout(() => { this.waiting = true; this.showStatus(); }, 250); // short waits need no words
+      return;
+    }
+    const score = byId("mask-score").textContent;
+    if (score && score !== this.told) announce(`Mask: ${score}`);
+    this.told = score;
+    this.showStatus();
   }
 
   #connected(connected) {

@@ -35,6 +35,7 @@ export class Timeline {
   }
 
   open() {
+    for (const bitmap of this.film.values()) bitmap?.close();
     this.film.clear();
     const { session } = this.app;
     this.input.max = session.frames - 1;
