@@ -206,10 +206,12 @@ def test_the_window_goes_on_while_the_model_works(window: Any) -> None:
     window.resize(640, 480)
     QTest.qWait(10)
     assert window.canvas.width() == 640
+    said, say = [], window.say
+    window.say = lambda text: (said.append(text), say(text))
     let_go.set()
     until(lambda: window.answer is not None, "the answer to both clicks")
-    until(lambda: window.worker.waiting == 0, "an empty queue")
     assert len(window.history[-1].points) == 2
+    assert [text.split()[0] for text in said] == ["Score"]  # that to the first click alone came too late to be shown
 
 
 def test_the_window_saves_and_drops_and_complains(
