@@ -209,8 +209,10 @@ def test_the_window_goes_on_while_the_model_works(window: Any) -> None:
     said, say = [], window.say
     window.say = lambda text: (said.append(text), say(text))
     let_go.set()
-    until(lambda: window.answer is not None, "the answer to both clicks")
-    assert len(window.history[-1].points) == 2
+    reached: list[int] = []
+    window._then(window.worker.submit(int), reached.append)
+    until(lambda: bool(reached), "the end of the queue")
+    assert window.answer is not None and len(window.history[-1].points) == 2
     assert [text.split()[0] for text in said] == ["Score"]  # that to the first click alone came too late to be shown
 
 
