@@ -353,7 +353,7 @@ def rss() -> int:
 def test_fifty_sessions_stay_within_their_memory(model: str, tmp_path: Path) -> None:
     """Photos of 1.5 megapixels, 4.7 MB decoded, all clicked at once: the last 25 need no more than the first.
 
-    Held, they would be 117 MB; 34 MB were measured, most of them buffers that MLX and the allocator keep.
+    Held, they would be 117 MB; 1 to 34 MB were measured, most of them buffers that MLX and the allocator keep.
     """
     tall = np.tile(photo(), (15, 15, 1))  # 1080 x 1440
     with running(model, tmp_path / "files") as machine:
