@@ -134,6 +134,7 @@ class AsyncImagePredictor(_Front[SAM2ImagePredictor]):
     set_image = _awaited(SAM2ImagePredictor.set_image)
     set_image_batch = _awaited(SAM2ImagePredictor.set_image_batch)
     predict = _awaited(SAM2ImagePredictor.predict)
+    predict_low_res = _awaited(SAM2ImagePredictor.predict_low_res)
     predict_batch = _awaited(SAM2ImagePredictor.predict_batch)
     get_image_embedding = _awaited(SAM2ImagePredictor.get_image_embedding)
     reset_predictor = _awaited(SAM2ImagePredictor.reset_predictor)
