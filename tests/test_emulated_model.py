@@ -16,6 +16,7 @@ import pytest
 import goldens
 import metal
 import mlx_sam2.kernels as kernels
+import mlx_sam2.tracker as tracker
 import synthetic
 import test_video_golden
 from mlx_sam2.image_predictor import SAM2ImagePredictor
@@ -104,6 +105,7 @@ def pretended_metal(value: str) -> Iterator[list[Any]]:
     with pytest.MonkeyPatch.context() as patch, metalcpu.emulate(mode="fast") as reports:
         patch.setattr(mx.metal, "is_available", lambda: True)
         patch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu, 0))
+        patch.setattr(tracker, "_beside", lambda _: mx.cpu)  # there is no stream on that GPU
         patch.setattr(compiled, "compiles", lambda: False)  # the emulator computes; what is being traced has no values
         patch.setenv(kernels.VARIABLE, value)
         yield reports
