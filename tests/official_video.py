@@ -60,13 +60,13 @@ def float32_memories() -> Iterator[None]:
     """
     import sam2.sam2_video_predictor as official
 
-    from mlx_sam2 import tracker
+    from mlx_sam2.model import sam2 as ours
 
-    official.torch, tracker.mx = _Namespace(torch, bfloat16=torch.float32), _Namespace(mx, bfloat16=mx.float32)
+    official.torch, ours.mx = _Namespace(torch, bfloat16=torch.float32), _Namespace(mx, bfloat16=mx.float32)
     try:
         yield
     finally:
-        official.torch, tracker.mx = torch, mx
+        official.torch, ours.mx = torch, mx
 
 
 def write_scene(folder: Path, count: int, height: int, width: int, seed: int) -> Path:
