@@ -420,7 +420,7 @@ SCRIPTS = {
         video=SHORT,
     ),
     "corrections become conditioning frames": Script(
-        [click(3, 1, 50, 30), run(reverse=True), click(1, 1, 25, 20), click(2, 1, 20, 20), run(reverse=True), run(2)],
+        [click(3, 1, 50, 30), run(reverse=True), click(1, 1, 26, 21), click(2, 1, 20, 20), run(reverse=True), run(2)],
         video=SHORT,
         options={"add_all_frames_to_correct_as_cond": True, "only_obj_ptrs_in_the_past_for_eval": False},
     ),
