@@ -22,6 +22,9 @@ import numpy as np
 from scipy import ndimage
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(1, str(Path(__file__).resolve().parents[1] / "tools" / "demo_model"))
+
+from measures import box_of, deepest, iou
 
 import demo_scenes as scenes
 import mlx_sam2
@@ -47,23 +50,6 @@ def load(precision: str) -> SAM2:
 
 
 # ---- measuring
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
-
-
-def deepest(region: np.ndarray) -> tuple[float, float]:
-    """The pixel (x, y) farthest from the region's edge."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return float(x), float(y)
-
-
-def box_of(mask: np.ndarray) -> np.ndarray:
-    y, x = np.nonzero(mask)
-    return np.array([x.min(), y.min(), x.max(), y.max()], np.float32)
 
 
 def click(predictor: mlx_sam2.SAM2ImagePredictor, point: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:

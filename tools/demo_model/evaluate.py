@@ -20,6 +20,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+from measures import box_of, deepest, iou
 from pool import EVAL_FIRST, render_clips, seed_of
 from scenes import make_scene
 from scipy import ndimage
@@ -42,23 +43,6 @@ BARS = {
     "object score, AUC": 0.95,
     "coins with IoU >= 0.85, of 24": 20,
 }
-
-
-def iou(a: np.ndarray, b: np.ndarray) -> float:
-    union = np.count_nonzero(a | b)
-    return np.count_nonzero(a & b) / union if union else 1.0
-
-
-def deepest(region: np.ndarray) -> tuple[float, float]:
-    """The pixel (x, y) farthest from the region's edge; the picture's edge counts as one."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
-    y, x = np.unravel_index(depth.argmax(), depth.shape)
-    return float(x), float(y)
-
-
-def box_of(mask: np.ndarray) -> np.ndarray:
-    y, x = np.nonzero(mask)
-    return np.array([x.min(), y.min(), x.max(), y.max()], np.float32)
 
 
 def targets_of(ids: np.ndarray, most: int) -> list[np.ndarray]:
