@@ -22,7 +22,13 @@ _NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.eE+-]*(,[\d.eE+-]+)+(@\d+)?")  # such
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage, and that takes ``--point -5,3``."""
+    """An argument parser whose errors are one line, without the usage, and that takes ``--point -5,3``.
+
+    Its texts are printed as they are; options are not abbreviated.
+    """
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> tuple[Any, list[str]]:
         joined: list[str] = []

@@ -40,13 +40,7 @@ DEFAULT_BITS, DEFAULT_GROUP_SIZE = 8, 64
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "--hf-path",
         metavar="SOURCE",

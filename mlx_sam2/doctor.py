@@ -33,13 +33,7 @@ Exit codes: 0 all that was asked for is right; 1 something is wrong, or --weight
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--model",

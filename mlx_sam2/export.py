@@ -38,13 +38,7 @@ LABELS = {"1": "on the object", "0": "off the object", "2": "top left of a box",
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("--output", type=Path, metavar="FOLDER", required=True, help="the folder to write")
     parser.add_argument("--no-kernels", action="store_true", help="MLX's own operations only")
     parser.add_argument(

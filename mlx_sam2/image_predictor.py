@@ -187,9 +187,7 @@ class SAM2ImagePredictor:
         self._require_image()
         prompt = (point_coords, point_labels, box, mask_input)
         low_res, ious = self._decode(len(self._features) - 1, *prompt, multimask_output, normalize_coords)
-        low_res = mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP)
-        ious, low_res = np.array(ious), np.array(low_res)
-        return (ious[0], low_res[0]) if len(ious) == 1 else (ious, low_res)
+        return _arrays(ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
 
     def predict_batch(
         self,
@@ -234,9 +232,7 @@ class SAM2ImagePredictor:
         full = self._upscale(low_res, self._orig_hw[index])
         if not return_logits:
             full = (full > self.mask_threshold).astype(mx.float32)
-        low_res = mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP)
-        full, ious, low_res = np.array(full), np.array(ious), np.array(low_res)
-        return (full[0], ious[0], low_res[0]) if len(full) == 1 else (full, ious, low_res)
+        return _arrays(full, ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
 
     def _decode(
         self,
@@ -305,6 +301,11 @@ class SAM2ImagePredictor:
         if num_prompts is not None and len(array) not in (1, num_prompts):
             raise ValueError(f"mask_input holds {len(array)} masks for {num_prompts} prompts; give one each, or one")
         return mx.array(np.ascontiguousarray(array[:, 0, :, :, None]))
+
+
+def _arrays(*results: mx.array) -> tuple[np.ndarray, ...]:
+    """Results (B, ...) as numpy arrays, without the leading axis for one prompt."""
+    return tuple(np.array(result)[0] if len(result) == 1 else np.array(result) for result in results)
 
 
 def _finite(values: Prompt, name: str) -> np.ndarray:

@@ -46,13 +46,7 @@ Exit codes: 0 done, 2 bad input, 1 any other failure, 130 stopped by Ctrl-C.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     point = partial(cli.parse_numbers, count=2, form="x,y")
     box = partial(cli.parse_numbers, count=4, form="x0,y0,x1,y1")
     parser.add_argument(

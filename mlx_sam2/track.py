@@ -70,13 +70,7 @@ Exit code 0: done; 2: bad input; 1: failure; 130, 143: stopped by Ctrl-C, by SIG
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("video", metavar="VIDEO", nargs="?", help="video file, folder of frames, camera:0, rtsp://...")
     prompts = parser.add_argument_group("prompts (repeatable)")
     for flag, kind, form, text in (

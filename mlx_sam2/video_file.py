@@ -307,6 +307,9 @@ def video_stream(container: InputContainer, name: str, threaded: bool = False) -
 
     for stream in container.streams.video:
         if not stream.disposition & Disposition.attached_pic:  # the cover of a song
+            if stream.codec_context is None:
+                container.close()
+                raise VideoError(f"{name} is packed in a way that PyAV does not know: convert it to H.264")
             stream.thread_type = "AUTO" if threaded else "SLICE"
             return stream
     container.close()

@@ -453,6 +453,13 @@ def test_broken_files(tmp_path: Path) -> None:
         open_source(b"nothing")
 
 
+def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
+    path = write_video(tmp_path / "v.avi", pictures(3), "mjpeg", pix_fmt="yuvj420p")
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
+    with pytest.raises(VideoError, match="v.avi is packed in a way that PyAV does not know: convert it to H.264"):
+        open_source(path)
+
+
 @pytest.mark.parametrize("container", ["matroska", "webm"])
 def test_a_matroska_file_that_is_cut_off_says_so(container: str, tmp_path: Path) -> None:
     codec = {"matroska": "libx264", "webm": "libvpx-vp9"}[container]

@@ -46,13 +46,7 @@ Exit codes: 2 bad input, 1 any other failure, 130 ended by Ctrl-C.
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = cli.Parser(
-        prog=PROG,
-        description=DESCRIPTION,
-        epilog=EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument(
         "file", metavar="FILE", nargs="?", type=Path, help="a picture, a video, a folder of frames or a project"
     )

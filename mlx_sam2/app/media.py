@@ -159,9 +159,8 @@ def _open_video(path: Path, limits: Limits) -> FrameSource:
     try:
         with av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
             for stream in container.streams.video:
-                if stream.codec_context is None:
-                    raise VideoError(f"{path} is packed in a way that PyAV does not know: convert it to H.264")
-                _check_pixels(stream.codec_context.width, stream.codec_context.height, limits.pixels)
+                if (codec := stream.codec_context) is not None:  # else VideoFileSource refuses it
+                    _check_pixels(codec.width, codec.height, limits.pixels)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"{path} cannot be opened as a video: {error.strerror}") from None
     source = VideoFileSource(path)
