@@ -126,6 +126,27 @@ def torch() -> ModuleType:
     return pytest.importorskip("torch", reason=reason)
 
 
+def test_the_loss_compares_pixels_of_the_picture(torch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fourth pixel of the answer at the picture's size, each as likely as the others."""
+    losses = tool("losses", monkeypatch)
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 8, 8), torch.rand(2, 32, 32) > 0.5
+    full = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
+    seen = set()
+    for _ in range(200):
+        answer, truth = losses.sampled(logits, targets, 4)
+        places = [
+            (y, x)
+            for y in range(4)
+            for x in range(4)
+            if torch.allclose(answer, full[..., y::4, x::4], atol=1e-5)  # noise 5e-7
+            and torch.equal(truth[:, 0] > 0, targets[:, y::4, x::4])
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 16
+
+
 def test_from_training_to_mlx(torch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Weights as a run leaves them -> export -> load: the official modules and ours give the same masks."""
     monkeypatch.syspath_prepend(str(TOOLS))

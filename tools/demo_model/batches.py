@@ -80,7 +80,7 @@ class Pool:
         """(size, size, 5) uint8: a random cut of a random scene, resized, turned and mirrored."""
         scene = self.scene(rng)
         side = scene.shape[0]
-        whole = rng.random() < (0.5 if size >= side else 0.25)
+        whole = rng.random() < (0.7 if size >= side else 0.25)
         cut = side if whole else int(rng.integers(min(size, 3 * side // 5), side + 1))
         top, left = (int(rng.integers(0, side - cut + 1)) for _ in range(2))
         scene = scene[top : top + cut, left : left + cut]
@@ -98,7 +98,7 @@ class Pool:
 
     def batch(self, rng: np.random.Generator, size: int, images: int, prompts: int) -> Batch:
         views = [self.view(rng, size) for _ in range(images)]
-        least = max(32, size * size // 650)
+        least = max(32, size * size // 400)
         chosen = [choose_targets(rng, view[..., 3], view[..., 4], prompts, least) for view in views]
         pixels = np.stack([recoloured(rng, view[..., :3]) for view in views])
         return Batch(

@@ -134,7 +134,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     """Options that every kind of training has."""
     parser.add_argument("run", type=Path)
     parser.add_argument("--size", type=int, default=128, help="side of the pictures")
-    parser.add_argument("--stride", type=int, default=4, help="compare masks at this fraction of the picture")
+    parser.add_argument("--stride", type=int, default=4, help="compare masks at every Nth pixel")
     parser.add_argument("--dense", type=float, default=1.0, help="weight of the loss on the encoder's features")
     parser.add_argument("--balanced", type=float, default=0.0, help="weight of the balanced cross entropy (early on)")
     parser.add_argument("--lr", type=float, default=1e-3)
