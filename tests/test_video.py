@@ -456,7 +456,7 @@ def test_broken_files(tmp_path: Path) -> None:
 def test_a_codec_that_nobody_knows(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.avi", pictures(3), "mjpeg", pix_fmt="yuvj420p")
     path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZ9"))
-    with pytest.raises(VideoError, match="v.avi is packed in a way that PyAV does not know: convert it to H.264"):
+    with pytest.raises(VideoError, match=r"v\.avi is packed in a way that PyAV does not know: convert it to H\.264"):
         open_source(path)
 
 

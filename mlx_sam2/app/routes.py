@@ -78,6 +78,7 @@ def routes(app: App) -> APIRouter:
     """The API of an app."""
     router = APIRouter(prefix="/api", responses=ERRORS)
     _add_app(router, app)
+    _add_opening(router, app)
     _add_sessions(router, app)
     _add_prompts(router, app)
     _add_jobs(router, app)
@@ -139,7 +140,7 @@ def _add_app(router: APIRouter, app: App) -> None:
 # ---- sessions
 
 
-def _add_sessions(router: APIRouter, app: App) -> None:
+def _add_opening(router: APIRouter, app: App) -> None:
     @router.post("/sessions", status_code=201, openapi_extra=_UPLOAD)
     async def open_session(request: Request, name: Name = "untitled") -> SessionState:
         """Open a picture, a video, or (multipart/form-data, many `files`) the numbered frames of one."""
@@ -180,6 +181,8 @@ def _add_sessions(router: APIRouter, app: App) -> None:
             path.unlink()
             return _opened(app, upload, session)
 
+
+def _add_sessions(router: APIRouter, app: App) -> None:
     @router.get("/sessions/{session_id}")
     def get_session(session_id: SessionId) -> SessionState:
         """All that was asked for in a session, and where there are masks."""
