@@ -26,6 +26,7 @@ PREVIOUS_CLAMP = 32.0  # of logits fed back as a mask prompt
 HOLE_LOGIT = 0.1  # what a filled hole becomes
 NON_OVERLAP_LOGIT = -10.0  # upper bound of an object's logits where another one wins
 MAX_SCORES = 1 << 28  # attention scores of one batch of objects, so that no batch needs gigabytes
+CPU_SHARE = 4  # of these a CPU takes one in so many: a batch that has left its caches is slower than its objects
 
 
 class Tracker:
@@ -162,10 +163,11 @@ class Tracker:
         def shape(i: int) -> tuple[int, int]:
             return _padded(recalls[i], self.config)
 
+        most = MAX_SCORES // (CPU_SHARE if mx.default_device().type == mx.cpu else 1)
         batches = []
         for (num_memories, _), group in groupby(sorted(range(len(recalls)), key=shape), key=shape):
             cells = self.config.embedding_size**2
-            size = max(MAX_SCORES // (cells * cells * max(num_memories, 1)), 1)
+            size = max(most // (cells * cells * max(num_memories, 1)), 1)
             members = list(group)
             batches += [members[i : i + size] for i in range(0, len(members), size)]
         return batches
