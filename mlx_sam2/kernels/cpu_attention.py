@@ -15,7 +15,7 @@ import mlx.core as mx
 import numpy as np
 
 CACHED = 1 << 18  # elements of a piece: 1 MB
-QUERIES = 64  # of a block where the scores of all queries are more than one piece: their columns are whole
+QUERIES = 256  # of a block where the scores of all queries are more than one piece: their columns are whole
 LOWEST = -126.0  # 2**x below it is taken as 0; the smallest normal number
 # 2**f for |f| <= 1/2 within 1e-7 of itself in float32, highest power first: the least greatest relative error of this
 # degree (Lawson's iteration).
