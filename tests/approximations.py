@@ -58,7 +58,7 @@ FILMS = {
     "in front": lambda: scenes.crossing(True),
     "behind": lambda: scenes.crossing(False),
     "out and back": scenes.out_and_back,
-    "swap": scenes.swap,
+    "swap": lambda: scenes.swap(False),
     "pause": pausing,
 }
 
