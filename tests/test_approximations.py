@@ -12,6 +12,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
+import approximations
 import synthetic
 from mlx_sam2.kernels import axial_rope
 from mlx_sam2.memory_bank import FrameResult, ObjectTrack, ResultStore
@@ -252,3 +253,10 @@ def test_everything_at_another_size(tmp_path: Path) -> None:
         for more in ([], ["--image-size", "512"])
     )
     assert "image_size" not in plain and small == {**plain, "image_size": 512}
+
+
+@pytest.mark.parametrize("make", approximations.FILMS.values(), ids=approximations.FILMS)
+def test_the_films_of_the_table_show_two_objects(make: Any) -> None:
+    frames, names = make()
+    assert frames.shape[:3] == names.shape
+    assert set(np.unique(names[0])) == {0, 1, 2}
