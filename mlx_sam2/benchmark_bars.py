@@ -54,9 +54,9 @@ def run(
         results = _modelled(mine, other, chip)
         about = {"ours": mine.about, PEER: None if other is None else other.about}
     measured: dict[str, Any] = {}
-    if not only_modelled:
-        with _sides({**spec, "dtype": "float32"}, peer_python) as (mine, other, missing):
-            measured = _measured(mine, other, repeat) if other is not None else {}
+    if missing is None and not only_modelled:
+        with peers.pair(PEER, {**spec, "dtype": "float32"}, peer_python) as (mine, other):
+            measured = _measured(mine, other, repeat)
     why_not = ONLY_MODELLED if only_modelled else NOT_INSTALLED
     results += _against_peer(measured, why_not)
     results += [_many(measured, why_not), _start_up(0 if only_modelled else repeat), _cuda(about["ours"])]
@@ -82,7 +82,7 @@ def _measured(mine: peers.Worker, other: peers.Worker, repeat: int) -> dict[str,
 
 @contextmanager
 def _sides(spec: dict[str, Any], python: str | None) -> Iterator[tuple[peers.Worker, peers.Worker | None, str | None]]:
-    """Our side, the peer's or None, and how to install it: what needs no peer is modelled and timed all the same."""
+    """Our side, the peer's or None, and how to install it: what needs no peer is modelled all the same."""
     with ExitStack() as stack:
         try:
             mine, other = stack.enter_context(peers.pair(PEER, spec, python))
