@@ -26,7 +26,7 @@ PREVIOUS_CLAMP = 32.0  # of logits fed back as a mask prompt
 HOLE_LOGIT = 0.1  # what a filled hole becomes
 NON_OVERLAP_LOGIT = -10.0  # upper bound of an object's logits where another one wins
 MAX_SCORES = 1 << 28  # attention scores of one batch of objects, so that no batch needs gigabytes
-CPU_SHARE = 4  # of these a CPU takes one in so many: a batch that has left its caches is slower than its objects
+CPU_SHARE = 4  # a CPU's batches have so many times fewer: beyond its caches one is slower than its objects apart
 
 
 class Tracker:
