@@ -49,7 +49,7 @@ def cut_out(paths: list[Path], at: tuple[float, float], model: str, overwrite: b
     """Returns how many were done and how many failed."""
     from mlx_sam2 import SAM2ImagePredictor, images
     from mlx_sam2.hub import HubError
-    from mlx_sam2.image_drawing import cutout
+    from mlx_sam2.images.drawing import cutout
 
     try:
         predictor = SAM2ImagePredictor.from_pretrained(model)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mlx_sam2 import SAM2AutomaticMaskGenerator, images, masks
-from mlx_sam2.image_drawing import overlay_labels
+from mlx_sam2.images.drawing import overlay_labels
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SMALL = {"points_per_side": 16, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.8}  # demo's masks are coarser

@@ -12,10 +12,10 @@ from ._blas import prefer_system_blas
 
 if TYPE_CHECKING:
     from .automatic_mask_generator import SAM2AutomaticMaskGenerator
-    from .checkpoint import load
-    from .config import SAM2Config
-    from .image_predictor import SAM2ImagePredictor
-    from .video_predictor import SAM2VideoPredictor
+    from .checkpoint.loading import load
+    from .config.sam2 import SAM2Config
+    from .sam2_image_predictor import SAM2ImagePredictor
+    from .sam2_video_predictor import SAM2VideoPredictor
 
 __version__ = "0.1.0"
 __all__ = [
@@ -29,10 +29,10 @@ __all__ = [
 
 _ROOMS = {
     "SAM2AutomaticMaskGenerator": "automatic_mask_generator",
-    "SAM2Config": "config",
-    "SAM2ImagePredictor": "image_predictor",
-    "SAM2VideoPredictor": "video_predictor",
-    "load": "checkpoint",
+    "SAM2Config": "config.sam2",
+    "SAM2ImagePredictor": "sam2_image_predictor",
+    "SAM2VideoPredictor": "sam2_video_predictor",
+    "load": "checkpoint.loading",
 }
 
 prefer_system_blas()  # has to come before MLX is imported

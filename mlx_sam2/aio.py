@@ -27,11 +27,11 @@ import mlx.core as mx
 import numpy as np
 
 from .automatic_mask_generator import SAM2AutomaticMaskGenerator
-from .image_predictor import SAM2ImagePredictor
+from .sam2_image_predictor import SAM2ImagePredictor
+from .sam2_video_predictor import Masks, SAM2VideoPredictor
 from .track_everything import EverythingFrame, track_everything
-from .video_predictor import Masks, SAM2VideoPredictor
-from .video_state import VideoState
-from .video_stream import VideoStream
+from .video.state import VideoState
+from .video.stream import VideoStream
 from .worker import BusyError, Latest, Steps, Worker
 
 if TYPE_CHECKING:

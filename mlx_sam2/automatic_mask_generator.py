@@ -11,12 +11,12 @@ import mlx.core as mx
 import numpy as np
 
 from . import images, masks
-from .build import build_model
-from .image_predictor import FILL_MARGIN, LOW_RES_CLAMP, SAM2ImagePredictor
-from .mask_crops import Crop, check_grids, crops, layer_grids, near_crop_edge
-from .mask_upscale import PackedLogits, UpscaledMask, surely_unstable
+from .checkpoint.build import build_model
+from .images.crops import Crop, check_grids, crops, layer_grids, near_crop_edge
+from .masks.upscaled import PackedLogits, UpscaledMask, surely_unstable
 from .model.prompt_encoder import POSITIVE
 from .model.sam2 import SAM2
+from .sam2_image_predictor import FILL_MARGIN, LOW_RES_CLAMP, SAM2ImagePredictor
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -152,8 +152,9 @@ class SAM2AutomaticMaskGenerator:
     def from_pretrained(cls, model_id: str, **options: Any) -> SAM2AutomaticMaskGenerator:
         """Load a generator from a Hub id, a short name ("tiny"), a folder or a file.
 
-        ``options`` are the constructor's and those of ``mlx_sam2.build.build_model`` (``apply_postprocessing``,
-        ``device``, ``hydra_overrides_extra``, ``config``, ``dtype``, ``revision``, ``token``), all by their names.
+        ``options`` are the constructor's and those of ``mlx_sam2.checkpoint.build.build_model``
+        (``apply_postprocessing``, ``device``, ``hydra_overrides_extra``, ``config``, ``dtype``, ``revision``,
+        ``token``), all by their names.
         """
         known = inspect.signature(cls).parameters.keys() - {"model"}
         ours = {name: options.pop(name) for name in known & options.keys()}

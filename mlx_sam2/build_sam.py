@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-from .build import build_model
-from .config import PUBLISHED, SAM2Config
-from .video_predictor import SAM2VideoPredictor
+from .checkpoint.build import build_model
+from .config.sam2 import PUBLISHED, SAM2Config
+from .sam2_video_predictor import SAM2VideoPredictor
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -42,7 +42,7 @@ def build_sam2(
         config_file: the official name of a published configuration (``configs/sam2.1/sam2.1_hiera_l.yaml``; no file
             need exist, but one that does is read), a YAML or JSON file, or None to recognise it from the checkpoint.
         ckpt_path: file, folder or Hub id.
-        options: further ones of ``mlx_sam2.build.build_model``, as the other arguments.
+        options: further ones of ``mlx_sam2.checkpoint.build.build_model``, as the other arguments.
     """
     return build_model(
         ckpt_path,

@@ -133,13 +133,13 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
 
 def check_model(name: str, revision: str | None) -> None:
     """Refuse a model that no download can bring: neither a path that exists, nor a short name, nor a Hub id."""
-    from . import hub
+    from .hub import download
 
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(hub.FILE_SUFFIXES)
-    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or hub.published(name)):
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(download.FILE_SUFFIXES)
+    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or download.published(name)):
         try:
-            hub.resolve(name, revision)
-        except hub.HubError as error:
+            download.resolve(name, revision)
+        except download.HubError as error:
             raise UsageError(str(error)) from None
 
 

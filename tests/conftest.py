@@ -19,7 +19,7 @@ import mlx_sam2  # noqa: E402, F401  before MLX: mlx_sam2/_blas.py
 import synthetic  # noqa: E402
 
 if TYPE_CHECKING:
-    from mlx_sam2.config import SAM2Config
+    from mlx_sam2.config.sam2 import SAM2Config
     from mlx_sam2.model.sam2 import SAM2
 
 

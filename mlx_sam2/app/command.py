@@ -24,7 +24,7 @@ from .. import cli
 from ..cli import UsageError
 
 if TYPE_CHECKING:
-    from .state import App
+    from .app import App
 
 PROG = "python -m mlx_sam2.app"
 PORT = 8765
@@ -110,10 +110,10 @@ def _run(args: argparse.Namespace) -> int:
 
 def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     """The app, with the file of the command line opened."""
+    from .app import App
     from .media import kind_of
     from .projects import read_project
     from .schemas import ApiError
-    from .state import App
 
     app = App.make(access, folder, args.model, dtype=args.dtype, revision=args.revision)
     if args.file is not None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from ..hub import HubError
+from ..hub.client import HubError
 from ..worker import Worker
-from .images import ImageWork
+from .image_work import ImageWork
 from .jobs import FAILURES, Job, Steps, describe, report
 from .schemas import ApiError, EverythingAsk, Mask, ModelState
 from .session import Session
-from .sessions import Sessions
-from .videos import VideoWork
+from .session_store import Sessions
+from .video_work import VideoWork
 
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
-    from ..video_predictor import SAM2VideoPredictor
+    from ..sam2_video_predictor import SAM2VideoPredictor
 
 
 CACHE_BYTES = 512 << 20  # that MLX may keep of what was freed; it would keep as much as there is
@@ -45,8 +45,8 @@ class Engine:
         import mlx.core as mx
         from mlx.utils import tree_flatten
 
-        from ..build import build_model
-        from ..video_predictor import SAM2VideoPredictor
+        from ..checkpoint.build import build_model
+        from ..sam2_video_predictor import SAM2VideoPredictor
 
         mx.set_cache_limit(CACHE_BYTES)
         try:
@@ -89,7 +89,7 @@ class Engine:
         Raises:
             ApiError: there is no model, or none that can follow objects.
         """
-        from ..image_predictor import SAM2ImagePredictor
+        from ..sam2_image_predictor import SAM2ImagePredictor
 
         if self._model is None:
             raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
@@ -157,7 +157,7 @@ def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:
 
 
 def _as_mask(record: dict[str, Any]) -> Mask:
-    from .images import as_given
+    from .image_work import as_given
     from .schemas import Rle
 
     segmentation = record["segmentation"]

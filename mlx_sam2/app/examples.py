@@ -24,7 +24,7 @@ def write_example(name: str, folder: Path) -> Path:
     if name == "still":
         Image.fromarray(scene(0.35)).save(path, format="PNG")
         return path
-    from ..video_file import import_av
+    from ..frames.file import import_av
 
     av = import_av()
     with av.open(f"file:{path}", "w", format="mp4") as container:

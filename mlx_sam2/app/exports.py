@@ -16,14 +16,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..images import cutout, mask_picture
-from ..masks import mask_to_bbox, rle_to_mask
-from ..video_sinks import OverlaySink
+from ..frames.sinks import OverlaySink
+from ..images.drawing import cutout, mask_picture
+from ..masks.boxes import mask_to_bbox
+from ..masks.rle import rle_to_mask
 from .jobs import Job, Steps
 from .media import Limits, SharedSource
 from .schemas import ApiError, ExportAsk, Mask, Object
 from .session import Session
-from .sessions import Sessions
+from .session_store import Sessions
 
 
 class Export:

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from ..worker import Worker
 from .schemas import ApiError, JobState
 from .session import Session
-from .sessions import Sessions
+from .session_store import Sessions
 
 KEPT = 4  # jobs of a session that are over and can still be asked about, or for their file
 

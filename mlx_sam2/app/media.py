@@ -16,8 +16,8 @@ import numpy as np
 from PIL import Image
 
 from .. import images
-from ..images import ImageError
-from ..video import FolderSource, FrameSource, VideoError
+from ..frames.source import FolderSource, FrameSource, VideoError
+from ..images.files import ImageError
 from .schemas import ApiError, Kind
 
 
@@ -153,7 +153,7 @@ def _open_video(path: Path, limits: Limits) -> FrameSource:
         _check_pixels(folder.width, folder.height, limits.pixels)
         _check_frames(folder.num_frames, limits.frames)
         return folder
-    from ..video_file import VideoFileSource, import_av
+    from ..frames.file import VideoFileSource, import_av
 
     av = import_av()
     try:

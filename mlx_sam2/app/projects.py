@@ -16,13 +16,13 @@ from typing import IO, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
-from ..video import FolderSource
+from ..frames.source import FolderSource
 from .exports import Export
 from .jobs import Steps
 from .media import Limits, frame_suffix, kind_of
 from .schemas import MAX_OBJECT, ApiError, Kind, Mask, Object, Wire
 from .session import Session
-from .sessions import Sessions
+from .session_store import Sessions
 
 FORMAT = 1
 JSON_BYTES = 64 << 20  # of project.json

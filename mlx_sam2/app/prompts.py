@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from .images import ImageWork
+from .image_work import ImageWork
 from .schemas import MAX_OBJECT, ApiError, Mask, Object, Prompt, Rle
 from .session import Session
-from .sessions import Sessions
-from .videos import VideoWork
+from .session_store import Sessions
+from .video_work import VideoWork
 
 
 def put(

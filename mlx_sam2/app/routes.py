@@ -19,6 +19,7 @@ from .. import __version__
 from ..aio import AsyncLatest
 from ..worker import BusyError
 from . import prompts
+from .app import App
 from .examples import EXAMPLES, write_example
 from .exports import export_steps
 from .jobs import FAILURES, Job, describe, propagate_steps, report
@@ -46,7 +47,6 @@ from .schemas import (
     SessionState,
 )
 from .session import Session
-from .state import App
 from .uploads import Upload
 
 T = TypeVar("T")

@@ -16,13 +16,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp
 
 from .. import __version__
-from ..images import ImageError
-from ..video import VideoError
+from ..frames.source import VideoError
+from ..images.files import ImageError
+from .app import App
 from .jobs import describe
 from .routes import routes
 from .schemas import ApiError
 from .security import Guard
-from .state import App
 
 STATIC = Path(__file__).parent / "static"
 CODES = {404: "not_found", 405: "bad_request", 413: "too_large", 415: "unsupported"}

@@ -9,8 +9,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..masks import rle_area
-from ..video_sinks import object_colour
+from ..frames.sinks import object_colour
+from ..masks.rle import rle_area
 from .events import Hub
 from .media import Limits, SharedSource
 from .schemas import (
@@ -29,9 +29,9 @@ from .schemas import (
 )
 
 if TYPE_CHECKING:
-    from .images import ImageWork
+    from .image_work import ImageWork
     from .jobs import Job
-    from .videos import VideoWork
+    from .video_work import VideoWork
 
 
 class Session:

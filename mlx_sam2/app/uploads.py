@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 
 from .media import frame_order, frame_suffix
 from .schemas import ApiError
-from .sessions import Sessions
+from .session_store import Sessions
 
 LEFT_FREE = 256 << 20  # bytes of the disk that uploads leave alone
 LOOKED = 32 << 20  # how often that is looked at

@@ -6,7 +6,7 @@ import math
 
 import mlx.core as mx
 
-from . import cpu_attention
+from . import cpu
 from .dispatch import is_watched
 
 FUSED_HEAD_DIMS = (64, 72, 80, 96, 128)  # of MLX's full attention on Metal, 0.32.1 and later
@@ -36,7 +36,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) 
         return _attend(q, k, v, bias, dim)[..., :value_dim]
     b, heads, n, dim = q.shape
     if _by_products(q.dtype, b * heads * n * k.shape[2]):
-        return cpu_attention.attend(q, k, v, None if bias is None else bias[:, 0, 0])
+        return cpu.attend(q, k, v, None if bias is None else bias[:, 0, 0])
     if b * heads * n * k.shape[2] <= MAX_SCORES:
         return _attend(q, k, v, bias, dim)
     if not is_watched():  # MLX cannot export it
@@ -79,5 +79,5 @@ def _pad_channels(x: mx.array, width: int) -> mx.array:
 def softmax(scores: mx.array) -> mx.array:
     """Softmax over the last axis, sums in float32; the dtype of the scores."""
     if _by_products(scores.dtype, scores.size):
-        return cpu_attention.softmax(scores)
+        return cpu.softmax(scores)
     return mx.softmax(scores, axis=-1, precise=True)

@@ -7,7 +7,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from .cpu_attention import CACHED, one_by_one
+from .cpu import CACHED, one_by_one
 from .dispatch import Op, Tensor, is_watched, metal_kernel
 
 RUN = 16  # tokens that one thread turns by the same angle

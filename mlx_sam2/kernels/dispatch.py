@@ -18,9 +18,10 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-import mlx_sam2.kernels as rules  # the rule is looked up at call time: tests replace it there
-
-from . import choices
+from . import (
+    choices,
+    rules,  # the rule is looked up at call time: tests replace it there
+)
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest value; a wrong kernel is far off
 

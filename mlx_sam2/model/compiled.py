@@ -16,8 +16,7 @@ from typing import Any
 import mlx.core as mx
 import mlx.nn as nn
 
-import mlx_sam2.kernels as rules
-
+from ..kernels import rules
 from ..kernels.dispatch import is_watched
 
 

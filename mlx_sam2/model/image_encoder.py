@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import FpnConfig, HieraConfig, SAM2Config
+from ..config.parts import FpnConfig, HieraConfig
+from ..config.sam2 import SAM2Config
 from ..kernels import attend, mask_unit_attention
 from ..kernels.windows import max_pool
-from .kept import Kept
+from .derived import Kept
 from .layers import MLP, in_pieces, pointwise, resize_bicubic, resize_bilinear
 from .residual import Stream, by_rows
 

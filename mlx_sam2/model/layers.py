@@ -12,7 +12,7 @@ import mlx.nn as nn
 import numpy as np
 
 from ..kernels import attend
-from ..kernels.cpu_attention import CACHED, one_by_one
+from ..kernels.cpu import CACHED, one_by_one
 from ..kernels.dispatch import is_watched
 
 # erf(z) = z P(z^2) / Q(z^2) for |z| < 4, beyond which it is 1 in float32: the rational approximation that Eigen and XLA

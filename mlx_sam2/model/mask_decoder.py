@@ -7,7 +7,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import SAM2Config
+from ..config.sam2 import SAM2Config
 from .layers import GELU, MLP
 from .two_way_transformer import ImageSide, TwoWayTransformer
 

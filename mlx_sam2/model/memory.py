@@ -7,7 +7,7 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import MemoryConfig, MemoryEncoderConfig
+from ..config.parts import MemoryConfig, MemoryEncoderConfig
 from ..kernels import axial_rope, memory_attention
 from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, sine_position_encoding, split_heads
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import SAM2Config
-from .kept import Kept
+from ..config.sam2 import SAM2Config
+from .derived import Kept
 from .layers import GELU, PositionEmbeddingRandom
 
 # Labels of points. A box is two points, its corners.

@@ -20,7 +20,7 @@ GROUP_SIZES = (128, 64, 32)
 # The projections and MLPs of the trunk, and most of memory attention: nearly all weights of a model. Everything else
 # keeps its precision: norms, embeddings and convolutions; the shortcuts of the trunk; in memory attention the
 # projections to queries, keys and values, which are small and rotate with the position; the memory encoder; and the
-# mask decoder, a small part that 4 bits hurt more than the whole trunk (tests/quantization.py --decoder).
+# mask decoder, a small part that 4 bits hurt more than the whole trunk (tests/measure/quantization.py --decoder).
 QUANTIZED: tuple[str, ...] = (
     r"image_encoder\.trunk\.blocks\.\d+\.attn\.(qkv|proj)",
     r"image_encoder\.trunk\.blocks\.\d+\.mlp\.layers\.\d+",

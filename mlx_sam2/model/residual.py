@@ -14,7 +14,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..kernels import shifted_layer_norm
-from ..kernels.cpu_attention import CACHED, one_by_one
+from ..kernels.cpu import CACHED, one_by_one
 
 
 class Stream(NamedTuple):

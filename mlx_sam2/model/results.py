@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .kept import Kept
+from .derived import Kept
 from .two_way_transformer import ImageSide
 
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_flatten
 
-from ..config import SAM2Config
+from ..config.sam2 import SAM2Config
 from .compiled import compiled
 from .image_encoder import ImageEncoder
 from .layers import MLP, resize_bilinear, sine_position_encoding, sine_time_encoding

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..config import DecoderConfig
+from ..config.parts import DecoderConfig
 from ..kernels import attend
 from ..kernels.attention import softmax
 from .layers import MLP, Attention, merge_heads, split_heads

@@ -19,7 +19,7 @@ from PIL import Image
 
 DATA = Path(__file__).parent / "demo"
 ROOT = DATA.parents[2]
-sys.path[:0] = [str(ROOT / "tools" / "demo_model"), str(ROOT / "tests"), str(ROOT)]
+sys.path[:0] = [str(ROOT / "tools" / "demo_model"), str(ROOT / "tests" / "support"), str(ROOT)]
 
 from clips import _as_image  # noqa: E402
 from evaluate import classical_coins  # noqa: E402

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+
 from batches import normalised, resized
 
 __all__ = ["ClipBatch", "ClipPool"]

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image
+
 from scenes import SIDE, Sprite, finish_like, make_background, make_finish, make_sprite
 from textures import TextureBank
 

@@ -20,16 +20,16 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from measures import box_of, deepest, iou
-from pool import EVAL_FIRST, render_clips, seed_of
-from scenes import make_scene
 from scipy import ndimage
 from scipy.stats import rankdata, spearmanr
-from textures import TextureBank
 from tqdm import tqdm
 
 import mlx_sam2
-from mlx_sam2.davis import boundary_accuracy, region_similarity
+from measures import box_of, deepest, iou
+from mlx_sam2.track.davis import boundary_accuracy, region_similarity
+from pool import EVAL_FIRST, render_clips, seed_of
+from scenes import make_scene
+from textures import TextureBank
 
 LEAST = 200  # pixels of the smallest target
 BARS = {

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
+
 from model import CONFIG, build
 
 __all__ = ["export"]

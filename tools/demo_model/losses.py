@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
+
 from model import AuxiliaryHead, Decoded
 from prompts import shrunk
 

@@ -1,4 +1,4 @@
-"""Measures of masks and the prompts that stand for them: for evaluate.py and for tests/demo_scenarios.py."""
+"""Measures of masks and the prompts that stand for them: for evaluate.py and for tests/measure/demo_scenarios.py."""
 
 from __future__ import annotations
 

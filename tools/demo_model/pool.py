@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+
 from clips import make_clip
 from scenes import SIDE, make_scene
 from textures import TextureBank

@@ -7,8 +7,9 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from model import Decoded, decode
 from torch import nn
+
+from model import Decoded, decode
 
 __all__ = ["FrameFeatures", "frame_features", "nothing_asked", "remember", "start", "track"]
 

@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from optimizers import make_optimizers
 from torch import nn
+
+from optimizers import make_optimizers
 
 __all__ = ["add_options", "join", "load", "start_workers", "train"]
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageFilter
+
 from shapes import KINDS, draw_shape
 from textures import TextureBank, noise_field
 

@@ -77,7 +77,7 @@ def known_scores() -> list[float]:
     """What `python -m mlx_sam2.doctor --weights demo` compares a machine with: float32 on the CPU."""
     import mlx.core as mx
 
-    from mlx_sam2.doctor_weights import demo_scores
+    from mlx_sam2.doctor.known_answers import demo_scores
 
     mx.set_default_device(mx.cpu)
     return [round(score, 6) for score in demo_scores(mlx_sam2.load(PACKAGED, dtype="float32"))]

@@ -12,12 +12,13 @@ import argparse
 
 import numpy as np
 import torch
+from torch import nn
+
 from batches import Batch, Pool
 from losses import dense_loss, mask_losses
 from model import AuxiliaryHead, Decoded, build, decode, encode
 from prompts import boxes_of, correct, first_click, rough_masks
 from runs import add_options, join, start_workers, train
-from torch import nn
 
 FIRST_PROMPTS = ("click", "box", "mask")
 

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
+
 from batches import Pool
 from clip_batches import ClipBatch, ClipPool
 from losses import dense_loss, mask_losses
@@ -22,7 +24,6 @@ from model import AuxiliaryHead, build, encode, look_nearby
 from prompts import boxes_of, correct, first_click
 from rollout import frame_features, remember, start, track
 from runs import add_options, join, load, start_workers, train
-from torch import nn
 from train_image import FIRST_PROMPTS, chosen_mask, image_loss, image_parameters
 
 FIRST = ("mask", "click", "box", "clicks")

@@ -1,0 +1,144 @@
+"""Prompts on a video, answered, and objects followed, in a session of the video predictor.
+
+The page sends what a frame's prompt shall be, the predictor takes clicks one after the other: what is new is added, and
+where something went the frame, or if it is in memory already the object, is prompted anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..masks.rle import rle_to_mask
+from ..video.memory_bank import ObjectTrack
+from ..video.memory_bank import Prompt as TrackPrompt
+from ..video.tracker import video_masks
+from .image_work import as_given, as_mask, clicks_of
+from .schemas import Mask, PreviewAsk, Prompt
+
+if TYPE_CHECKING:
+    from ..frames.source import FrameSource
+    from ..model.results import ImageFeatures
+    from ..sam2_video_predictor import SAM2VideoPredictor
+
+Prompts = dict[int, dict[int, Prompt]]  # object -> frame -> prompt
+
+
+class VideoWork:
+    """A session of the predictor and the prompts that it has been given. Only the worker thread uses it.
+
+    Args:
+        prompts: of a session that is opened again.
+    """
+
+    def __init__(self, predictor: SAM2VideoPredictor, source: FrameSource, prompts: Prompts) -> None:
+        self.predictor = predictor
+        self.state = predictor.init_state(source)
+        self._applied: Prompts = {}
+        for obj_id, frames in prompts.items():
+            for frame in sorted(frames):
+                self._add(obj_id, frame, frames[frame])
+
+    def answer(self, obj_id: int, frame: int, prompt: Prompt) -> Mask | None:
+        """Make `prompt` what the object has on a frame; its mask there, None where it has no prompt any more."""
+        old = self._applied.get(obj_id, {}).get(frame)
+        if old is not None and not _extends(prompt, old):
+            self._take_back(obj_id, frame)
+            old = None
+        if prompt.is_empty:
+            return None
+        self._add(obj_id, frame, prompt, old)
+        if prompt.mask is not None and not prompt.points and prompt.box is None:
+            return as_given(prompt.mask)
+        return self._mask(obj_id, frame)
+
+    def remove(self, obj_id: int) -> None:
+        """Remove an object."""
+        self.predictor.remove_object(self.state, obj_id, need_output=False)
+        self._applied.pop(obj_id, None)
+
+    def encode(self, frame: int) -> ImageFeatures:
+        """Features of a frame; those of the one before are forgotten."""
+        self.state.require_frame(frame)
+        if self.state.latest_features is None or self.state.latest_features[0] != frame:
+            self.state.latest_features = (frame, self.predictor.tracker.encode(self.state.source[frame]))
+        return self.state.latest_features[1]
+
+    def preview(self, ask: PreviewAsk) -> Mask:
+        """What a first click on a frame would give."""
+        height, width = self.state.video_size
+        scale = self.predictor.image_size / np.array([width, height], np.float32)
+        prompt = TrackPrompt(np.array([[ask.x, ask.y]], np.float32) * scale, np.ones(1, np.int32))
+        result = self.predictor.tracker.prompt(
+            self.encode(ask.frame),
+            ObjectTrack.empty(self.state.store),
+            prompt,
+            ask.frame,
+            reverse=None,
+            num_frames=self.state.num_frames,
+        )
+        mask = video_masks([result.low_res_mask], self.state.video_size, non_overlap=False)[0, 0] > 0
+        return as_mask(mask, result.object_score)
+
+    def propagate(self, frame: int, reverse: bool) -> Iterator[tuple[int, dict[int, Mask]]]:
+        """Follow all objects from a frame: its number, and their masks by object, for each.
+
+        Raises:
+            RuntimeError: no object has a prompt.
+        """
+        for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
+            scores = {obj_id: self.state.tracks[obj_id].latest(t).object_score for obj_id in obj_ids}
+            yield t, {obj_id: as_mask(logits[i, 0] > 0, scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+
+    def close(self) -> None:
+        self.state.close()
+
+    # ---- one object on one frame
+
+    def _add(self, obj_id: int, frame: int, prompt: Prompt, old: Prompt | None = None) -> None:
+        """Give the steps of a prompt that `old` has not."""
+        done = -1 if old is None else len(old.points)
+        if prompt.mask is not None and old is None:
+            self.predictor.add_new_mask(self.state, frame, obj_id, rle_to_mask(prompt.mask.model_dump()))
+        for count in clicks_of(prompt):
+            if count > done and (count or prompt.box is not None):
+                points = prompt.points[:count]
+                self.predictor.add_new_points_or_box(
+                    self.state,
+                    frame,
+                    obj_id,
+                    points=[(x, y) for x, y, _ in points] or None,
+                    labels=[label for _, _, label in points] or None,
+                    box=prompt.box,
+                )
+        self._applied.setdefault(obj_id, {})[frame] = prompt
+
+    def _take_back(self, obj_id: int, frame: int) -> None:
+        """Make it so that the object was never prompted on a frame."""
+        rest = {t: prompt for t, prompt in self._applied[obj_id].items() if t != frame}
+        track = self.state.tracks[obj_id]
+        if rest and frame not in track.conditioning:  # not in memory yet
+            self.predictor.clear_all_prompts_in_frame(self.state, frame, obj_id, need_output=False)
+            del self._applied[obj_id][frame]
+            return
+        self.remove(obj_id)
+        for t in sorted(rest):
+            self._add(obj_id, t, rest[t])
+
+    def _mask(self, obj_id: int, frame: int) -> Mask:
+        result = self.state.tracks[obj_id].latest(frame)
+        logits = video_masks([result.low_res_mask], self.state.video_size, non_overlap=False)
+        return as_mask(logits[0, 0] > 0, result.object_score)
+
+
+def _extends(prompt: Prompt, old: Prompt) -> bool:
+    """Whether a prompt is another one with clicks added, each refining what was there."""
+    return (
+        prompt.refine
+        and old.refine
+        and (prompt.box, prompt.mask) == (old.box, old.mask)
+        and len(prompt.points) >= len(old.points)
+        and prompt.points[: len(old.points)] == old.points
+    )

@@ -1,0 +1,284 @@
+"""What a stage must cost on a chip: its real graph, traced, priced by bytes and operations. Every figure is modelled.
+
+``trace`` records the primitives that MLX would run on a Metal GPU; nothing is evaluated and no GPU is needed. A step
+costs the larger of its bytes over the chip's bandwidth and its operations over the chip's arithmetic; launches are
+counted, not priced. Caches are ignored, except that an input is read once by a step.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+import mlx.nn as nn
+from mlx.utils import tree_map
+
+from ..kernels.attention import FUSED_HEAD_DIMS
+from ..kernels.dispatch import tracing_for_metal
+from ..model import compiled as compiling
+from .roofline_steps import ELEMENTWISE, ENTER, HEAVY, LEAVE, Arrays, Chip, Step
+
+CHIPS = {  # with all GPU cores
+    "M1": Chip(68, 2.6),
+    "M1 Pro": Chip(200, 5.2),
+    "M1 Max": Chip(400, 10.4),
+    "M1 Ultra": Chip(800, 20.8),
+    "M2": Chip(100, 3.6),
+    "M2 Pro": Chip(200, 6.8),
+    "M2 Max": Chip(400, 13.6),
+    "M2 Ultra": Chip(800, 27.2),
+    "M3": Chip(100, 4.1),
+    "M3 Pro": Chip(150, 7.4),
+    "M3 Max": Chip(400, 16.4),
+    "M3 Ultra": Chip(819, 32.8),
+    "M4": Chip(120, 4.4),
+    "M4 Pro": Chip(273, 8.8),
+    "M4 Max": Chip(546, 17.6),
+    "M5": Chip(153, 4.45),  # M5: shader cores alone, without the matrix units beside them
+    "M5 Pro": Chip(307, 8.9),
+    "M5 Max": Chip(614, 17.8),
+}
+
+
+class Cost(NamedTuple):
+    """Modelled cost of a stage on a chip."""
+
+    milliseconds: float
+    minimum_ms: float  # products, convolutions and attentions alone, every byte of theirs moved once
+    gigabytes: float
+    gflop: float
+    launches: int
+
+
+def cost(steps: Iterable[Step], chip: Chip) -> Cost:
+    """Add up a stage."""
+    steps = list(steps)
+    least = sum(
+        max((s.bytes - s.beyond) / (chip.bandwidth * 1e9), s.flops / (chip.tflops * 1e12))
+        for s in steps
+        if s.name in HEAVY
+    )
+    return Cost(
+        1e3 * sum(s.seconds(chip) for s in steps),
+        1e3 * least,
+        sum(s.bytes for s in steps) / 1e9,
+        sum(s.flops for s in steps) / 1e9,
+        len(steps),
+    )
+
+
+def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
+    """The cost of a stage, operation by operation, the dearest first."""
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(step.name, []).append(step)
+    costs = {name: cost(group, chip) for name, group in groups.items()}
+    return dict(sorted(costs.items(), key=lambda item: -item[1].milliseconds))
+
+
+# ---- tracing
+
+
+@contextmanager
+def _replaced(module: Any, **values: Any) -> Iterator[None]:
+    before = {name: getattr(module, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(module, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(module, name, value)
+
+
+def _fused(name: str) -> Callable[..., mx.array]:
+    """A stand-in for one of MLX's fused operations: a custom kernel with the same inputs."""
+
+    def call(x: mx.array, *args: Any, **kwargs: Any) -> mx.array:
+        inputs = [x, *(a for a in args if isinstance(a, mx.array))]
+        names = [f"a{i}" for i in range(len(inputs))]
+        kernel = mx.fast.metal_kernel(name=name, input_names=names, output_names=["o"], source="o[0] = a0[0];")
+        one = (1, 1, 1)
+        return kernel(inputs=inputs, grid=one, threadgroup=one, output_shapes=[x.shape], output_dtypes=[x.dtype])[0]
+
+    return call
+
+
+class _Regions:
+    """Marks in the graph where compiled stages begin and end."""
+
+    def __init__(self, everything: bool):
+        self.depth = 1 if everything else 0  # in compiled functions, at the moment
+        self._count = 0
+
+    def run(self, method: Callable[..., Any], module: nn.Module, args: tuple[Any, ...]) -> Any:
+        """In place of ``compiled.run``."""
+        if self.depth:
+            return method(module, *args)
+        self.depth, self._count = 1, self._count + 1
+        try:
+            result = method(module, *tree_map(self._mark(f"{ENTER}_{self._count}_"), args))
+        finally:
+            self.depth = 0
+        return tree_map(self._mark(f"{LEAVE}_"), result)
+
+    @staticmethod
+    def _mark(name: str) -> Callable[[Any], Any]:
+        return lambda x: _fused(name)(x) if isinstance(x, mx.array) else x
+
+
+@contextmanager
+def _as_on_metal(regions: _Regions) -> Iterator[None]:
+    """Let the model build the graph of a Metal GPU; MLX's fused operations stand in it as custom kernels."""
+    real_attention, real_gelu, fused_gelu = mx.fast.scaled_dot_product_attention, nn.gelu, _fused("gelu")
+
+    def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
+        if q.shape[-1] == v.shape[-1] and q.shape[-1] in FUSED_HEAD_DIMS and mask is None:
+            return _fused("sdpa")(q, k, v)
+        return real_attention(q, k, v, scale=scale, mask=mask)
+
+    def gelu(x: mx.array) -> mx.array:  # compiled by itself, but in a compiled model a part of what surrounds it
+        return (real_gelu if regions.depth else fused_gelu)(x)
+
+    with (
+        _replaced(mx.fast, layer_norm=_fused("layer_norm"), scaled_dot_product_attention=attention),
+        _replaced(nn, gelu=gelu),
+        _replaced(mx.metal, is_available=lambda: True),
+        _replaced(mx, default_device=lambda: SimpleNamespace(type=mx.gpu)),
+        _replaced(compiling, compiles=lambda: True, run=regions.run),
+        tracing_for_metal(),
+    ):
+        yield
+
+
+def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
+    """Whether a function runs under ``mx.compile``, from its graph on this machine; nothing is evaluated.
+
+    MLX's own activations, which are compiled each by itself, do not count.
+    """
+
+    def fused(*arrays: mx.array) -> set[str]:
+        text = io.StringIO()
+        mx.export_to_dot(text, *arrays)
+        return set(re.findall(r'label ?= ?"(Compiled\w*)"', text.getvalue()))
+
+    small = mx.zeros((2, 2), examples[0].dtype)
+    alone = fused(nn.gelu(small), nn.relu(small), nn.gelu(small.astype(mx.float32)))
+    with _replaced(compiling, compiles=lambda: False):  # our own stages are marked as such
+        found = function(*examples)
+    return bool(fused(*([found] if isinstance(found, mx.array) else found)) - alone)
+
+
+def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | None = None) -> list[Step]:
+    """The launches of a function on a Metal GPU.
+
+    Args:
+        function: takes arrays, returns an array or a tuple of arrays. Weights must be evaluated beforehand.
+        examples: arrays of the shapes and dtypes to trace with.
+        compiled: whether chains of elementwise operations are one launch, as ``mx.compile`` makes them; None looks
+            whether the function compiles itself, or which stages in it are compiled.
+    """
+    if compiled is None:
+        compiled = runs_compiled(function, *examples)
+    records: list[dict[str, Any]] = []
+    with _as_on_metal(_Regions(everything=compiled)):
+        mx.export_function(records.append, function, *examples)
+    arrays = Arrays()
+    steps: list[Step] = []
+    wanted: set[str] = set()
+    regions: dict[str, int | None] = {}
+    for record in records:
+        if record["type"] == "inputs":
+            regions.update({name: None for name, *_ in record["inputs"]})
+        elif record["type"] == "outputs":
+            wanted |= {arrays.root(name) for name, *_ in record["outputs"]}
+        elif record["type"] == "primitive":
+            region = 0 if compiled else _region(record, regions)
+            if region != OF_WEIGHTS:
+                regions.update({name: region for name, *_ in record["outputs"]})
+            for step in arrays.steps(record):
+                step.region = region
+                steps.append(step)
+    return _fuse(_with_weights(steps), wanted)
+
+
+OF_WEIGHTS = -1
+
+
+def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | None:
+    """The compiled stage that a record belongs to: that of what it reads. None: not a compiled one."""
+    kernel = record["arguments"][0] if record["name"] == "CustomKernel" else ""
+    if LEAVE in kernel:
+        return None
+    if ENTER in kernel:
+        return int(kernel.split(f"{ENTER}_")[1].split("_")[0])
+    found = [regions[name] for name, *_ in record["inputs"] if name in regions]
+    return next((region for region in found if region is not None), None if found else OF_WEIGHTS)
+
+
+def _with_weights(steps: list[Step]) -> list[Step]:
+    """Give steps that read nothing but weights to the stage that alone reads what they make."""
+    readers: dict[str, set[int | None]] = {}
+    for step in reversed(steps):
+        if step.region == OF_WEIGHTS:
+            found = set[int | None]().union(*(readers.get(name, ()) for name in step.outputs))
+            step.region = found.pop() if len(found) == 1 else None
+        for name in step.inputs:
+            readers.setdefault(name, set()).add(step.region)
+    return steps
+
+
+# ---- what mx.compile makes of it
+
+
+def _fuse(steps: list[Step], wanted: set[str]) -> list[Step]:
+    """Join elementwise steps of compiled stages as MLX does: with what feeds them, if nothing else reads that."""
+    makers = {name: step for step in steps for name in step.outputs}
+    readers: dict[str, list[Step]] = {}
+    for step in steps:
+        for name in step.inputs:
+            readers.setdefault(name, []).append(step)
+    taken: set[int] = set()
+    result: list[Step] = []
+    for step in reversed(steps):  # a fused step runs where its last member does
+        if id(step) in taken:
+            continue
+        members = _members(step, makers, readers, wanted) if _fuses(step) else [step]
+        taken.update(map(id, members))
+        result.append(step if not _fuses(step) else _joined(members))
+    return result[::-1]
+
+
+def _fuses(step: Step) -> bool:
+    return step.name in ELEMENTWISE and step.region is not None
+
+
+def _members(last: Step, makers: dict[str, Step], readers: dict[str, list[Step]], wanted: set[str]) -> list[Step]:
+    members, waiting = [last], list(last.inputs)
+    while waiting:
+        step = makers.get(waiting.pop())
+        if step is None or step in members or not _fuses(step) or step.region != last.region:
+            continue
+        inside = all(reader in members for name in step.outputs for reader in readers[name])
+        if inside and not wanted & step.outputs.keys() and _same_size(last, step):
+            members.append(step)
+            waiting += step.inputs
+    return members
+
+
+def _joined(members: list[Step]) -> Step:
+    last = members[0]
+    group = Step("elementwise", sum(m.flops for m in members), {}, last.outputs, region=last.region)
+    made = {name for member in members for name in member.outputs}
+    for member in members:
+        group.read({name: parts for name, parts in member.inputs.items() if name not in made})
+    return group
+
+
+def _same_size(last: Step, step: Step) -> bool:
+    return next(iter(step.outputs.values())) in (b * r for b in last.outputs.values() for r in (0.25, 0.5, 1, 2, 4))

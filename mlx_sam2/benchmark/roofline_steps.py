@@ -1,0 +1,202 @@
+"""The launches behind the records of a trace: which operations are views, which have to copy, what each one moves."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import mlx.core as mx
+
+from ..kernels.memory_attention import QUERIES
+
+ELEMENTWISE = {
+    "Abs", "Add", "AsType", "Ceil", "Cos", "Divide", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterEqual", "Less",
+    "LessEqual", "Log", "LogicalAnd", "LogicalNot", "LogicalOr", "Maximum", "Minimum", "Multiply", "Negative",
+    "NotEqual", "Power", "Rsqrt", "Select", "Sigmoid", "Sin", "Sqrt", "Square", "Subtract", "Tanh",
+}  # fmt: skip
+VIEWS = {"Reshape", "Transpose", "Broadcast", "Slice", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Split"}
+WHOLE = ""  # the name of the part that is all of an array
+HEAVY = {"Matmul", "AddMM", "Convolution", "sdpa", "mask_unit_attention", "memory_attention"}
+ENTER, LEAVE = "compiled_enter", "compiled_leave"  # marks of a compiled stage, as names of kernels
+
+
+class Chip(NamedTuple):
+    """Peak rates of a GPU; half precision is taken to be as fast as float32."""
+
+    bandwidth: float  # GB/s of memory, from Apple's technical specifications
+    tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
+
+
+@dataclass(eq=False)
+class Step:
+    """One launch."""
+
+    name: str
+    flops: int
+    inputs: dict[str, dict[str, int]] = field(default_factory=dict)  # array -> parts of it -> bytes read
+    outputs: dict[str, int] = field(default_factory=dict)  # array -> bytes written
+    beyond: int = 0  # bytes that the minimum leaves out: read again, for want of room, or of a sum that rides along
+    region: int | None = None  # the compiled function that it is a part of
+
+    @property
+    def bytes(self) -> int:
+        read = sum(parts.get(WHOLE) or sum(parts.values()) for parts in self.inputs.values())
+        return read + sum(self.outputs.values()) + self.beyond
+
+    def read(self, parts: dict[str, dict[str, int]]) -> None:
+        """Add what is read; the same part of an array is read once."""
+        for name, of_it in parts.items():
+            mine = self.inputs.setdefault(name, {})
+            for part, size in of_it.items():
+                mine[part] = max(mine.get(part, 0), size)
+
+    def seconds(self, chip: Chip) -> float:
+        return max(self.bytes / (chip.bandwidth * 1e9), self.flops / (chip.tflops * 1e12))
+
+
+@dataclass
+class _Array:
+    root: str  # the array whose memory it is a view of
+    strides: tuple[int, ...]
+    touched: int  # bytes behind it
+    part: str = WHOLE  # of the root
+
+    @property
+    def reading(self) -> dict[str, dict[str, int]]:
+        """What is read of it, as in ``Step.inputs``."""
+        return {self.root: {self.part: self.touched}}
+
+
+class Arrays:
+    """What is known of every array of a trace: a view or not, and whether an operation would have to copy it."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, _Array] = {}
+
+    def _get(self, name: str, shape: tuple[int, ...], dtype: mx.Dtype) -> _Array:
+        size = math.prod(shape) * dtype.size
+        return self._known.setdefault(name, _Array(name, _row_contiguous(shape), size))
+
+    def root(self, name: str) -> str:
+        return self._known[name].root if name in self._known else name
+
+    def steps(self, record: dict[str, Any]) -> list[Step]:
+        name, arguments = record["name"], record["arguments"]
+        inputs = [(n, tuple(s), d, self._get(n, tuple(s), d)) for n, s, d in record["inputs"]]
+        outputs = [(n, tuple(s), d) for n, s, d in record["outputs"]]
+        if name in VIEWS:
+            return self._view(name, arguments, inputs[0], outputs)
+        if name == "CustomKernel":
+            if ENTER in arguments[0] or LEAVE in arguments[0]:
+                self._known[outputs[0][0]] = inputs[0][3]
+                return []
+            name = next(
+                (k for k in ("sdpa", "layer_norm", "gelu", *HEAVY, "axial_rope") if k in arguments[0]), "kernel"
+            )
+        copies: list[Step] = []
+        if name in HEAVY and name != "Convolution":
+            for n, shape, dtype, array in inputs:
+                if not _usable(array.strides, shape, name):
+                    size = math.prod(shape) * dtype.size
+                    copies.append(Step("copy", 0, array.reading, {n: size}))
+                    self._known[n] = _Array(n, _row_contiguous(shape), size)
+            inputs = [(n, s, d, self._known[n]) for n, s, d, _ in inputs]
+        step = Step(name, _flops(name, arguments, inputs, outputs))
+        for i, (_, _, _, array) in enumerate(inputs):
+            if name == "AddMM" and i == 2 and array.touched >= math.prod(outputs[0][1]) * outputs[0][2].size:
+                step.beyond = array.touched  # not a bias, but a whole matrix that is added
+            else:
+                step.read(array.reading)
+        for n, shape, dtype in outputs:
+            step.outputs[n] = self._get(n, shape, dtype).touched
+            if name == "sdpa":  # written as (B, N, heads, D), whatever its shape says
+                _, heads, tokens, dim = shape
+                self._known[n].strides = (heads * tokens * dim, dim, heads * dim, 1)
+        if name == "memory_attention":  # keys and values, once for every block of queries
+            step.beyond = (-(-inputs[0][1][2] // QUERIES) - 1) * (inputs[1][3].touched + inputs[2][3].touched)
+        return [*copies, step]
+
+    def _view(self, name: str, arguments: list[Any], source: tuple[Any, ...], outputs: list[Any]) -> list[Step]:
+        _, shape, dtype, array = source
+        for n, new, _ in outputs:
+            size = math.prod(new) * dtype.size
+            part = n if name in ("Slice", "Split") and size < array.touched else array.part
+            if name == "Transpose":
+                strides = tuple(array.strides[axis] for axis in arguments[0])
+            elif name == "Broadcast":
+                missing = len(new) - len(shape)
+                old, kept = (1,) * missing + shape, (0,) * missing + array.strides
+                strides = tuple(0 if o != s else t for o, s, t in zip(old, new, kept, strict=True))
+            elif name == "Slice":
+                strides = tuple(s * t for s, t in zip(array.strides, arguments[2], strict=True))
+            elif name == "Split":
+                strides = array.strides
+            else:
+                strides = _reshaped(shape, array.strides, new)
+            if strides is None:  # a reshape that has to copy
+                self._known[n] = _Array(n, _row_contiguous(new), size)
+                return [Step("copy", 0, array.reading, {n: size})]
+            self._known[n] = _Array(array.root, strides, min(size, array.touched), part)
+        return []
+
+
+def _row_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= size
+    return tuple(reversed(strides))
+
+
+def _usable(strides: tuple[int, ...], shape: tuple[int, ...], name: str) -> bool:
+    """Whether an operation takes an array as it lies: row by row, products transposed as well, MLX's attention at any
+    distance from token to token."""
+    real = [(s, t) for s, t in zip(shape, strides, strict=True) if s != 1]
+    if name == "sdpa":
+        return strides[-1] == 1
+    if name in ("Matmul", "AddMM"):
+        return len(real) < 2 or 1 in (real[-1][1], real[-2][1]) or 0 in (real[-1][1], real[-2][1])
+    return [t for _, t in real] == list(_row_contiguous(tuple(s for s, _ in real)))
+
+
+def _reshaped(shape: tuple[int, ...], strides: tuple[int, ...], new: tuple[int, ...]) -> tuple[int, ...] | None:
+    """Strides of a reshape that is a view, None where it is a copy."""
+    old = [(s, t) for s, t in zip(shape, strides, strict=True) if s != 1]
+    merged: list[list[int]] = []  # runs of axes that lie behind each other: [size, innermost stride]
+    for size, stride in old:
+        if merged and merged[-1][1] == size * stride:
+            merged[-1] = [merged[-1][0] * size, stride]
+        else:
+            merged.append([size, stride])
+    result: list[int] = []
+    runs = iter(reversed(merged))
+    left, step = next(runs, [1, 1])
+    for size in reversed(new):
+        if size == 1:
+            result.append(step)
+            continue
+        if left == 1:
+            left, step = next(runs, [1, 1])
+        if left % size:
+            return None
+        result.append(step)
+        left, step = left // size, step * size
+    return tuple(reversed(result))
+
+
+def _flops(name: str, arguments: list[Any], inputs: list[Any], outputs: list[Any]) -> int:
+    shapes = [shape for _, shape, *_ in inputs]
+    size = sum(math.prod(shape) for _, shape, _ in outputs)
+    if name in ("Matmul", "AddMM"):
+        return 2 * size * shapes[0][-1]
+    if name == "Convolution":  # weights (O, kH, kW, I / groups); a transposed one multiplies zeros between its inputs
+        return 2 * size * math.prod(shapes[1][1:]) // math.prod(arguments[4])
+    if name == "sdpa":
+        return 4 * math.prod(shapes[0]) * shapes[1][2]
+    if name == "memory_attention":
+        return 2 * math.prod(shapes[0][:3]) * shapes[1][2] * (shapes[1][3] + shapes[2][3])
+    if name == "mask_unit_attention":  # ..._<dtype>_D_WINDOW_STRIDE_...
+        window = int(arguments[0].split("float16_t_" if "float16_t_" in arguments[0] else "float_", 1)[1].split("_")[1])
+        return 4 * size * window**2
+    return size

@@ -1,0 +1,271 @@
+"""Load a model from any kind of checkpoint (``checkpoint_reader`` says which there are), and write ours.
+
+The same weights give the same parameters, bit for bit, whichever kind they come from. Loading is strict:
+every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..config.sam2 import PUBLISHED, SAM2Config
+from ..formats import safetensors_writer, torch_file
+from ..hub import download
+from ..model.quantization import quantize, schemes_of
+from ..model.quantization import recognise as recognise_schemes
+from ..model.sam2 import SAM2
+from . import folder as converted
+from . import key_map
+from .reader import Checkpoint, CheckpointError, Weight, read, read_config, some
+
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "Weight",
+    "build",
+    "load",
+    "read",
+    "read_config",
+    "recognise",
+    "save",
+]
+
+_FLOATING = {"float64", "float32", "float16", "bfloat16"}
+DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16}
+
+
+def load(
+    id_or_path: str | os.PathLike[str],
+    *,
+    config: SAM2Config | dict[str, Any] | str | os.PathLike[str] | None = None,
+    dtype: str | mx.Dtype | None = None,
+    revision: str | None = None,
+    token: str | bool | None = None,
+) -> SAM2:
+    """Load a SAM 2 or SAM 2.1 model.
+
+    A checkpoint of the image half alone (transformers' ``Sam2Model``) gives a model without the modules that
+    only video needs.
+
+    Args:
+        id_or_path: a Hub id ("facebook/sam2.1-hiera-tiny"), a short name ("tiny", "small", "base_plus",
+            "large" for SAM 2.1; "sam2-tiny" ... for SAM 2; "demo" for the small model in the package, which needs
+            no network), a folder, or a ``.pt`` or ``.safetensors`` file.
+        config: what to build: a ``SAM2Config``, a dict, a JSON or YAML file in any form that
+            ``SAM2Config.from_dict`` reads, or a published name. None takes the checkpoint's ``config.json``,
+            or recognises one of the eight published models or the demo, fine-tuned or not, by names and shapes.
+        dtype: "float32", "float16", "bfloat16" or the MLX dtype of the weights. None means float16 on an
+            Apple GPU and float32 elsewhere.
+        revision: branch, tag or commit of a Hub repository.
+        token: Hub token; True for the stored one.
+
+    Raises:
+        CheckpointError: the file is damaged, or its tensors are not those of the model.
+        HubError: there is no such file or repository, or it cannot be reached.
+        ConfigError: the configuration breaks a rule.
+    """
+    target = parse_dtype(dtype)
+    chosen = None if config is None else read_config(config)
+    checkpoint = read(download.resolve(id_or_path, revision, token), chosen)
+    return build(checkpoint, checkpoint.config or recognise(checkpoint), target)
+
+
+def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
+    """The dtype of the weights; None: float16 on an Apple GPU, float32 elsewhere.
+
+    Raises:
+        ValueError: it is not one of the three that weights may have.
+    """
+    if dtype is None:
+        on_apple_gpu = mx.metal.is_available() and mx.default_device() == mx.gpu
+        return mx.float16 if on_apple_gpu else mx.float32
+    for name, value in DTYPES.items():
+        if dtype == value if isinstance(dtype, mx.Dtype) else dtype == name:
+            return value
+    raise ValueError(f"dtype={dtype!r} is not one that weights may have: use {', '.join(DTYPES)}")
+
+
+def dtype_name(dtype: mx.Dtype) -> str:
+    """ "float16" for ``mx.float16``."""
+    return str(dtype).removeprefix("mlx.core.")
+
+
+SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"
+
+
+def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
+    """The published model, or the demo, that a checkpoint without a configuration belongs to, by names and shapes.
+
+    ``remedy`` is what the error tells the user to do.
+
+    Raises:
+        CheckpointError: it is none of these; ``config=`` has to say what it is.
+    """
+    shapes = {key: weight.mlx_shape for key, weight in checkpoint.weights.items()}
+    found = _signature(shapes)
+    for config in (*(model.config for model in PUBLISHED.values()), read_config(download.DEMO)):
+        trunk = config.trunk
+        if found == ((trunk.embed_dim,), trunk.total_blocks, trunk.window_pos_embed_bkg_spatial_size) and (
+            _is_2_1(shapes) == config.no_obj_embed_spatial
+        ):
+            return config
+    width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
+    raise CheckpointError(
+        f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
+        f"position grid {grid}); {remedy}"
+    )
+
+
+def _signature(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
+    """Width, number of blocks and position grid of the trunk: different in each of the sizes."""
+    blocks = {key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")}
+    width = shapes.get("image_encoder.trunk.patch_embed.proj.weight", ())[:1]
+    return width, len(blocks), shapes.get("image_encoder.trunk.pos_embed", ())[1:3]
+
+
+def _is_2_1(shapes: dict[str, tuple[int, ...]]) -> bool:
+    """SAM 2.1 added two things to the memory. The image halves of 2.0 and 2.1 are built alike."""
+    if not any(map(key_map.is_video_only, shapes)):
+        return True
+    return "no_obj_embed_spatial" in shapes or any(key.startswith("obj_ptr_tpos_proj.") for key in shapes)
+
+
+# Half precision would move clicks: this matrix turns positions into angles of hundreds of radians.
+KEPT_FLOAT32 = ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",)
+
+
+def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
+    """A model of this configuration with the checkpoint's weights, quantised where they are.
+
+    Raises:
+        CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
+    """
+    model = frame(checkpoint, config)
+    loaded = []
+    try:
+        for key, weight in checkpoint.weights.items():
+            value = weight.read()
+            if value.dtype != mx.uint32:  # packed weights stay
+                value = value.astype(mx.float32 if key in KEPT_FLOAT32 else dtype)
+            mx.eval(value)  # one by one: the file's copy of a tensor is gone before the next is read
+            loaded.append((key, value))
+    except torch_file.TorchFileError as error:
+        raise CheckpointError(str(error)) from None
+    model.load_weights(loaded, strict=True)
+    mx.clear_cache()  # on an Apple GPU: what was read and converted is kept there
+    return model.eval()
+
+
+def frame(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
+    """The model that a checkpoint's tensors fit, one by one, and that none of them has been put into.
+
+    Raises:
+        CheckpointError: as ``build``.
+    """
+    model = SAM2(config)
+    video = {key for key, _ in tree_flatten(model.parameters()) if key_map.is_video_only(key)}
+    if not video & checkpoint.weights.keys():
+        for name in key_map.VIDEO_ONLY:
+            model.pop(name.removesuffix("."), None)
+    if checkpoint.layout == "mlx":
+        try:
+            quantize(model, recognise_schemes(model, {key: w.shape for key, w in checkpoint.weights.items()}))
+        except ValueError as error:
+            raise CheckpointError(f"{checkpoint.path}: {error}") from None
+    _compare(checkpoint, {key: (tuple(v.shape), v.dtype == mx.uint32) for key, v in tree_flatten(model.parameters())})
+    return model
+
+
+def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], bool]]) -> None:
+    """Check names, shapes and types against those of the parameters: {key: (shape, whether it is packed)}."""
+    weights = checkpoint.weights
+    missing = [_file_name(checkpoint.layout, key) for key in expected if key not in weights]
+    unexpected = [*checkpoint.unknown, *(w.name for key, w in weights.items() if key not in expected)]
+    misshapen = []
+    for key in expected.keys() & weights.keys():
+        weight, (shape, packed) = weights[key], expected[key]
+        if weight.mlx_shape != shape:
+            axes = key_map.torch_axes(key) if weight.axes else None
+            needed = [shape[a] for a in axes] if axes else list(shape)
+            misshapen.append(f"{weight.name}: {list(weight.shape)} instead of {needed}")
+        elif packed and weight.dtype != "uint32":
+            misshapen.append(f"{weight.name}: {weight.dtype} instead of uint32")
+        elif not packed and weight.dtype not in _FLOATING:
+            misshapen.append(f"{weight.name}: {weight.dtype} instead of a floating-point type")
+    found = (("missing", missing), ("unexpected", unexpected), ("wrong", misshapen))
+    problems = "; ".join(f"{len(names)} {what} ({some(names)})" for what, names in found if names)
+    if problems:
+        raise CheckpointError(f"{checkpoint.path}: its tensors are not the {len(expected)} of this model: {problems}")
+
+
+def _file_name(layout: str, key: str) -> str:
+    """The name that an official key would have in a file of this layout."""
+    if layout != "transformers":
+        return key
+    if key in key_map.POINT_ROWS:
+        return key_map.POINT_TABLE
+    try:
+        return key_map.to_transformers(key)
+    except KeyError:  # a part that transformers' SAM 2 does not know
+        return key
+
+
+def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
+    """Write a model in our layout: ``config.json`` and ``model.safetensors``, in the dtype and packing it has.
+
+    The folder appears when it is complete; an existing one is left alone.
+
+    Raises:
+        CheckpointError: the folder exists already, or cannot be written.
+    """
+    from .. import __version__
+
+    folder = Path(os.path.expanduser(folder))
+    if os.path.lexists(folder):
+        raise CheckpointError(f"{folder} exists already: name another folder or remove it")
+    tensors = [
+        safetensors_writer.Tensor(key, tuple(value.shape), dtype_name(value.dtype), lambda v=value: v)
+        for key, value in tree_flatten(model.parameters())
+    ]
+    dtype = dtype_name(model.dtype)
+    try:
+        with unfinished(folder) as temporary:
+            describe = partial(converted.describe, model.config, dtype=dtype, schemes=schemes_of(model))
+            metadata = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": converted.digest(describe(files={}))}
+            files = safetensors_writer.write(temporary, tensors, metadata)
+            values = describe(files=files)
+            (temporary / download.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+            safetensors_writer.finish(temporary, files)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+@contextmanager
+def unfinished(folder: Path) -> Iterator[Path]:
+    """A hidden folder beside the one that is wanted; it takes its name when all went well, and is gone otherwise.
+
+    Raises:
+        OSError: it cannot be made or renamed; FileExistsError where the folder has appeared meanwhile.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent)) from None
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mlx_sam2-") as temporary:
+        inside = Path(temporary) / folder.name
+        inside.mkdir()
+        yield inside
+        if os.path.lexists(folder):  # renaming would replace an empty folder
+            raise FileExistsError(errno.EEXIST, "exists already", str(folder))
+        inside.rename(folder)

@@ -1,0 +1,238 @@
+"""Configuration of a SAM 2 model: frozen dataclasses with the field names of the official YAML files.
+
+``SAM2Config.from_dict`` reads three forms: our own ``to_dict``, the official YAML (``configs/sam2.1/*.yaml``) as a
+dict, and the ``config.json`` that transformers writes (``Sam2VideoConfig``, ``Sam2Config``).
+``PUBLISHED`` lists the eight checkpoints that Meta released.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from .parts import (
+    PARTS,
+    Config,
+    ConfigError,
+    DecoderConfig,
+    FpnConfig,
+    HieraConfig,
+    MemoryConfig,
+    MemoryEncoderConfig,
+    Rule,
+    brief,
+)
+
+__all__ = [
+    "PARTS",
+    "PUBLISHED",
+    "ConfigError",
+    "DecoderConfig",
+    "FpnConfig",
+    "HieraConfig",
+    "MemoryConfig",
+    "MemoryEncoderConfig",
+    "PublishedModel",
+    "SAM2Config",
+    "brief",
+]
+
+
+BESIDE = ("model_type", "quantization", "mlx_sam2")  # in our config.json, and not of the configuration
+
+
+@dataclass(frozen=True)
+class SAM2Config(Config):
+    """A whole model (official ``SAM2Base``). The defaults are SAM 2.1 tiny, built with post-processing."""
+
+    trunk: HieraConfig = field(default_factory=HieraConfig)
+    neck: FpnConfig = field(default_factory=FpnConfig)
+    decoder: DecoderConfig = field(default_factory=DecoderConfig)
+    memory_attention: MemoryConfig = field(default_factory=MemoryConfig)
+    memory_encoder: MemoryEncoderConfig = field(default_factory=MemoryEncoderConfig)
+    scalp: int = 1
+    image_size: int = 1024
+    backbone_stride: int = 16
+    num_maskmem: int = 7
+    sigmoid_scale_for_mem_enc: float = 20.0
+    sigmoid_bias_for_mem_enc: float = -10.0
+    binarize_mask_from_pts_for_mem_enc: bool = False
+    use_mask_input_as_output_without_sam: bool = True
+    max_cond_frames_in_attn: int = -1
+    directly_add_no_mem_embed: bool = True
+    use_high_res_features_in_sam: bool = True
+    multimask_output_in_sam: bool = True
+    multimask_min_pt_num: int = 0
+    multimask_max_pt_num: int = 1
+    multimask_output_for_tracking: bool = True
+    use_multimask_token_for_obj_ptr: bool = True
+    iou_prediction_use_sigmoid: bool = True
+    memory_temporal_stride_for_eval: int = 1
+    non_overlap_masks_for_mem_enc: bool = False
+    use_obj_ptrs_in_encoder: bool = True
+    max_obj_ptrs_in_encoder: int = 16
+    add_tpos_enc_to_obj_ptrs: bool = True
+    proj_tpos_enc_in_obj_ptrs: bool = True
+    use_signed_tpos_enc_to_obj_ptrs: bool = True
+    only_obj_ptrs_in_the_past_for_eval: bool = True
+    pred_obj_scores: bool = True
+    pred_obj_scores_mlp: bool = True
+    fixed_no_obj_ptr: bool = True
+    soft_no_obj_ptr: bool = False
+    use_mlp_for_obj_ptr_proj: bool = True
+    no_obj_embed_spatial: bool = True
+
+    def _rules(self) -> Iterator[Rule]:
+        trunk, neck, memory, encoder = self.trunk, self.neck, self.memory_attention, self.memory_encoder
+        coarsest = trunk.stride_at_stage(len(trunk.stages) - 1)
+        unit = math.lcm(coarsest, trunk.patch_stride * trunk.window_spec[0])
+        yield self.image_size <= 8192, self, "image_size", "must be at most 8192"
+        ok = self.image_size % unit == 0
+        yield ok, self, "image_size", f"must be a multiple of {unit}: the strides and the first window must divide it"
+        widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(len(trunk.stages))))
+        if neck.backbone_channel_list != widths:
+            yield False, neck, "backbone_channel_list", f"must be {list(widths)}, the trunk's widths"
+        yield self.scalp < len(trunk.stages), self, "scalp", "drops every feature level"
+        level = len(trunk.stages) - 1 - self.scalp
+        ok = self.backbone_stride == trunk.stride_at_stage(level)
+        yield ok, self, "backbone_stride", f"must be the stride of the last kept level, {trunk.stride_at_stage(level)}"
+        if self.use_high_res_features_in_sam:
+            ok = level == 2 and all(trunk.stride_at_stage(i) << (2 - i) == self.backbone_stride for i in range(2))
+            yield ok, self, "use_high_res_features_in_sam", "needs three feature levels, each of half the stride below"
+        for i in neck.fpn_top_down_levels:
+            ok = i == len(widths) - 1 or trunk.stride_at_stage(i + 1) == 2 * trunk.stride_at_stage(i)
+            yield ok, neck, "fpn_top_down_levels", f"level {i} must have half the stride of level {i + 1}"
+        heads = self.decoder.attention_downsample_rate * self.decoder.num_heads
+        yield neck.d_model % heads == 0, neck, "d_model", f"must be a multiple of the decoder's {heads}"
+        for owner, name in ((memory, "d_model"), (encoder, "in_dim")):
+            yield getattr(owner, name) == neck.d_model, owner, name, f"must equal the neck's d_model = {neck.d_model}"
+        ok = memory.kv_in_dim == encoder.out_dim
+        yield ok, memory, "kv_in_dim", f"must equal the memory encoder's out_dim = {encoder.out_dim}"
+        ok = encoder.mask_downsampler_total_stride == self.backbone_stride
+        yield ok, encoder, "mask_downsampler_total_stride", f"must equal backbone_stride = {self.backbone_stride}"
+        yield neck.d_model % encoder.out_dim == 0, encoder, "out_dim", f"must divide d_model = {neck.d_model}"
+        yield self.max_cond_frames_in_attn not in (0, 1), self, "max_cond_frames_in_attn", "must be -1 or at least 2"
+        yield self.directly_add_no_mem_embed, self, "directly_add_no_mem_embed", "must be true, as published"
+        needs = self.pred_obj_scores and self.use_obj_ptrs_in_encoder
+        yield (
+            needs or not self.fixed_no_obj_ptr,
+            self,
+            "fixed_no_obj_ptr",
+            "needs pred_obj_scores and use_obj_ptrs_in_encoder",
+        )
+        ok = self.add_tpos_enc_to_obj_ptrs or not self.proj_tpos_enc_in_obj_ptrs
+        yield ok, self, "proj_tpos_enc_in_obj_ptrs", "needs add_tpos_enc_to_obj_ptrs"
+
+    @property
+    def embedding_size(self) -> int:
+        """Side of the stride-16 feature map, in tokens."""
+        return self.image_size // self.backbone_stride
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready dict, marked as ours; ``from_dict`` gives an equal object back."""
+        return {"model_type": "mlx_sam2", **super().to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SAM2Config:
+        """Read our own ``to_dict``, the official YAML as a dict, or transformers' ``config.json``.
+
+        Raises:
+            ConfigError: one line naming the field and the rule it breaks, or that the form is not known.
+        """
+        from . import official  # there and not above: it builds the classes of this file
+
+        if not isinstance(values, dict):
+            raise ConfigError(f"a SAM 2 configuration is an object with named fields, got {type(values).__name__}")
+        if official.is_official(values):
+            return official.from_official(values)
+        if official.is_transformers(values):
+            return official.from_transformers(values)
+        ours = {k: v for k, v in values.items() if k not in BESIDE}
+        if "vision_config" in ours:  # a converted folder keeps what transformers wrote beside our own fields
+            ours = {k: v for k, v in ours.items() if k in {f.name for f in dataclasses.fields(cls)}}
+        if values.get("model_type", "mlx_sam2") != "mlx_sam2":
+            raise ConfigError(
+                f"model_type {brief(values['model_type'])} is not a SAM 2 model (mlx_sam2, sam2 or sam2_video)"
+            )
+        if "trunk" not in ours:
+            raise ConfigError(
+                "this is no SAM 2 configuration: it has no 'trunk', no 'image_encoder' and no 'vision_config'"
+            )
+        return super().from_dict(ours)
+
+    def with_postprocessing(self, enabled: bool, *, video: bool = False) -> SAM2Config:
+        """What the official build functions do for ``apply_postprocessing``.
+
+        True turns on the dynamic choice of the mask by its stability (and, for video, binarised masks of prompted
+        frames); False turns the dynamic choice off and leaves the rest as configured.
+        """
+        decoder = dataclasses.replace(self.decoder, dynamic_multimask_via_stability=enabled)
+        if not enabled:
+            return dataclasses.replace(self, decoder=decoder)
+        decoder = dataclasses.replace(
+            decoder, dynamic_multimask_stability_delta=0.05, dynamic_multimask_stability_thresh=0.98
+        )
+        binarize = video or self.binarize_mask_from_pts_for_mem_enc
+        return dataclasses.replace(self, decoder=decoder, binarize_mask_from_pts_for_mem_enc=binarize)
+
+    def with_overrides(self, overrides: Sequence[str]) -> SAM2Config:
+        """Apply hydra overrides such as ``"++model.num_maskmem=4"`` (official ``hydra_overrides_extra``)."""
+        from . import official
+
+        return official.with_overrides(self, overrides)
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One released checkpoint: its names, its Hub repository and file, its configuration."""
+
+    name: str  # sam2.1_hiera_tiny
+    short_name: str  # tiny
+    repo_id: str  # facebook/sam2.1-hiera-tiny
+    config: SAM2Config
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}.pt"
+
+
+_TRUNKS = {
+    "tiny": HieraConfig(),
+    "small": HieraConfig(stages=(1, 2, 11, 2), global_att_blocks=(7, 10, 13)),
+    "base_plus": HieraConfig(
+        embed_dim=112,
+        num_heads=2,
+        stages=(2, 3, 16, 3),
+        global_att_blocks=(12, 16, 20),
+        window_pos_embed_bkg_spatial_size=(14, 14),
+    ),
+    "large": HieraConfig(
+        embed_dim=144, num_heads=2, stages=(2, 6, 36, 4), global_att_blocks=(23, 33, 43), window_spec=(8, 4, 16, 8)
+    ),
+}
+
+
+def _published() -> dict[str, PublishedModel]:
+    table = {}
+    for version, prefix in (("2.1", ""), ("2", "sam2-")):
+        for size, trunk in _TRUNKS.items():
+            widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(4)))
+            new = version == "2.1"
+            config = SAM2Config(
+                trunk=trunk,
+                neck=FpnConfig(backbone_channel_list=widths),
+                no_obj_embed_spatial=new,
+                proj_tpos_enc_in_obj_ptrs=new,
+                use_signed_tpos_enc_to_obj_ptrs=new,
+                add_tpos_enc_to_obj_ptrs=new,
+            )
+            name = f"sam{version}_hiera_{size}"
+            repo_id = f"facebook/sam{version}-hiera-{size.replace('_', '-')}"
+            table[name] = PublishedModel(name, prefix + size, repo_id, config)
+    return table
+
+
+PUBLISHED: dict[str, PublishedModel] = _published()

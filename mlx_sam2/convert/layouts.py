@@ -1,0 +1,128 @@
+"""The tensors of a checkpoint as each of the three layouts has them; every one is made when it is written."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+
+import mlx.core as mx
+
+from ..checkpoint import key_map
+from ..checkpoint.loading import DTYPES, KEPT_FLOAT32
+from ..checkpoint.reader import Checkpoint
+from ..formats.safetensors_writer import Tensor
+from ..model.quantization import Scheme, pack, unpack
+
+
+class ConversionError(ValueError):
+    """A checkpoint cannot be written as was asked. One line."""
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A parameter of the unquantised model, in MLX's axis order."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    read: Callable[[], mx.array]
+
+
+def parameters(checkpoint: Checkpoint, packed: Mapping[str, Scheme]) -> dict[str, Parameter]:
+    """The parameters of a checkpoint by official name; layers that are ``packed`` in it are unpacked."""
+    weights, found = checkpoint.weights, {}
+    for key, weight in weights.items():
+        layer, _, leaf = key.rpartition(".")
+        if layer in packed and leaf in ("scales", "biases"):
+            continue
+        if layer in packed and leaf == "weight":
+            parts = (weight, weights[f"{layer}.scales"], weights[f"{layer}.biases"])
+            rows, groups = parts[1].shape
+            shape = (rows, groups * packed[layer].group_size)
+            found[key] = Parameter(shape, parts[1].dtype, lambda p=parts, s=packed[layer]: unpack(*_read(p), s))
+        else:
+            dtype = "float32" if weight.dtype == "float64" else weight.dtype  # as Weight.read gives it
+            found[key] = Parameter(weight.mlx_shape, dtype, weight.read)
+    return found
+
+
+def _read(parts: tuple) -> tuple[mx.array, ...]:
+    return tuple(part.read() for part in parts)
+
+
+def mlx_layout(found: Mapping[str, Parameter], dtype: str, schemes: Mapping[str, Scheme]) -> list[Tensor]:
+    """Our layout: official names, MLX's axes, the layers of ``schemes`` packed."""
+
+    @lru_cache(maxsize=1)  # the three tensors of a layer follow each other
+    def packed(key: str) -> tuple[mx.array, mx.array, mx.array]:
+        with mx.stream(mx.cpu):
+            return pack(_cast(key, found[key], dtype), schemes[key.removesuffix(".weight")])
+
+    tensors = []
+    for key, parameter in found.items():
+        layer, _, leaf = key.rpartition(".")
+        if leaf != "weight" or layer not in schemes:
+            as_what = _dtype_of(key, parameter, dtype)
+            tensors.append(Tensor(key, parameter.shape, as_what, partial(_cast, key, parameter, as_what)))
+            continue
+        (rows, width), scheme = parameter.shape, schemes[layer]
+        sizes = ((width * scheme.bits // 32, "uint32"), *[(width // scheme.group_size, dtype)] * 2)
+        for i, (part, (columns, kind)) in enumerate(zip(("weight", "scales", "biases"), sizes, strict=True)):
+            tensors.append(Tensor(f"{layer}.{part}", (rows, columns), kind, lambda k=key, i=i: packed(k)[i]))
+    return tensors
+
+
+def official_layout(found: Mapping[str, Parameter], dtype: str | None) -> list[Tensor]:
+    """Official names and PyTorch's axes. Without a dtype every tensor keeps its own."""
+    tensors = []
+    for key, parameter in found.items():
+        axes, as_what = key_map.torch_axes(key), _dtype_of(key, parameter, dtype)
+        shape = parameter.shape if axes is None else tuple(parameter.shape[a] for a in axes)
+        tensors.append(Tensor(key, shape, as_what, partial(_cast, key, parameter, as_what, axes)))
+    return tensors
+
+
+def transformers_layout(found: Mapping[str, Parameter], dtype: str | None) -> list[Tensor]:
+    """Transformers' names, with its table of point embeddings and both copies of the position matrix.
+
+    Raises:
+        ConversionError: a parameter has no name there.
+    """
+    tensors = []
+    rows: dict[str, Tensor] = {}
+    for tensor in official_layout(found, dtype):
+        if tensor.name in key_map.POINT_ROWS:
+            rows[tensor.name] = tensor
+            continue
+        try:
+            name = key_map.to_transformers(tensor.name)
+        except KeyError:
+            raise ConversionError(f"transformers has no name for {tensor.name}; write --to official instead") from None
+        for copy in key_map.POSITION_COPIES if name in key_map.POSITION_COPIES else (name,):
+            tensors.append(Tensor(copy, tensor.shape, tensor.dtype, tensor.make))
+    parts = [rows[name] for name in key_map.POINT_ROWS]
+    shape, as_what = (len(parts), parts[0].shape[1]), parts[0].dtype
+    table = Tensor(key_map.POINT_TABLE, shape, as_what, lambda: mx.concatenate([part.make() for part in parts]))
+    return [*tensors, table]
+
+
+def _dtype_of(key: str, parameter: Parameter, dtype: str | None) -> str:
+    if dtype is None:
+        return parameter.dtype
+    return "float32" if key in KEPT_FLOAT32 else dtype
+
+
+def _cast(key: str, parameter: Parameter, dtype: str, axes: tuple[int, ...] | None = None) -> mx.array:
+    """The parameter in another precision, and with its axes in another order.
+
+    Raises:
+        ConversionError: a value is not finite, or would not be.
+    """
+    with mx.stream(mx.cpu):
+        value = parameter.read()
+        cast = value.astype(DTYPES[dtype])
+        if not mx.isfinite(cast).all().item():
+            if mx.isfinite(value).all().item():
+                raise ConversionError(f"{key} has values beyond the range of {dtype}: use --dtype bfloat16 or float32")
+            raise ConversionError(f"{key} holds infinities or NaN: the checkpoint is damaged, or its training diverged")
+        return cast if axes is None else mx.contiguous(cast.transpose(axes))

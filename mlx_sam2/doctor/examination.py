@@ -1,0 +1,161 @@
+"""What the doctor says about a machine: versions, chip, precision of products, settings."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+
+from .. import __version__, _blas
+from ..hub.client import HubError, start_client
+from ..kernels import choices, rules
+
+# Peak memory bandwidth in GB/s as Apple states it. Where it depends on the model of the chip: by CPU cores.
+BANDWIDTH: dict[str, float | dict[int, float]] = {
+    "Apple M1": 68.25,
+    "Apple M1 Pro": 200,
+    "Apple M1 Max": 400,
+    "Apple M1 Ultra": 800,
+    "Apple M2": 100,
+    "Apple M2 Pro": 200,
+    "Apple M2 Max": 400,
+    "Apple M2 Ultra": 800,
+    "Apple M3": 100,
+    "Apple M3 Pro": 150,
+    "Apple M3 Max": {14: 300, 16: 400},
+    "Apple M3 Ultra": 819,
+    "Apple M4": 120,
+    "Apple M4 Pro": 273,
+    "Apple M4 Max": {14: 410, 16: 546},
+    "Apple M5": 153,
+    "Apple M5 Pro": 307,  # the two sizes of M5 Max differ in GPU cores only: none is stated for it
+}
+FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product: float32 has some 1e-6, TF32 1e-3
+PROBE_CPU, PROBE_GPU = 512, 2048  # sides of the matrices of the probe
+
+
+def facts() -> dict[str, Any]:
+    """Everything that a bug report needs, in the order in which it is shown."""
+    on_linux = sys.platform.startswith("linux")
+    return {
+        "mlx_sam2": __version__,
+        "mlx": mx.__version__,
+        "python": f"{platform.python_version()} ({platform.machine()})",
+        "system": system(),
+        "chip": chip(),
+        "cpu_cores": os.cpu_count(),
+        "memory_gb": round(memory_bytes() / 1e9, 1),
+        "bandwidth_gb_s": bandwidth(chip(), os.cpu_count() or 0),
+        "backend": backend(),
+        "blas": loaded_blas() if on_linux else None,
+        "MLX_ENABLE_TF32": os.environ.get("MLX_ENABLE_TF32"),
+        "MLX_SAM2_KERNELS": os.environ.get(rules.VARIABLE),
+        "choices": str(choices.path()),
+        "packages": {name: installed(name) for name in ("numpy", "huggingface_hub", "pillow", "av")},
+        "hub": hub(),
+    }
+
+
+def system() -> str:
+    if sys.platform == "darwin":
+        return f"macOS {platform.mac_ver()[0]}"
+    return f"{platform.system()} {platform.release()}"
+
+
+def chip() -> str:
+    device = mx.gpu if mx.metal.is_available() else mx.cpu
+    return str(mx.device_info(device).get("device_name", platform.processor() or "unknown"))
+
+
+def memory_bytes() -> int:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def bandwidth(name: str, cpu_cores: int) -> float | None:
+    """Peak memory bandwidth in GB/s; None for a chip that is not in the table."""
+    known = BANDWIDTH.get(name)
+    return known.get(cpu_cores) if isinstance(known, dict) else known
+
+
+def backend() -> str:
+    if mx.metal.is_available():
+        return "Metal" if mx.default_device() == mx.gpu else "Metal, but the default device is the CPU"
+    return "CUDA" if mx.default_device() == mx.gpu else "CPU"
+
+
+def installed(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def hub() -> dict[str, str | None]:
+    """The folder of downloads, or why the Hub's client does not start."""
+    try:
+        start_client(None)
+    except HubError as error:
+        return {"cache": None, "problem": str(error)}
+    from huggingface_hub import constants
+
+    return {"cache": constants.HF_HUB_CACHE, "problem": None}
+
+
+def loaded_blas() -> str | None:
+    """The BLAS that this process has loaded for MLX (Linux); None for the slow one inside MLX."""
+    maps = Path("/proc/self/maps").read_text(errors="replace")
+    found = re.search(r"\S*/lib(?:openblas\w*|mkl_rt|blis\w*)(?:-[\w.]+)?\.so[\w.]*$", maps, re.MULTILINE)
+    return found[0] if found else None
+
+
+def probe() -> dict[str, Any]:
+    """Multiply two float32 matrices on the default device: largest relative error, and GFLOP/s."""
+    random = np.random.default_rng(0)
+    side = PROBE_GPU if mx.default_device() == mx.gpu else PROBE_CPU
+    a, b = (random.standard_normal((side, side), dtype=np.float32) for _ in range(2))
+    exact = a.astype(np.float64) @ b.astype(np.float64)
+    left, right = mx.array(a), mx.array(b)
+    mx.eval(left @ right)
+    start = time.perf_counter()
+    result = left @ right
+    mx.eval(result)
+    seconds = time.perf_counter() - start
+    error = float(np.abs(np.array(result) - exact).max() / np.abs(exact).max())
+    kind = "float32" if error <= FULL_PRECISION else "reduced" if error <= ANY_PRECISION else "wrong"
+    return {"relative_error": error, "precision": kind, "gflop_s": round(2 * side**3 / seconds / 1e9, 1)}
+
+
+def opinions(facts: dict[str, Any], product: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """What is wrong with this machine, and what is worth knowing about it."""
+    wrong, notes = [], []
+    if product["precision"] == "wrong":
+        wrong.append(
+            f"float32 products are off by {product['relative_error']:.1e} of the largest value: MLX or its BLAS "
+            f"({facts['blas'] or 'built in'}) computes wrongly here"
+        )
+    elif product["precision"] == "reduced":
+        notes.append(
+            "float32 products run in reduced precision, as TF32 does, on this GPU; MLX_ENABLE_TF32=0 restores float32"
+        )
+    if facts["MLX_SAM2_KERNELS"] not in (None, "", "0", "1"):
+        wrong.append(f"MLX_SAM2_KERNELS={facts['MLX_SAM2_KERNELS']!r} is ignored: it must be 0, 1 or unset")
+    elif facts["MLX_SAM2_KERNELS"] == "0":
+        notes.append("MLX_SAM2_KERNELS=0 turns the Metal kernels off")
+    if facts["hub"]["problem"]:
+        wrong.append(f"nothing can be downloaded: {facts['hub']['problem']}")
+    if sys.platform.startswith("linux") and facts["backend"] == "CPU" and facts["blas"] is None:
+        notes.append(_blas.ADVICE.removeprefix("mlx_sam2: ").rstrip("."))
+    if facts["packages"]["av"] is None:
+        notes.append("video files need PyAV: pip install 'mlx-sam2[video]'")
+    if sys.platform == "darwin" and not facts["backend"].startswith("Metal"):
+        wrong.append("MLX finds no Metal on this Mac (a virtual machine, or a Python for Intel?)")
+    return wrong, notes

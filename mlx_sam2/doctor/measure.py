@@ -1,0 +1,205 @@
+"""The doctor's measurements: every op that a model calls, through its Metal kernel and through MLX's own operations."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import mlx.core as mx
+
+from ..kernels import dispatch
+from ..kernels.dispatch import Op, Tensor
+from ..model.sam2 import SAM2
+
+ROUNDS, QUICK_ROUNDS = 11, 3
+REDUCED_TOLERANCE = 1e-2  # of the largest value, where float32 products are those of TF32
+ROUND_SECONDS = 0.01  # a round repeats an op until it takes this long, so that starting it does not count
+MAX_REPEATS = 64
+MAX_ROUND_BYTES = 1 << 29  # of results that exist at once
+
+
+@dataclass(frozen=True)
+class Call:
+    """An op as a model calls it."""
+
+    op: Op
+    args: tuple[Any, ...]  # with `Tensor`s in place of arrays
+    count: int = 1  # how often: in one image, or one frame of one object
+
+    @property
+    def dtype(self) -> mx.Dtype:
+        return next(a.dtype for a in self.args if isinstance(a, Tensor))
+
+    def placeholders(self) -> tuple[Any, ...]:
+        """Arrays that are never evaluated, for questions about shapes."""
+        return tuple(mx.zeros(a.shape, a.dtype) if isinstance(a, Tensor) else a for a in self.args)
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One row of the doctor's table."""
+
+    op: str
+    variant: str
+    size: str
+    count: int
+    served: bool = True  # whether the kernel takes this shape at all
+    fault: str | None = None  # what is wrong with the kernel (without Metal: with the reference)
+    difference: float | None = None  # of the kernel (without Metal: of the reference) from float32 on the CPU, relative
+    kernel_ms: float | None = None  # None: no kernel, or a wrong one
+    mlx_ms: float | None = None
+    megabytes: float | None = None  # that have to move
+    share: float | None = None  # of the chip's peak bandwidth, at which the faster way moves them
+    kernel_chosen: bool | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.op} {self.variant} {self.size}"
+
+
+def record(model: SAM2) -> list[Call]:
+    """The ops of an image, and of a frame with one object whose memory is full. Nothing is evaluated."""
+    config, size = model.config, model.config.embedding_size
+    pixels = mx.zeros((1, config.image_size, config.image_size, 3))
+    with dispatch.references_only(), dispatch.recorded() as calls:
+        features = model.encode_image(pixels)
+        embedding = features.embedding
+        if config.num_maskmem > 0 and "memory_attention" in model:
+            memories = mx.zeros((1, config.num_maskmem, size, size, config.memory_encoder.out_dim), mx.bfloat16)
+            pointers = times = None
+            if config.use_obj_ptrs_in_encoder:
+                times = mx.zeros((1, config.max_obj_ptrs_in_encoder))
+                pointers = mx.zeros((*times.shape, config.neck.d_model))
+            embedding = model.attend_memory(embedding, memories, mx.arange(config.num_maskmem)[None], pointers, times)
+            mask = mx.zeros((1, config.image_size, config.image_size, 1))
+            model.encode_memory(features.embedding, mask, mx.zeros((1, 1)))
+        model.decode(embedding, features.high_res, mx.zeros((1, 1, 2)), mx.zeros((1, 1), mx.int32), None)
+    counted: dict[str, Call] = {}
+    for op, args in calls:
+        call = Call(op, args)
+        key = op.key(*call.placeholders())
+        counted[key] = dataclasses.replace(counted[key], count=counted[key].count + 1) if key in counted else call
+    return list(counted.values())
+
+
+def measure(calls: Iterable[Call], peak_gb_s: float | None, quick: bool) -> Iterator[Measurement]:
+    """Check and time each call both ways on the default device.
+
+    Args:
+        calls: as from ``record``.
+        peak_gb_s: the chip's memory bandwidth; None where it is not known.
+        quick: fewer repetitions, and the differences of small cases only.
+    """
+    for call in calls:
+        yield _measure(call, peak_gb_s, quick)
+
+
+def _measure(call: Call, peak_gb_s: float | None, quick: bool) -> Measurement:
+    op = call.op
+    args = dispatch.make_arguments(call.args, call.dtype)
+    mx.eval([a for a in args if isinstance(a, mx.array)])
+    row = Measurement(op.name, op.variant(*args), op.size(*args), call.count, served=op.supports(*args))
+    fault = difference = None
+    if row.served:
+        fault = dispatch.check(op, *args)
+        if not fault:
+            difference, fault = _difference(op, args, quick)
+    ways: list[Callable[..., mx.array]] = [op.reference]
+    if row.served and not fault:
+        ways.append(op.kernel)
+    times = _race(ways, args, QUICK_ROUNDS if quick else ROUNDS)
+    moved = op.minimum_bytes(*args)
+    return dataclasses.replace(
+        row,
+        fault=fault,
+        difference=difference,
+        mlx_ms=1e3 * times[0],
+        kernel_ms=1e3 * times[1] if len(times) > 1 else None,
+        megabytes=moved / 1e6,
+        share=None if peak_gb_s is None else moved / min(times) / (1e9 * peak_gb_s),
+        kernel_chosen=times[-1] <= times[0] and len(times) > 1,
+    )
+
+
+def _difference(op: Op, args: tuple[Any, ...], quick: bool) -> tuple[float | None, str | None]:
+    """Of the kernel from the exact reference, relative, when quick on a small case only; or what is wrong."""
+    dtype = next(a.dtype for a in args if isinstance(a, mx.array))
+    try:
+        result = op.kernel(*args)  # when quick, too: it may fail at this size alone
+        mx.eval(result)
+    except (RuntimeError, ValueError) as error:
+        return None, f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
+    if quick:
+        args = dispatch.make_arguments(op.small(*args), dtype)
+        result = op.kernel(*args)
+    difference = dispatch.relative_difference(result, dispatch.exact_reference(op, args))
+    if difference > dispatch.TOLERANCE[dtype]:
+        return None, f"it differs from the reference by {difference:.1e} of the largest value"
+    return difference, None
+
+
+def _race(ways: list[Callable[..., mx.array]], args: tuple[Any, ...], rounds: int) -> list[float]:
+    """Median seconds of each way, measured in turns, so that a clock that changes changes all."""
+    repeats = []
+    for way in ways:
+        mx.eval(way(*args))  # compiles
+        start = time.perf_counter()
+        result = way(*args)
+        mx.eval(result)
+        wanted = math.ceil(ROUND_SECONDS / max(time.perf_counter() - start, 1e-6))
+        repeats.append(max(min(wanted, MAX_REPEATS, MAX_ROUND_BYTES // max(result.nbytes, 1)), 1))
+    times: list[list[float]] = [[] for _ in ways]
+    for _ in range(rounds):
+        for way, repeat, seconds in zip(ways, repeats, times, strict=True):
+            start = time.perf_counter()
+            mx.eval([way(*args) for _ in range(repeat)])  # waits for the GPU
+            seconds.append((time.perf_counter() - start) / repeat)
+    return [statistics.median(seconds) for seconds in times]
+
+
+def chosen(rows: Iterable[Measurement]) -> dict[str, bool]:
+    """What to store: whether the kernel is faster at each size, and for each variant over all its calls.
+
+    The latter serves sizes between the measured ones, such as a memory that is not full yet.
+    """
+    stored: dict[str, bool] = {}
+    saved: dict[str, float] = {}  # milliseconds over all calls of a variant
+    for row in rows:
+        if row.served:
+            stored[row.key] = bool(row.kernel_chosen)
+            saving = -math.inf if row.kernel_ms is None else row.count * (row.mlx_ms - row.kernel_ms)
+            variant = f"{row.op} {row.variant}"
+            saved[variant] = saved.get(variant, 0.0) + saving
+    return {**{variant: saving >= 0 for variant, saving in saved.items()}, **stored}
+
+
+def verify_references(calls: Iterable[Call], reduced: bool) -> Iterator[Measurement]:
+    """Without Metal: run the reference of each variant on a small case, on the default device, against float32.
+
+    Args:
+        calls: as from ``record``.
+        reduced: whether float32 products run in reduced precision there.
+    """
+    variants: dict[tuple[str, str], Call] = {}
+    for call in calls:
+        name = call.op.name, call.op.variant(*call.placeholders())
+        count = call.count + (variants[name].count if name in variants else 0)
+        variants[name] = dataclasses.replace(call, count=count)
+    for (_, variant), call in variants.items():
+        placeholders = call.placeholders()
+        args = dispatch.make_arguments(call.op.small(*placeholders), call.dtype)
+        with dispatch.references_only():
+            difference = dispatch.relative_difference(call.op.reference(*args), dispatch.exact_reference(call.op, args))
+        allowed = max(dispatch.TOLERANCE[call.dtype], REDUCED_TOLERANCE if reduced else 0)
+        fault = (
+            None
+            if difference <= allowed
+            else f"the reference is off by {difference:.1e} of the largest value on this machine"
+        )
+        finite = difference if math.isfinite(difference) else None
+        yield Measurement(call.op.name, variant, "small case", call.count, fault=fault, difference=finite)

@@ -1,0 +1,1 @@
+"""Files of tensors: PyTorch's and safetensors. Nothing of SAM 2."""

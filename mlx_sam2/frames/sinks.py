@@ -1,0 +1,319 @@
+"""Sinks: where the masks of a video go, frame by frame.
+
+A sink writes each frame as it comes, so that a program that is killed half-way leaves what it had finished:
+mask images and JSON lines up to the last frame, an overlay video up to the last but one. An existing output
+is refused unless `overwrite` is given, when the sink is made; it is touched when the first frame arrives.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import json
+import os
+from collections.abc import Callable, Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from ..masks.boxes import mask_to_bbox
+from ..masks.rle import mask_to_rle
+from .file import import_av
+from .source import VideoError
+
+VIDEO_SUFFIXES = (".mp4", ".mov")
+TICKS = 90_000  # a second, in the clock of overlay videos
+
+Masks = Mapping[Any, np.ndarray]  # object id -> bool (H, W)
+Scores = Mapping[Any, float]
+
+
+def davis_palette() -> list[int]:
+    """The 256 colours of DAVIS and PASCAL VOC masks, [r, g, b, r, g, ...] as `Image.putpalette` takes them.
+
+    The bits of the index, lowest first, are dealt out to red, green and blue in turn, from their highest bit
+    down.
+    """
+    colours = []
+    for index in range(256):
+        for channel in range(3):
+            bits = (index >> (3 * level + channel) & 1 for level in range(3))
+            colours.append(sum(bit << (7 - level) for level, bit in enumerate(bits)))
+    return colours
+
+
+class FrameSink:
+    """One output for the masks of a video.
+
+    `write` takes one frame: its index, its pixels (H, W, 3) uint8, and a bool mask (H, W) for each object id;
+    where known also each object's score and the frame's time in seconds. `close` finishes the output; as a
+    context manager, a sink is closed whether or not an error ends the block.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        self.path = Path(path)
+        self._overwrite = overwrite
+        if self._taken() and not overwrite:
+            raise VideoError(f"{self.path} exists already: give another name, or overwrite it (--overwrite)")
+        if not self.path.absolute().parent.is_dir():
+            raise VideoError(f"{self.path} cannot be written: there is no folder {self.path.absolute().parent}")
+
+    def write(
+        self,
+        frame_idx: int,
+        frame: np.ndarray,
+        masks: Masks,
+        *,
+        scores: Scores | None = None,
+        time: float | None = None,
+    ) -> None:
+        """Write one frame. VideoError if it does not fit the output; what was written before stays."""
+        for obj_id, mask in masks.items():
+            if mask.dtype != bool or mask.shape != frame.shape[:2]:
+                raise VideoError(
+                    f"the mask of object {obj_id} on frame {frame_idx} is {mask.dtype} {mask.shape}: "
+                    f"bool {frame.shape[:2]} is needed, the size of the frame"
+                )
+        self._write(frame_idx, frame, masks, scores or {}, time)
+
+    def close(self) -> None:
+        """Finish the output."""
+
+    def __enter__(self) -> FrameSink:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _taken(self) -> bool:
+        return self.path.exists()
+
+    def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
+        raise NotImplementedError
+
+
+class PngSink(FrameSink):
+    """A folder of indexed PNG files in the DAVIS layout: `00000.png`, object ids as pixel values, 0 for none.
+
+    Where objects overlap, the lowest id is on top, as in the official `tools/vos_inference.py`. With
+    `per_object` each object has a folder of its own, `001/00000.png`, with 1 where it is (the SA-V layout
+    there). With `overwrite` the files of the same frames are replaced and others stay.
+
+    Args:
+        frame_name: gives a frame's name for its index, e.g. the source's `frame_name`; else five digits.
+        palette: 768 values, default `davis_palette()`.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        *,
+        per_object: bool = False,
+        frame_name: Callable[[int], str] | None = None,
+        palette: list[int] | None = None,
+    ) -> None:
+        super().__init__(path, overwrite)
+        if self.path.exists() and not self.path.is_dir():
+            raise VideoError(f"{self.path} is a file: masks as PNG need a folder")
+        self._per_object = per_object
+        self._frame_name = frame_name or "{:05d}".format
+        self._palette = palette or davis_palette()
+
+    def _taken(self) -> bool:
+        return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
+        lowest, highest, remedy = (0, None, "") if self._per_object else (1, 255, "; or use a folder per object")
+        for obj_id in masks:
+            if not isinstance(obj_id, (int, np.integer)) or obj_id < lowest or (highest and obj_id > highest):
+                span = f"{lowest} to {highest}" if highest else f"{lowest} upwards"
+                raise VideoError(f"object id {obj_id!r} cannot be written as PNG: ids go from {span}{remedy}")
+        name = f"{self._frame_name(i)}.png"
+        self.path.mkdir(exist_ok=True)
+        if self._per_object:
+            for obj_id, mask in masks.items():
+                folder = self.path / f"{obj_id:03d}"
+                folder.mkdir(exist_ok=True)
+                self._save(folder / name, mask.astype(np.uint8))
+            return
+        indices = np.zeros(frame.shape[:2], dtype=np.uint8)
+        for obj_id in sorted(masks, reverse=True):
+            indices[masks[obj_id]] = obj_id
+        self._save(self.path / name, indices)
+
+    def _save(self, path: Path, indices: np.ndarray) -> None:
+        image = Image.fromarray(indices)
+        image.putpalette(self._palette)
+        part = path.with_name(f".{path.name}.part")
+        image.save(part, format="PNG")
+        os.replace(part, path)
+
+
+class RleSink(FrameSink):
+    """COCO run-length encodings as JSON lines (`.jsonl`), one frame a line.
+
+        {"frame": 3, "time": 0.1, "size": [H, W], "objects": [
+            {"id": 1, "rle": {"size": [H, W], "counts": "..."}, "area": 812, "bbox": [x, y, w, h], "score":
+            4.2}]}
+
+    `counts` is COCO's compressed string (`pycocotools.mask.decode` reads it); w and h of `bbox` count both
+    end pixels. `time` and `score` are left out where they are not known.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
+        super().__init__(path, overwrite)
+        self._file: Any = None
+
+    def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
+        line: dict[str, Any] = {"frame": int(i)}
+        if time is not None:
+            line["time"] = round(float(time), 6)
+        line["size"] = [int(n) for n in frame.shape[:2]]
+        line["objects"] = []
+        for obj_id, mask in masks.items():
+            entry = {
+                "id": int(obj_id) if isinstance(obj_id, np.integer) else obj_id,
+                "rle": mask_to_rle(mask),
+            }
+            entry["area"] = int(np.count_nonzero(mask))
+            entry["bbox"] = mask_to_bbox(mask)
+            if obj_id in scores:
+                entry["score"] = float(scores[obj_id])
+            line["objects"].append(entry)
+        text = json.dumps(line, separators=(",", ":")) + "\n"
+        if self._file is None:
+            self._file = self.path.open("w", encoding="utf-8")
+        self._file.write(text)
+        self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class OverlaySink(FrameSink):
+    """An H.264 video (`.mp4` or `.mov`) of the frames with the objects tinted, outlined and numbered.
+
+    Frames are shown in the order in which they were written, at the distances in time that `time` gives them,
+    else at the rate `fps` (30 if None). H.264 needs even sizes: an odd last column or row is doubled. The
+    file can be played after every frame: until it is closed it is a fragmented MP4, then an ordinary one.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False, *, fps: float | None = None) -> None:
+        super().__init__(path, overwrite)
+        if self.path.suffix.lower() not in VIDEO_SUFFIXES:
+            raise VideoError(f"{self.path} is no name for an overlay video: it needs to end in .mp4 or .mov")
+        self._av = import_av()
+        if "libx264" not in self._av.codecs_available:
+            raise VideoError("this build of PyAV has no H.264 encoder: pip install --force-reinstall av")
+        self._fps = fps or 30.0
+        self._container: Any = None
+        self._ticks = 0
+        self._time: float | None = None
+
+    def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
+        h, w = frame.shape[:2]
+        picture = np.pad(draw_masks(frame, masks), ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+        if self._container is None:
+            self._open(*picture.shape[:2])
+        else:
+            step = 1 / self._fps if time is None or self._time is None else abs(time - self._time)
+            self._ticks += max(1, round(step * TICKS))
+        self._time = time
+        if picture.shape[:2] != (self._stream.height, self._stream.width):
+            raise VideoError(f"frame {i} is {w}x{h}, not the size that {self.path} was begun with")
+        video_frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
+        video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709", threads=1)
+        video_frame.pts, video_frame.time_base = self._ticks, Fraction(1, TICKS)
+        self._container.mux(self._stream.encode(video_frame))
+
+    def _open(self, height: int, width: int) -> None:
+        options = {"movflags": "hybrid_fragmented+frag_every_frame", "flush_packets": "1"}
+        self._container = self._av.open(f"file:{self.path}", "w", options=options)
+        # No look-ahead: frames must not wait in the encoder. A keyframe every two seconds, for seeking.
+        gop = max(1, round(2 * self._fps))
+        encoder = {"tune": "zerolatency", "preset": "veryfast", "crf": "18", "g": str(gop)}
+        rate = Fraction(self._fps).limit_denominator(1001)
+        self._stream = self._container.add_stream("libx264", rate=rate, options=encoder)
+        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+        context = self._stream.codec_context
+        context.time_base = Fraction(1, TICKS)
+        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
+        context.color_range = 1  # limited
+
+    def close(self) -> None:
+        if self._container is not None:
+            container, self._container = self._container, None
+            try:
+                container.mux(self._stream.encode(None))
+            finally:
+                container.close()
+
+
+def object_colour(number: int) -> tuple[int, int, int]:
+    """A bright colour for object `number`; the hues of consecutive numbers lie far apart (golden ratio)."""
+    r, g, b = colorsys.hsv_to_rgb((0.02 + 0.618034 * (number - 1)) % 1.0, 0.85, 1.0)
+    return round(255 * r), round(255 * g), round(255 * b)
+
+
+def draw_masks(frame: np.ndarray, masks: Masks, opacity: float = 0.45) -> np.ndarray:
+    """A copy of `frame` (H, W, 3) uint8 with each object tinted, outlined and marked with its id.
+
+    Whole-number ids choose the colour; other ids are coloured in their order.
+    """
+    image = Image.fromarray(frame)  # a copy: PIL writes into memory of its own
+    short_side = min(frame.shape[:2])
+    thickness, text_size = max(1, round(short_side / 300)), max(10, round(short_side / 24))
+    labels = []
+    for order, (obj_id, mask) in enumerate(masks.items(), start=1):
+        x, y, w, h = mask_to_bbox(mask)
+        if w == 0:
+            continue
+        colour = object_colour(int(obj_id) if isinstance(obj_id, (int, np.integer)) else order)
+        inside = mask[y : y + h, x : x + w]
+        outline = inside & ~_eroded(inside, thickness)
+        weight = np.where(outline, 255, inside * round(255 * opacity)).astype(np.uint8)
+        image.paste(colour, (x, y, x + w, y + h), Image.fromarray(weight))
+        labels.append((str(obj_id), colour, x + w // 2, y - thickness))
+    draw = ImageDraw.Draw(image)
+    font = ImageFont.load_default(text_size) if labels else None
+    for text, colour, x, y in labels:
+        # Above the object if there is room; dark on bright colours and the other way round.
+        left, top, right, bottom = draw.textbbox((x, max(y, text_size + 4)), text, font=font, anchor="mb")
+        draw.rectangle((left - 3, top - 3, right + 2, bottom + 2), fill=colour)
+        bright = np.dot(colour, (0.299, 0.587, 0.114)) > 128
+        draw.text((left, top), text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font, anchor="lt")
+    return np.array(image)
+
+
+def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
+    """`mask` without its outermost `steps` pixels (4-neighbours; what lies beyond the array is outside)."""
+    for _ in range(steps):
+        padded = np.pad(mask, 1)
+        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
+    return mask
+
+
+def open_sink(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    fps: float | None = None,
+    frame_name: Callable[[int], str] | None = None,
+) -> FrameSink:
+    """The sink that a name asks for: `.mp4`, `.mov` overlay video, `.jsonl` COCO RLE, no suffix a PNG folder.
+
+    `fps` is for the video, `frame_name` for the PNG files; the others do not need them.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return OverlaySink(path, overwrite, fps=fps)
+    if suffix == ".jsonl":
+        return RleSink(path, overwrite)
+    if suffix == "" or Path(path).is_dir():
+        return PngSink(path, overwrite, frame_name=frame_name)
+    raise VideoError(f"{path}: outputs end in .mp4 or .mov (overlay), .jsonl (RLE), or are a folder for PNG masks")

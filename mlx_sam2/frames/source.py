@@ -1,0 +1,384 @@
+"""Frame sources: where the frames of a video come from.
+
+`open_source` turns a folder of frames, a video file (`video_file.py`), an iterable or a camera (`camera.py`)
+into a `FrameSource`. Frames are read when they are asked for and held as uint8; nothing here grows with the
+length of a video. Where a source can go back (`random_access`), any frame can be read again for a correction.
+
+`preprocess_frame` makes the model's input out of a frame, as the official loader of JPEG folders does
+(`sam2/utils/misc.py`). `video_sinks.py` writes results.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import threading
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from operator import index as as_index
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..images.files import MEAN, STD
+
+JPEG_SUFFIXES = (".jpg", ".jpeg")
+CACHE_BYTES = 128 * 2**20
+
+# Whatever its name, a frame is of one of these: PIL would hand an EPS file to Ghostscript, for example.
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
+# What PIL raises for a file that is not, or only partly, an image.
+_PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
+_PIL_ERRORS = (*_PIL_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class VideoError(ValueError):
+    """A video, a folder of frames or an output that cannot be used. The message is one line for the user."""
+
+
+class FrameSource:
+    """The frames of one video, each a read-only uint8 array of shape (height, width, 3), RGB.
+
+    `name` is what error messages call the source; `num_frames` is None where the end is not known beforehand
+    (a generator, a camera), and `fps` where the source has no rate. A source with `random_access` gives
+    any frame by `source[i]`, and iterates from the start each time; one without is read once, in order, and
+    a second loop over it goes on where the first one stopped.
+
+    A source with `reads_ahead` may be read by several threads, and before a frame is needed.
+    """
+
+    name: str = "frames"
+    height: int
+    width: int
+    num_frames: int | None = None
+    fps: float | None = None
+    random_access: bool = True
+    reads_ahead: bool = False  # whether another thread may read frames before they are asked for
+
+    def __len__(self) -> int:
+        if self.num_frames is None:
+            raise TypeError(f"{self.name} has no known length")
+        return self.num_frames
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        """Frame `i`, counted from 0 (from the end if negative). IndexError where there is no such frame."""
+        if not self.random_access:
+            raise VideoError(f"{self.name} can only be read in order: it keeps no past frames")
+        n = len(self)
+        i = as_index(i)
+        if not -n <= i < n:
+            raise IndexError(f"{self.name} has no frame {i}: its frames are 0 to {n - 1}")
+        return self._read(i % n)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        for i in range(len(self)):
+            yield self[i]
+
+    def time(self, i: int) -> float | None:
+        """When frame `i` is shown, in seconds after the first frame; None where that is not known."""
+        return None if self.fps is None else i / self.fps
+
+    def frame_name(self, i: int) -> str:
+        """The name of frame `i` without a suffix: that of its file, or its number in five digits."""
+        return f"{i:05d}"
+
+    def close(self) -> None:
+        """Give back files and devices."""
+
+    def __enter__(self) -> FrameSource:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def _read(self, i: int) -> np.ndarray:
+        raise NotImplementedError
+
+    def _checked(self, frame: np.ndarray, what: str) -> np.ndarray:
+        """`frame`, read-only, once it has the size of the video; `what` names it in the error."""
+        if frame.shape[:2] != (self.height, self.width):
+            raise VideoError(
+                f"{what} is {frame.shape[1]}x{frame.shape[0]}, but the video is {self.width}x{self.height}: "
+                "all frames of a video need the same size"
+            )
+        frame = frame.view()
+        frame.flags.writeable = False
+        return frame
+
+
+class FrameCache:
+    """The most recently used frames of one size, at most `CACHE_BYTES` of them (and at least two)."""
+
+    def __init__(self, height: int, width: int) -> None:
+        self.capacity = max(2, CACHE_BYTES // (height * width * 3))
+        self._frames: OrderedDict[int, np.ndarray] = OrderedDict()
+
+    def get(self, i: int) -> np.ndarray | None:
+        frame = self._frames.get(i)
+        if frame is not None:
+            self._frames.move_to_end(i)
+        return frame
+
+    def put(self, i: int, frame: np.ndarray) -> None:
+        self._frames[i] = frame
+        self._frames.move_to_end(i)
+        if len(self._frames) > self.capacity:
+            self._frames.popitem(last=False)
+
+
+class FolderSource(FrameSource):
+    """A folder of numbered JPEG (or else PNG) files, one a frame.
+
+    As in the official loader, files named by whole numbers are sorted by them, EXIF orientation is not
+    applied, and pixels are what PIL's `convert("RGB")` gives. Unlike it: names that share one pattern around
+    their numbers (`frame_0001.jpg`) are sorted by those numbers instead of being refused; a folder without
+    any JPEG may hold PNG; hidden files are passed over; frames of different sizes are an error (the official
+    loader takes the size of the last one for all).
+    """
+
+    reads_ahead = True
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self._lock = threading.Lock()
+        self.name = os.fspath(folder)
+        self.paths = _numbered_images(Path(folder))
+        self.num_frames = len(self.paths)
+        for i, path in enumerate(self.paths):
+            with _open_image(path) as image:
+                size = image.size
+            if i == 0:
+                self.width, self.height = size
+            elif size != (self.width, self.height):
+                raise VideoError(
+                    f"{path} is {size[0]}x{size[1]}, but {self.paths[0].name} is {self.width}x{self.height}: "
+                    "all frames of a video need the same size"
+                )
+        self._cache = FrameCache(self.height, self.width)
+
+    def frame_name(self, i: int) -> str:
+        return self.paths[i].stem
+
+    def _read(self, i: int) -> np.ndarray:
+        with self._lock:
+            frame = self._cache.get(i)
+            if frame is None:
+                path = self.paths[i]
+                with _open_image(path) as image:
+                    try:
+                        frame = np.array(image.convert("RGB"))
+                    except _PIL_ERRORS as error:
+                        raise VideoError(f"{path} is a broken image: {error}") from error
+                frame = self._checked(frame, str(path))
+                self._cache.put(i, frame)
+            return frame
+
+
+def _open_image(path: Path) -> Image.Image:
+    """Open an 8-bit image; its header is read, its pixels are not yet."""
+    try:
+        image = Image.open(path, formats=_FORMATS)
+    except _PIL_ERRORS as error:
+        raise VideoError(f"{path} cannot be read as an image: {error}") from error
+    if image.mode[0] in "IF":  # PIL would clip these to 255 without a word
+        image.close()
+        raise VideoError(f"{path} is not 8-bit (its mode is {image.mode}): convert it to 8-bit RGB first")
+    return image
+
+
+def _numbered_images(folder: Path) -> list[Path]:
+    """The frames in `folder` in the order of their numbers."""
+    try:
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+    except OSError as error:
+        raise VideoError(f"{folder} cannot be read: {error.strerror}") from error
+    # JPEG goes first, so that masks saved as PNG beside the frames are not taken for frames.
+    images = [path for path in visible if path.suffix.lower() in JPEG_SUFFIXES]
+    images = images or [path for path in visible if path.suffix.lower() == ".png"]
+    if not images:
+        raise VideoError(f"{folder} holds no frames: numbered .jpg or .png files are needed (00000.jpg, ...)")
+    try:
+        return sorted(images, key=lambda path: (int(path.stem), path.name))
+    except ValueError:
+        pass  # not plain numbers: perhaps numbers within one pattern
+    patterns = {re.sub(r"[0-9]+", "#", path.stem): path.name for path in images}
+    if len(patterns) > 1 or "#" not in next(iter(patterns)):
+        names = " and ".join(sorted(patterns.values())[:2])
+        raise VideoError(
+            f"{folder}: {names} are not of one numbered sequence; name the frames 00000.jpg, 00001.jpg, ... "
+            "and keep other images elsewhere"
+        )
+    return sorted(images, key=lambda path: ([int(n) for n in re.findall(r"[0-9]+", path.stem)], path.name))
+
+
+class SequenceSource(FrameSource):
+    """Frames behind `len()` and `[i]`: a list, an array (N, H, W, 3), a memory map."""
+
+    def __init__(self, frames: Sequence[Any], fps: float | None = None) -> None:
+        self.name = "the sequence of frames"
+        self.fps = fps
+        self._frames = frames
+        self.reads_ahead = isinstance(frames, (list, tuple, np.ndarray))  # others may make frames when asked for them
+        self._lock = threading.Lock()
+        self.num_frames = len(frames)
+        if self.num_frames == 0:
+            raise VideoError("the sequence of frames is empty: at least one frame is needed")
+        self.height, self.width = as_frame(frames[0], 0).shape[:2]
+
+    def _read(self, i: int) -> np.ndarray:
+        with self._lock:  # PIL may read an image only now
+            return self._checked(as_frame(self._frames[i], i), f"frame {i}")
+
+
+class StreamSource(FrameSource):
+    """Frames that come one by one: a generator, a camera, a network stream.
+
+    The first frame is fetched at once, for its size. `timed` says that the items are (seconds, frame) pairs;
+    then `time` knows when the latest frame was taken. `on_close` is called once by `close`.
+    """
+
+    random_access = False
+
+    def __init__(
+        self,
+        frames: Iterable[Any],
+        name: str = "the stream of frames",
+        fps: float | None = None,
+        timed: bool = False,
+        on_close: Callable[[], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.fps = fps
+        self._timed = timed
+        self._on_close = on_close
+        self._items = iter(frames)
+        self._count = 0  # frames handed out
+        self._now: float | None = None
+        self._start: float | None = None
+        try:
+            self._first: Any = next(self._items)
+        except StopIteration:
+            self.close()
+            raise VideoError(f"{name} ended before its first frame: at least one frame is needed") from None
+        first = self._first[1] if timed else self._first
+        self.height, self.width = as_frame(first, 0).shape[:2]
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return self
+
+    def __next__(self) -> np.ndarray:
+        if self._first is not None:
+            item, self._first = self._first, None
+        else:
+            item = next(self._items)
+        if self._timed:
+            self._now, item = item
+            self._start = self._now if self._start is None else self._start
+        i = self._count
+        self._count += 1
+        return self._checked(as_frame(item, i), f"frame {i} of {self.name}")
+
+    def time(self, i: int) -> float | None:
+        if not self._timed:
+            return super().time(i)
+        if i != self._count - 1 or self._now is None or self._start is None:
+            return None
+        return self._now - self._start
+
+    def close(self) -> None:
+        self._items = iter(())
+        self._first = None
+        if self._on_close is not None:
+            self._on_close()
+            self._on_close = None
+
+
+def as_frame(frame: Any, i: int) -> np.ndarray:
+    """Frame `i` of an iterable as a uint8 array (H, W, 3)."""
+    if isinstance(frame, Image.Image):
+        return np.array(frame.convert("RGB"))
+    if not isinstance(frame, np.ndarray):
+        given = type(frame).__name__
+    elif frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        given = f"an array of {frame.dtype} with shape {frame.shape}"
+    else:
+        return np.ascontiguousarray(frame)
+    raise VideoError(f"frame {i} is {given}: a frame is a uint8 RGB array (height, width, 3) or a PIL image")
+
+
+def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
+    """Open whatever holds the frames of a video.
+
+    Args:
+        source: one of
+            a folder of numbered JPEG or PNG files (`FolderSource`);
+            a video file in any container that PyAV opens, by its path or as its bytes (`VideoFileSource`);
+            a list, array or other sequence of frames (`SequenceSource`);
+            any other iterable of frames, read once in order (`StreamSource`);
+            a camera, as its number or as "camera:NUMBER_OR_NAME" (`open_camera`);
+            the URL of a live stream, "rtsp://..." or the like (`open_live`);
+            an open `FrameSource`, which is returned as it is.
+            A frame in memory is a uint8 RGB array (H, W, 3) or a PIL image.
+        camera_options: options for the camera's driver, e.g. {"framerate": "15", "video_size": "1280x720"}.
+
+    Raises:
+        VideoError: the source does not exist, cannot be read, or holds no frame.
+    """
+    is_camera = (isinstance(source, int) and not isinstance(source, bool)) or (
+        isinstance(source, str) and re.match("camera(:|$)", source) is not None
+    )
+    if camera_options is not None and not is_camera:
+        raise VideoError(f"camera_options are for cameras, and {source!r:.60} is none")
+    if isinstance(source, FrameSource):
+        return source
+    if is_camera:
+        from .camera import open_camera
+
+        device = str(source) if isinstance(source, int) else source.partition(":")[2] or "0"
+        return open_camera(device, camera_options or {})
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if isinstance(source, (bytes, str, os.PathLike)) and source:
+        return _open_file(source)
+    is_file = isinstance(source, (bytes, str)) or hasattr(source, "read")  # empty, or open: give its path or its bytes
+    if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
+        indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+        return SequenceSource(source) if indexed else StreamSource(source)
+    raise VideoError(
+        f"{type(source).__name__} is no source of frames: give a folder of frames, a video file, "
+        'its bytes, an iterable of frames, or a camera ("camera:0")'
+    )
+
+
+def _open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if isinstance(source, str) and re.match("[a-z0-9+]+://", source):
+            from .camera import open_live
+
+            return open_live(source)
+        if path.is_dir():
+            return FolderSource(path)
+        if not path.exists():
+            raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
+    from .file import VideoFileSource
+
+    return VideoFileSource(source)
+
+
+def model_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
+    """`frame` (H, W, 3) uint8, squeezed to (S, S, 3) uint8 with PIL's default filter, bicubic."""
+    return np.array(Image.fromarray(frame).resize((image_size, image_size)))
+
+
+def preprocess_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
+    """The model's input (1, S, S, 3) float32 for one frame (H, W, 3) uint8.
+
+    The same bits as the official `load_video_frames` gives for a folder of JPEG files (there as (3, S, S)):
+    the division by 255 is done in float64 and rounded, the normalisation in float32.
+    """
+    pixels = (model_frame(frame, image_size) / 255.0).astype(np.float32)
+    return ((pixels - np.float32(MEAN)) / np.float32(STD))[None]

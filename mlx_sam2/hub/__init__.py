@@ -1,0 +1,17 @@
+"""The Hugging Face Hub: finding and downloading a model's files, and publishing a folder."""
+
+from __future__ import annotations
+
+from .client import HubError
+from .download import Fetched, fetch, published, resolve, short_names
+from .publish import upload
+
+__all__ = [
+    "Fetched",
+    "HubError",
+    "fetch",
+    "published",
+    "resolve",
+    "short_names",
+    "upload",
+]

@@ -1,0 +1,365 @@
+"""From a name to files on this machine: a local path, a short name, or a repository of the Hugging Face Hub.
+
+``demo`` is the small model that lies in the package itself.
+
+Downloads go through ``huggingface_hub``, so its cache, tokens, offline mode (``HF_HUB_OFFLINE``) and
+``HF_ENDPOINT`` work as they do elsewhere, and its progress bars show in a terminal only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..config.sam2 import PUBLISHED, PublishedModel
+from ..formats import safetensors_file, torch_file
+from .client import (
+    CONFIG,
+    MAX_CONFIG_BYTES,
+    TORCH_SUFFIXES,
+    WEIGHTS,
+    HubError,
+    calm,
+    causes,
+    client_errors,
+    endpoint,
+    explain_machine,
+    explain_status,
+    one_line,
+    other_way,
+    patiently,
+    start_client,
+    status_of,
+)
+from .publish import upload
+
+__all__ = [
+    "CONFIG",
+    "DEMO",
+    "TORCH_SUFFIXES",
+    "WEIGHTS",
+    "Fetched",
+    "HubError",
+    "fetch",
+    "published",
+    "resolve",
+    "shipped",
+    "short_names",
+    "upload",
+]
+
+DEMO = "demo"  # the name of the model in the package
+
+FILE_SUFFIXES = (*TORCH_SUFFIXES, ".bin", ".ckpt", ".safetensors", ".json", ".zip")
+
+_INSTEAD = "or pass a local folder or file instead"
+_TRY_DEMO = f"; a small model for trying out comes with the package: --model {DEMO}"
+
+
+@dataclass(frozen=True)
+class Fetched:
+    """A checkpoint on this machine, and where it came from."""
+
+    path: Path  # a folder, or the file itself
+    repo_id: str | None = None  # "owner/name"; None: it is a local path
+    commit: str | None = None  # of the repository: what the revision stood for
+
+
+def published(name: str) -> PublishedModel | None:
+    """The published model called ``name``: short ("tiny", "sam2-base-plus"), official, or its Hub id."""
+    wanted = name.replace("base-plus", "base_plus")
+    for model in PUBLISHED.values():
+        if name == model.repo_id or wanted in (model.short_name, model.name):
+            return model
+    return None
+
+
+def shipped(name: str) -> Path | None:
+    """The folder in the package with the model of that name; None: there is none, it has to be fetched."""
+    return Path(__file__).parents[1] / DEMO if name == DEMO else None
+
+
+def short_names() -> str:
+    """The names that are no Hub ids, for a message."""
+    return ", ".join([DEMO, *(model.short_name for model in PUBLISHED.values())])
+
+
+def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
+    """The local folder or file that holds a checkpoint, downloaded if need be: the path of ``fetch``."""
+    return fetch(id_or_path, revision, token).path
+
+
+def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Fetched:
+    """Find a checkpoint, and download it if need be: weights with their ``config.json``, or a single ``.pt``.
+
+    Args:
+        id_or_path: an existing path (which always wins), "demo" (the model in the package, without any network),
+            a short name such as "tiny" or "sam2-large", an official name such as "sam2.1_hiera_tiny", or a Hub id
+            "owner/name".
+        revision: a branch, tag or commit of the Hub repository.
+        token: a Hub token, True for the stored one, False for none.
+
+    Raises:
+        HubError: one line that says what was asked for and what to do.
+    """
+    text = os.fspath(id_or_path)
+    path = Path(os.path.expanduser(text))  # unlike Path.expanduser and Path.exists, os.path raises for no text
+    if text and os.path.exists(path):
+        if revision is not None:
+            raise HubError(f"revision={revision!r} belongs to a Hub repository, but {text} is a local path")
+        return Fetched(path)
+    if (folder := shipped(text)) is not None:
+        return Fetched(_in_the_package(folder, revision))
+    model = published(text)
+    if model is not None:
+        try:
+            return _Repo(model.repo_id, revision, token).fetch((WEIGHTS, model.filename))
+        except HubError as error:
+            raise HubError(f"{error}{'' if revision else _TRY_DEMO}") from None
+    if _looks_like_a_path(text):
+        raise HubError(f"no such file or folder: {text}")
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
+        raise HubError(f"no model is called {text!r}: use {short_names()}, a Hub id (owner/name), a folder or a file")
+    return _Repo(text, revision, token).fetch((WEIGHTS, safetensors_file.INDEX_NAME, None))
+
+
+def _in_the_package(folder: Path, revision: str | None) -> Path:
+    """The folder, if it is there."""
+    if revision is not None:
+        raise HubError(f"revision={revision!r} belongs to a Hub repository, but {folder.name} comes with the package")
+    if not (folder / WEIGHTS).is_file():
+        raise HubError(f"the model {folder.name} is missing from {folder.parent}: install mlx-sam2 again")
+    return folder
+
+
+def _looks_like_a_path(text: str) -> bool:
+    marked = text.startswith((".", "~", "/", os.sep)) or os.path.isabs(text) or "\\" in text
+    return marked or text.endswith(("/", *FILE_SUFFIXES)) or text.count("/") > 1
+
+
+class _Repo:
+    """One repository of the Hub at one revision, seen through the cache."""
+
+    def __init__(self, repo_id: str, revision: str | None, token: str | bool | None) -> None:
+        self.repo_id, self.revision, self.token = repo_id, revision, token
+        self.unreachable: BaseException | None = None  # why the network is not asked again
+
+    def fetch(self, candidates: tuple[str | None, ...]) -> Fetched:
+        """The first candidate that the repository has, with what belongs to it; None means "its only weights".
+
+        What is not on the Hub, and what is not in the cache of a machine without network, is treated alike:
+        the next candidate is tried. So a machine that went offline finds whichever file it once downloaded.
+        """
+        start_client(self.token)
+        from huggingface_hub.errors import HFValidationError
+
+        try:
+            with calm():
+                return patiently(lambda: self._attempt(candidates))
+        except safetensors_file.SafetensorsFileError as error:
+            raise HubError(str(error)) from None
+        except HFValidationError as error:
+            raise HubError(f"{self.repo_id!r} is no Hub id ({one_line(error)})") from None
+        except ImportError as error:  # a proxy that needs another package
+            raise HubError(f"cannot reach the Hub: {one_line(error)}") from None
+        except (*client_errors(), RuntimeError, ValueError) as error:  # the latter: hf_xet; answers that make no sense
+            if isinstance(error, HubError):
+                raise
+            raise HubError(self._explain(error)) from None
+
+    def _attempt(self, candidates: tuple[str | None, ...]) -> Fetched:
+        self.unreachable = None
+        self._probe()
+        for name in candidates:
+            found = self._weights(name or self._only_weights() or "")
+            if found is not None:
+                path, commit = found
+                return Fetched(path, self.repo_id, commit)
+        if self.unreachable is not None:
+            raise self.unreachable
+        tried = " or ".join(name for name in candidates if name)
+        raise HubError(f"Hub repository {self.repo_id} holds no SAM 2 checkpoint ({tried}, or a .pt file)")
+
+    def _probe(self) -> None:
+        """Ask the Hub for one file's headers, without the client's retries.
+
+        Whatever is wrong shows at once: from then on only the cache is asked, as if the network were off.
+        """
+        from huggingface_hub import get_hf_file_metadata, hf_hub_url
+        from huggingface_hub.errors import EntryNotFoundError
+
+        try:
+            get_hf_file_metadata(hf_hub_url(self.repo_id, CONFIG, revision=self.revision), token=self.token)
+        except EntryNotFoundError:
+            pass
+        except client_errors() as error:
+            self.unreachable = error
+
+    def _weights(self, name: str) -> tuple[Path, str] | None:
+        """Download a weights file and its companions: a folder for safetensors, the file itself for .pt; the commit."""
+        file = self._download(name, self.revision) if name else None
+        if file is None:
+            return None
+        commit = file.parent.name  # of the snapshot, so that all files belong together
+        if name.endswith(TORCH_SUFFIXES):
+            return file, commit
+        if self._download(CONFIG, commit) is None and self.unreachable is not None and not self._known_absent(commit):
+            return None
+        if name == safetensors_file.INDEX_NAME:
+            shards = sorted(set(safetensors_file.read_index(file).values()))
+            if any(self._download(shard, commit) is None for shard in shards):
+                return None
+        return file.parent, commit
+
+    def _download(self, name: str, revision: str | None) -> Path | None:
+        """The file's path in the cache, or None if the repository (offline: the cache) has no such file."""
+        from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+        local = self.unreachable is not None
+        kept = self._blobs()
+        try:
+            file = Path(
+                hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
+            )
+        except LocalEntryNotFoundError as error:
+            self.unreachable = self.unreachable or error.__cause__ or error
+            return None
+        except EntryNotFoundError:
+            return None
+        blob = Path(os.readlink(file)) if file.is_symlink() else file  # its name is the hash that the Hub stated
+        if blob.name in kept or blob == file:
+            self._check_whole(file, blob.name, name)
+        else:
+            self._check_hash(file, blob.name, name)
+        return file
+
+    def _blobs(self) -> set[str]:
+        """Names of the contents that the cache holds of this repository."""
+        from huggingface_hub import constants
+
+        folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo_id.replace('/', '--')}", "blobs")
+        return set(os.listdir(folder)) if folder.is_dir() else set()
+
+    def _check_whole(self, file: Path, stated: str, name: str) -> None:
+        """Notice a file of the cache that was cut off or damaged since it came; its headers say so."""
+        try:
+            if name.endswith(".safetensors"):
+                safetensors_file.check(file)
+            elif name.endswith(".json"):
+                safetensors_file.read_json(file, max(MAX_CONFIG_BYTES, safetensors_file.MAX_INDEX_BYTES))
+            else:
+                with file.open("rb") as opened:
+                    zeros = not any(opened.read(16))  # nothing at all, or what a power cut leaves
+                if zeros or (torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file)):
+                    raise torch_file.TorchFileError("its end is missing, or all of it")
+        except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
+            if _has_hash(file, stated):
+                raise HubError(f"{name} of {self.repo_id} is damaged on the Hub already: tell its owner") from None
+            at = f" --revision {self.revision}" if self.revision else ""
+            raise HubError(
+                f"{file} is cut off or damaged ({file.stat().st_size} bytes): fetch it again with "
+                f"hf download {self.repo_id} {name}{at} --force-download"
+            ) from None
+
+    def _check_hash(self, file: Path, stated: str, name: str) -> None:
+        """Compare a file that has just come with the hash that the Hub stated; one that differs is not kept."""
+        if _has_hash(file, stated) is False:
+            (file.parent / os.readlink(file)).unlink()
+            file.unlink()
+            raise HubError(
+                f"{name} of {self.repo_id} arrived damaged: its hash is not the one that the Hub states; it was "
+                "removed: run the same again"
+            )
+
+    def _known_absent(self, commit: str) -> bool:
+        """Whether the cache remembers that the repository has no config.json."""
+        from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+
+        return try_to_load_from_cache(self.repo_id, CONFIG, revision=commit) is _CACHED_NO_EXIST
+
+    def _only_weights(self) -> str | None:
+        """Name of the one safetensors file of a repository, or of its one .pt file."""
+        from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.errors import LocalEntryNotFoundError
+
+        if self.unreachable is None:
+            names = HfApi(token=self.token).list_repo_files(self.repo_id, revision=self.revision)
+        else:
+            patterns = [f"*{suffix}" for suffix in (".safetensors", *TORCH_SUFFIXES)]
+            try:
+                folder = snapshot_download(
+                    self.repo_id, revision=self.revision, allow_patterns=patterns, local_files_only=True
+                )
+            except LocalEntryNotFoundError:
+                return None
+            names = [p.name for p in Path(folder).iterdir()]
+        for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+            found = sorted(n for n in names if n.endswith(suffixes) and re.fullmatch(r"\w[\w. +-]*", n))
+            if len(found) > 1:
+                shown = ", ".join(found[:5])
+                raise HubError(
+                    f"Hub repository {self.repo_id} holds {len(found)} weights files ({shown}): download one "
+                    f"(hf download {self.repo_id} {found[0]}) and pass its path"
+                )
+            if found:
+                return found[0]
+        return None
+
+    def _explain(self, error: BaseException) -> str:
+        """One line for whatever went wrong. Nothing of a request is quoted: it may hold a token."""
+        from huggingface_hub import errors
+
+        repo, address = self.repo_id, endpoint()
+        if isinstance(error, errors.GatedRepoError):
+            return f"{repo} is gated: ask for access at {address}/{repo}, then run hf auth login or pass token="
+        if isinstance(error, errors.RepositoryNotFoundError):
+            return (
+                f"there is no Hub repository {repo} that you may see: check the name; if it is private, run "
+                "hf auth login or pass token="
+            )
+        if isinstance(error, errors.RevisionNotFoundError):
+            return f"Hub repository {repo} has no revision {self.revision!r}"
+        if isinstance(error, errors.LocalTokenNotFoundError):
+            return f"token=True asks for the stored token, and there is none: run hf auth login ({repo})"
+        status = status_of(error)
+        if status in (401, 403):
+            return f"the Hub refused access to {repo} (HTTP {status}): run hf auth login or pass another token="
+        absent = f"{repo}{f' at revision {self.revision!r}' if self.revision else ''} is not in the local cache"
+        if any(isinstance(e, errors.OfflineModeIsEnabled) for e in causes(error)):
+            return (
+                f"{absent}, and HF_HUB_OFFLINE keeps the network off: unset it and connect once (the "
+                f"download is kept), {_INSTEAD}"
+            )
+        if any(type(e).__name__ == "FileMetadataError" for e in causes(error)):
+            return f"{address} does not answer as the Hub does: check HF_ENDPOINT and proxies, {_INSTEAD}"
+        if machine := explain_machine(error):
+            return f"cannot download {repo}: {machine}"
+        if said := explain_status(error):
+            return f"{absent}, and {said}"
+        if isinstance(error, client_errors()):
+            why = f"HTTP {status}" if status else type(error).__name__
+        else:
+            why = one_line(error, (self.token,))
+        if self.unreachable is None:
+            broke = f"the download of {repo} from {address} broke off ({why})"
+            return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
+        return f"{absent}, and {address} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"
+
+
+def _has_hash(file: Path, stated: str) -> bool | None:
+    """Whether a file has a sha256 (large files) or git's sha1; None: neither was stated, as by some mirrors."""
+    if re.fullmatch(r"[0-9a-f]{64}", stated):
+        digest = hashlib.sha256()
+    elif re.fullmatch(r"[0-9a-f]{40}", stated):
+        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
+    else:
+        return None
+    with file.open("rb") as opened:
+        while part := opened.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest() == stated

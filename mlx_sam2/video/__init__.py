@@ -1,0 +1,1 @@
+"""Tracking objects through a video: the memory bank, the tracker, a session and a stream."""

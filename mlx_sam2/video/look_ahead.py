@@ -1,0 +1,83 @@
+"""Looking ahead in a video: the next frames are read and preprocessed on a thread, and the next one is queued for
+encoding before the results of the current one are read.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import numpy as np
+
+from ..frames.source import FrameSource
+from ..model.results import ImageFeatures
+from .tracker import Tracker
+
+DEPTH = 2  # frames that wait, read and preprocessed, beside those in work
+
+
+class LookAhead:
+    """The frames of ``order``, read ahead of the tracking.
+
+    Only the source and numpy are used on the thread. All else belongs to the thread that tracks.
+
+    Args:
+        source: frames; another thread may read it (``reads_ahead``).
+        order: frame numbers in the order in which they will be tracked.
+    """
+
+    def __init__(self, source: FrameSource, tracker: Tracker, order: Iterable[int]) -> None:
+        self._source, self._tracker, self._order = source, tracker, iter(order)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlx_sam2-frames")
+        self._waiting: deque[tuple[int, Future[tuple[np.ndarray, np.ndarray]]]] = deque()
+        self._queued: tuple[int, ImageFeatures] | None = None  # the latest frame given to the model
+        self._frames: dict[int, np.ndarray] = {}  # that one, and the one before
+        self._thread: int | None = None
+        self._fill()
+
+    def queue(self, frame_idx: int) -> None:
+        """Queue the encoding of a frame if it has been read by now; never waits."""
+        future = dict(self._waiting).get(frame_idx)
+        if future is not None and future.done() and future.exception() is None:
+            self.features(frame_idx)
+
+    def features(self, frame_idx: int) -> ImageFeatures | None:
+        """Features of a frame, queued but perhaps not computed; None for one that was not read ahead.
+
+        Raises:
+            What reading the frame raised.
+        """
+        if self._queued is not None and self._queued[0] == frame_idx:
+            return self._queued[1]
+        if frame_idx not in dict(self._waiting):
+            return None
+        while True:
+            number, future = self._waiting.popleft()
+            self._fill()
+            if number == frame_idx:
+                break
+        frame, pixels = future.result()
+        self._frames = {**dict(list(self._frames.items())[-1:]), frame_idx: frame}
+        self._queued = (frame_idx, self._tracker.queue(pixels))
+        return self._queued[1]
+
+    def frame(self, frame_idx: int) -> np.ndarray | None:
+        """The frame itself, (H, W, 3) uint8, if it was among the last two."""
+        return self._frames.get(frame_idx)
+
+    def close(self) -> None:
+        """End the thread, after the frame that it is reading."""
+        on_the_thread = threading.get_ident() == self._thread  # where the garbage collector may run
+        self._pool.shutdown(wait=not on_the_thread, cancel_futures=True)
+        self._waiting.clear()
+
+    def _fill(self) -> None:
+        while len(self._waiting) < DEPTH and (number := next(self._order, None)) is not None:
+            self._waiting.append((number, self._pool.submit(self._load, number)))
+
+    def _load(self, number: int) -> tuple[np.ndarray, np.ndarray]:
+        self._thread = threading.get_ident()
+        frame = self._source[number]
+        return frame, self._tracker.preprocess(frame)

@@ -1,0 +1,93 @@
+"""The image predictor against the official one: every prompt of the goldens named image_*."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import goldens
+from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
+from mlx_sam2 import images
+from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
+
+pytestmark = goldens.needs_goldens
+
+SMALL = ["image_nano_truck", "image_nano20_truck"]
+LARGE = ["image_sam2_tiny_truck", "image_tiny_truck", "image_small_truck", "image_base_plus_truck", "image_large_truck"]
+FILES = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
+
+
+@pytest.fixture(scope="module", params=FILES)
+def case_file(request: pytest.FixtureRequest) -> tuple[Golden, SAM2ImagePredictor]:
+    golden = goldens.read(request.param)
+    predictor = SAM2ImagePredictor(golden.model().with_config(golden.model().config.with_postprocessing(True)))
+    predictor.set_image(np.array(Image.open(goldens.input_path(golden.about["image"])).convert("RGB")))
+    return golden, predictor
+
+
+def test_input_and_features(case_file: tuple[Golden, SAM2ImagePredictor]) -> None:
+    golden, predictor = case_file
+    photo = images.read(goldens.input_path(golden.about["image"]))
+    pixels = np.array(images.preprocess(photo, golden.about["image_size"])).transpose(0, 3, 1, 2)
+    low, high = (np.array(f).transpose(0, 3, 1, 2) for f in predictor._features[0].high_res[::-1])
+    ours = {"input": pixels, "input.sub16": pixels[:, :, ::16, ::16]}
+    for name, tensor, step in (("embed", predictor.get_image_embedding(), 4), ("s1", low, 8), ("s0", high, 16)):
+        ours[f"feat.{name}"] = tensor
+        ours[f"feat.{name}.sub"] = tensor[:, ::4, ::step, ::step]
+        ours[f"feat.{name}.chan_mean"] = tensor.mean(axis=(2, 3))
+        ours[f"feat.{name}.chan_std"] = tensor.std(axis=(2, 3), ddof=1)
+    compared = sorted(ours.keys() & golden.tensors.keys())
+    assert len(compared) >= 4
+    for name in compared:
+        np.testing.assert_allclose(ours[name], golden.tensors[name], rtol=0, atol=FEATURE_TOL, err_msg=name)
+
+
+def test_every_prompt(case_file: tuple[Golden, SAM2ImagePredictor]) -> None:
+    golden, predictor = case_file
+    low_res: dict[str, np.ndarray] = {}
+    scores: dict[str, np.ndarray] = {}
+    for case in golden.about["cases"]:
+        name = case["name"]
+        masks, scores[name], low_res[name] = predictor.predict(**arguments(case["prompt"], low_res, scores))
+        check_case(golden.tensors, case, masks, scores[name], low_res[name])
+
+
+def arguments(prompt: dict[str, Any], low_res: dict[str, np.ndarray], scores: dict[str, np.ndarray]) -> dict[str, Any]:
+    """A golden's prompt as arguments of ``predict``; "prev" is the best mask of an earlier case."""
+    given: dict[str, Any] = {"multimask_output": prompt["multimask"]}
+    if "points" in prompt:
+        given |= {"point_coords": np.array(prompt["points"]), "point_labels": np.array(prompt["labels"])}
+    if "box" in prompt:
+        given["box"] = np.array(prompt["box"])
+    if "prev" in prompt:
+        given["mask_input"] = low_res[prompt["prev"]][scores[prompt["prev"]].argmax()][None]
+    if "normalize" in prompt:
+        given["normalize_coords"] = prompt["normalize"]
+    return given
+
+
+def check_case(
+    expected: dict[str, np.ndarray], case: dict[str, Any], masks: np.ndarray, scores: np.ndarray, low_res: np.ndarray
+) -> None:
+    name = case["name"]
+    assert list(low_res.shape) == case["low_shape"], name
+    assert list(masks.shape) == case["mask_shape"], name
+    if f"{name}.low" in expected:
+        np.testing.assert_allclose(low_res, expected[f"{name}.low"], rtol=0, atol=LOGIT_TOL, err_msg=name)
+    else:
+        np.testing.assert_allclose(
+            low_res[..., ::4, ::4], expected[f"{name}.low.sub4"], rtol=0, atol=LOGIT_TOL, err_msg=name
+        )
+        halved = expected[f"{name}.low.sub2"].astype(np.float32)  # stored as float16: half a unit in the last place
+        np.testing.assert_allclose(low_res[..., ::2, ::2], halved, rtol=2**-11, atol=LOGIT_TOL, err_msg=name)
+    np.testing.assert_allclose(scores, expected[f"{name}.iou"], rtol=0, atol=SCORE_TOL, err_msg=name)
+
+    rows = masks[..., :: case["mask_rows_stride"], :].astype(bool)
+    stored = np.unpackbits(expected[f"{name}.mask_rows_bits"], axis=-1, count=masks.shape[-1]).astype(bool)
+    both, either = (rows & stored).sum(axis=(-2, -1)), (rows | stored).sum(axis=(-2, -1))
+    assert (both >= 0.9999 * either).all(), (name, both / np.maximum(either, 1))
+    areas = masks.reshape(-1, *masks.shape[-2:]).sum(axis=(1, 2))  # the whole mask, where only rows are stored
+    np.testing.assert_allclose(areas, case["areas"], rtol=1e-4, err_msg=name)

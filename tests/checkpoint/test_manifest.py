@@ -1,0 +1,51 @@
+"""Every key and shape of the published checkpoints, against the parameters of their configurations."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from mlx.utils import tree_flatten
+
+from mlx_sam2.checkpoint import key_map
+from mlx_sam2.config.sam2 import PUBLISHED, SAM2Config
+from mlx_sam2.model.sam2 import SAM2
+from synthetic import config_dict, shapes
+
+
+def parameter_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
+    """In PyTorch's axis order. Nothing is computed: a new model's arrays are promises until evaluated."""
+    found = {}
+    for key, value in tree_flatten(SAM2(config).parameters()):
+        axes = key_map.torch_axes(key)
+        found[key] = tuple(value.shape[a] for a in axes) if axes else tuple(value.shape)
+    return found
+
+
+def listed(path: Path) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(entry["shape"]) for key, entry in json.loads(path.read_text())["keys"].items()}
+
+
+@pytest.mark.parametrize("name", ["nano", "nano20"])
+def test_small_configurations(name: str) -> None:
+    assert parameter_shapes(SAM2Config.from_dict(config_dict(name))) == shapes(name)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_published_checkpoints(name: str, golden: Path) -> None:
+    assert parameter_shapes(PUBLISHED[name].config) == listed(golden / "manifest" / f"official_{name}.json")
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_transformers_names(name: str, golden: Path) -> None:
+    """Each official name has its transformers name there, with the same shape, and none is left over."""
+    official = listed(golden / "manifest" / f"official_{name}.json")
+    theirs = listed(golden / "manifest" / f"hf_{name}.json")
+    for key in theirs.keys() & set(key_map.POSITION_COPIES):
+        matrix = theirs.pop(key)
+    theirs[key_map.to_transformers(key_map.from_transformers(key_map.POSITION_COPIES[0]))] = matrix
+    rows = [official.pop(key) for key in key_map.POINT_ROWS]
+    assert theirs.pop(key_map.POINT_TABLE) == (len(rows), rows[0][1])
+    assert {key_map.to_transformers(key): shape for key, shape in official.items()} == theirs
+    assert {key_map.from_transformers(key) for key in theirs} == set(official)

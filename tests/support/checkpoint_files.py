@@ -1,0 +1,129 @@
+"""Write checkpoint files as PyTorch and transformers do, with numpy alone; broken and hostile ones too."""
+
+from __future__ import annotations
+
+import json
+import struct
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from mlx_sam2.checkpoint import key_map
+
+STORAGES = {
+    "float32": "FloatStorage",
+    "float16": "HalfStorage",
+    "float64": "DoubleStorage",
+    "int64": "LongStorage",
+}
+
+
+@dataclass(frozen=True)
+class Raw:
+    """Opcodes to be put into the pickle as they are."""
+
+    opcodes: bytes
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor by what the pickle says of it, true or not."""
+
+    storage: str = "FloatStorage"
+    key: str = "0"
+    numel: int = 1
+    offset: int = 0
+    shape: tuple[int, ...] = (1,)
+    strides: tuple[int, ...] = (1,)
+
+    def opcodes(self) -> bytes:
+        storage = pickled(("storage", Raw(global_op("torch", self.storage)), self.key, "cpu", self.numel)) + b"Q"
+        hooks = Raw(global_op("collections", "OrderedDict") + b")R")
+        args = (Raw(storage), self.offset, self.shape, self.strides, False, hooks)
+        return global_op("torch._utils", "_rebuild_tensor_v2") + pickled(args) + b"R"
+
+
+def global_op(module: str, name: str) -> bytes:
+    return f"c{module}\n{name}\n".encode()
+
+
+def pickled(value: Any) -> bytes:
+    """Opcodes of protocol 2 for a value, without header and end."""
+    if isinstance(value, Raw):
+        return value.opcodes
+    if isinstance(value, Tensor):
+        return value.opcodes()
+    if isinstance(value, bool):
+        return b"\x88" if value else b"\x89"
+    if isinstance(value, int):
+        digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+        return b"\x8a" + bytes([len(digits)]) + digits
+    if isinstance(value, str):
+        return b"X" + struct.pack("<I", len(value.encode())) + value.encode()
+    if isinstance(value, tuple):
+        return b"(" + b"".join(map(pickled, value)) + b"t"
+    if isinstance(value, Mapping):
+        return b"}(" + b"".join(pickled(k) + pickled(v) for k, v in value.items()) + b"u"
+    raise TypeError(type(value))
+
+
+def write_archive(
+    path: Path, top: Any, storages: Mapping[str, bytes], order: bytes = b"little", **zip_options: Any
+) -> Path:
+    """A file as torch.save lays it out: `top` pickled, and the bytes of each storage."""
+    with zipfile.ZipFile(path, "w", **zip_options) as archive:
+        archive.writestr("archive/data.pkl", b"\x80\x02" + pickled(top) + b".")
+        archive.writestr("archive/byteorder", order)
+        for key, data in storages.items():
+            archive.writestr(f"archive/data/{key}", data)
+        archive.writestr("archive/version", b"3\n")
+    return path
+
+
+def write_torch(path: Path, state: Mapping[str, np.ndarray], wrap: str | None = "model") -> Path:
+    """A .pt file of a state dict, within {"model": ...} as the official files have it, or bare."""
+    tensors, storages = {}, {}
+    for index, (name, array) in enumerate(state.items()):
+        strides = tuple(s // array.itemsize for s in np.empty(array.shape, array.dtype).strides)
+        kind = STORAGES[array.dtype.name]
+        tensors[name] = Tensor(kind, str(index), array.size, 0, array.shape, strides)
+        storages[str(index)] = array.tobytes()
+    return write_archive(path, {wrap: tensors} if wrap else tensors, storages)
+
+
+def transformers_state(state: Mapping[str, np.ndarray], copies: tuple[int, ...] = (0, 1)) -> dict[str, np.ndarray]:
+    """The same weights under transformers' names, with one or both `copies` of the position matrix."""
+    renamed = {key_map.to_transformers(k): v for k, v in state.items() if k not in key_map.POINT_ROWS}
+    matrix = renamed.pop(key_map.POSITION_COPIES[0])
+    renamed.update({key_map.POSITION_COPIES[i]: matrix for i in copies})
+    renamed[key_map.POINT_TABLE] = np.concatenate([state[row] for row in key_map.POINT_ROWS])
+    return renamed
+
+
+def write_transformers(
+    folder: Path,
+    state: Mapping[str, np.ndarray],
+    config: Mapping[str, Any],
+    copies: tuple[int, ...] = (0, 1),
+    shards: int = 1,
+) -> Path:
+    """A folder as transformers' save_pretrained writes it."""
+    folder.mkdir(parents=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    renamed = transformers_state(state, copies)
+    if shards == 1:
+        save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+    weight_map = {}
+    for shard in range(shards):
+        name = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
+        part = {key: renamed[key] for key in sorted(renamed)[shard::shards]}
+        save_file(part, folder / name, metadata={"format": "pt"})
+        weight_map.update(dict.fromkeys(part, name))
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
+    return folder

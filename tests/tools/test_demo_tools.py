@@ -1,0 +1,176 @@
+"""tools/demo_model, in small: scenes, films and the way of the weights into the package."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from mlx.utils import tree_flatten
+
+import mlx_sam2
+
+TOOLS = Path(__file__).parents[2] / "tools" / "demo_model"
+UNSEEN = 977_001
+
+pytest.importorskip("skimage", reason="its textures come with scikit-image: pip install -e '.[test]'")
+
+
+def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(str(TOOLS))
+    return importlib.import_module(name)
+
+
+def test_scenes_are_those_of_their_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = tool("pool", monkeypatch)
+    first, again = (pool.render_stills(UNSEEN, count) for count in (3, 2))
+    assert first.shape == (3, 256, 256, 5)
+    assert np.array_equal(first[:2], again)
+    assert not np.array_equal(first[0], first[1])
+    assert pool.seed_of(UNSEEN, 0).integers(1 << 60) != pool.seed_of(UNSEEN + 1, 0).integers(1 << 60)
+
+
+def test_a_scene_shows_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without light, blur and noise the pixels outside all masks are the background's, and only those."""
+    scenes, pool = tool("scenes", monkeypatch), tool("pool", monkeypatch)
+    textures = tool("textures", monkeypatch)
+    canvas = scenes._Canvas(np.full((256, 256, 3), 7.0, np.float32))
+    rng, bank = pool.seed_of(UNSEEN, 0), textures.TextureBank(UNSEEN)
+    for _ in range(4):
+        sprite = scenes.make_sprite(rng, bank, 60)
+        x, y = rng.integers(20, 236, 2)
+        canvas.put(sprite, int(x), int(y), None)
+    touched = (canvas.rgb != 7).any(2)
+    assert set(np.unique(canvas.ids)) == {0, 1, 2, 3, 4}
+    assert touched[canvas.ids > 0].mean() > 0.99
+    assert touched[canvas.ids == 0].mean() < 0.02  # the soft rims
+    assert canvas.ids[canvas.parts > 0].min(initial=1) > 0, "a part lies outside its object"
+
+
+def test_the_masks_of_a_clip_follow_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An id is the same object on every frame: its pixels keep their colour and its place changes little by little."""
+    pool = tool("pool", monkeypatch)
+    clips = pool.render_clips(UNSEEN, 4, 16)
+    followed = 0
+    for clip in clips:
+        pixels, ids = clip[..., :3].astype(np.float32), clip[..., 3]
+        for name in np.unique(ids[0])[1:]:
+            here, there = ids[0] == name, ids[1] == name
+            if min(here.sum(), there.sum()) < 400:
+                continue
+            followed += 1
+            assert np.abs(pixels[0][here].mean(0) - pixels[1][there].mean(0)).max() < 25
+            moved = np.argwhere(here).mean(0) - np.argwhere(there).mean(0)
+            assert np.hypot(*moved) < 50  # there and back in 16 frames
+    assert followed >= 4
+
+
+def test_training_never_renders_the_seeds_of_evaluation_and_tests(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "data"))
+    pool, made = tool("pool", monkeypatch), importlib.import_module("make_demo_scenes")
+    evaluated = {pool.EVAL_FIRST + n for n in range(0, 100, 10)}
+    assert made.SEED > pool.EVAL_FIRST
+    assert made.SEED not in evaluated
+
+
+def test_figures_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small cases whose answers are known."""
+    evaluate = tool("evaluate", monkeypatch)
+    left = np.zeros((8, 8), bool)
+    left[:, :4] = True
+    top = left.T
+    assert evaluate.iou(left, top) == pytest.approx(16 / 48)
+    assert evaluate.deepest(left) in {(x, y) for x in (1.0, 2.0) for y in (1.0, 2.0, 3.0, 4.0, 5.0, 6.0)}
+    assert evaluate.box_of(left).tolist() == [0, 0, 3, 7]
+    assert evaluate.auc(np.array([3.0, 2.0]), np.array([1.0, 2.5])) == pytest.approx(0.75)
+    text = evaluate.table({"box": 0.5, "coins with IoU >= 0.85, of 24": 24})
+    assert "| box | 0.500 | 0.9 missed |" in text
+    assert "| 24 | 20 reached |" in text
+
+
+def test_the_coins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The labels in tests/data are those of the classical segmentation that the evaluation uses."""
+    import demo_scenes
+
+    photo, truths = tool("evaluate", monkeypatch).classical_coins()
+    stored, labels = demo_scenes.coins()
+    assert np.array_equal(photo, stored)
+    assert len(labels) == 24
+    assert all(np.array_equal(a, b) for a, b in zip(truths, labels, strict=True))
+
+
+def test_the_evaluation_of_the_package(tmp_path: Path) -> None:
+    """As it is run, on two scenes and one short clip of the model in the package; the table has every bar."""
+    command = [sys.executable, TOOLS / "evaluate.py", "--stills", "2", "--clips", "1", "--length", "3"]
+    done = subprocess.run([*command, "--json", tmp_path / "bars.json"], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    values = json.loads((tmp_path / "bars.json").read_text())
+    assert values["box"] > 0.3
+    assert values["coins with IoU >= 0.85, of 24"] >= 15
+    for name in ("one click, best of three", "clips, J&F above no memory", "object score, AUC"):
+        assert f"| {name} | " in done.stdout
+
+
+# ---- the way of the weights, with the official modules
+
+
+@pytest.fixture
+def torch() -> ModuleType:
+    reason = "needs the oracle packages: see Oracle tests in CONTRIBUTING.md"
+    pytest.importorskip("sam2", reason=reason)
+    return pytest.importorskip("torch", reason=reason)
+
+
+def test_the_loss_compares_pixels_of_the_picture(torch: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every fourth pixel of the answer at the picture's size, each as likely as the others."""
+    losses = tool("losses", monkeypatch)
+    torch.manual_seed(0)
+    logits, targets = torch.randn(2, 3, 8, 8), torch.rand(2, 32, 32) > 0.5
+    full = torch.nn.functional.interpolate(logits, size=(32, 32), mode="bilinear", align_corners=False)
+    seen = set()
+    for _ in range(200):
+        answer, truth = losses.sampled(logits, targets, 4)
+        places = [
+            (y, x)
+            for y in range(4)
+            for x in range(4)
+            if torch.allclose(answer, full[..., y::4, x::4], atol=1e-5)  # noise 5e-7
+            and torch.equal(truth[:, 0] > 0, targets[:, y::4, x::4])
+        ]
+        assert len(places) == 1
+        seen.update(places)
+    assert len(seen) == 16
+
+
+def test_from_training_to_mlx(torch: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Weights as a run leaves them -> export -> load: the official modules and ours give the same masks."""
+    monkeypatch.syspath_prepend(str(TOOLS))
+    import model as official
+    from export import export
+
+    torch.manual_seed(0)
+    trained = official.build().eval()
+    torch.save({"average": trained.state_dict()}, tmp_path / "memory.pt")
+    count = export(tmp_path / "memory.pt", tmp_path / "demo.pt")
+    ours = mlx_sam2.load(tmp_path / "demo.pt", config=tmp_path / "demo.yaml", dtype="float32")
+    fixed = ours.sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix.size  # a buffer in PyTorch
+    assert count + fixed == sum(value.size for _, value in tree_flatten(ours.parameters()))
+    predictor = mlx_sam2.SAM2ImagePredictor(ours)
+    image = np.random.default_rng(0).integers(0, 256, (256, 256, 3), dtype=np.uint8)
+    predictor.set_image(image)
+    _, scores, logits = predictor.predict([(90, 140)], [1])
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    pixels = ((torch.from_numpy(image) / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.inference_mode():
+        maps, _ = official.encode(trained, pixels)
+        maps[2] = maps[2] + trained.no_mem_embed.reshape(1, -1, 1, 1)
+        click = torch.tensor([[[90.0, 140.0]]]), torch.tensor([[1]], dtype=torch.int32)
+        found = official.decode(trained, maps, click, None)
+    masks = found.masks[0, 1:].clamp(-32, 32).numpy()  # as the predictor gives them
+    assert np.abs(logits - masks).max() < 1e-4 * np.abs(masks).max()
+    assert np.abs(scores - found.ious[0, 1:].numpy()).max() < 1e-4
