@@ -10,6 +10,7 @@ import numpy as np
 
 from . import images, masks
 from .checkpoint.build import build_model
+from .images.preprocess import preprocess_photo
 from .model.layers import resize_bilinear
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.results import ImageFeatures
@@ -102,7 +103,7 @@ class SAM2ImagePredictor:
     def _prepare(self, image: np.ndarray | Image) -> tuple[mx.array, tuple[int, int]]:
         """Model input (1, S, S, 3) and the image's (height, width)."""
         array = images.to_array(image)
-        return images.preprocess(array, self.model.config.image_size), array.shape[:2]
+        return preprocess_photo(array, self.model.config.image_size), array.shape[:2]
 
     def _encode(self, pixels: mx.array) -> ImageFeatures:
         features = self.model.encode_image(pixels)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..images.files import mask_prompt
+from ..images.preprocess import mask_prompt
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import mask_to_rle, rle_area, rle_to_bbox, rle_to_mask
 from .schemas import Mask, PreviewAsk, Prompt, Rle

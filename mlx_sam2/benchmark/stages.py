@@ -14,10 +14,10 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
-from .. import images
 from ..checkpoint import loading
 from ..config.sam2 import SAM2Config
 from ..hub import download
+from ..images.preprocess import preprocess_photo
 from ..model.results import ImageFeatures
 from ..model.sam2 import SAM2
 from ..sam2_image_predictor import SAM2ImagePredictor
@@ -144,7 +144,7 @@ def image_stages(model: SAM2) -> list[Stage]:
     features = model.encode_image(pixels)
     mx.eval(features.arrays())
     return [
-        Stage("preprocess", lambda: mx.eval(images.preprocess(photo, size))),
+        Stage("preprocess", lambda: mx.eval(preprocess_photo(photo, size))),
         Stage("image encode", encode, graph=encode_graph(model, pixels)),
         Stage("first click", first_click),
         Stage("further click", further_click),

@@ -178,7 +178,7 @@ def _tensor(name: str, array: mx.array) -> dict[str, Any]:
 def _manifest(model: SAM2, kernels: Counter[str]) -> dict[str, Any]:
     import mlx.core as mx
 
-    from .. import images
+    from ..images import preprocess
 
     return {
         "format": 1,
@@ -191,8 +191,8 @@ def _manifest(model: SAM2, kernels: Counter[str]) -> dict[str, Any]:
         "preprocessing": {
             "pixels": "RGB in 0..1, resized to image_size x image_size (bilinear, antialiased, aspect ratio not kept), "
             "then (value - mean) / std; channels last",
-            "mean": list(images.MEAN),
-            "std": list(images.STD),
+            "mean": list(preprocess.MEAN),
+            "std": list(preprocess.STD),
         },
         "prompts": {
             "points": "x, y in pixels of the resized photo: x / width * image_size, y / height * image_size",

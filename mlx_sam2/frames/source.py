@@ -3,9 +3,6 @@
 `open_source` turns a folder of frames, a video file (`video_file.py`), an iterable or a camera (`camera.py`)
 into a `FrameSource`. Frames are read when they are asked for and held as uint8; nothing here grows with the
 length of a video. Where a source can go back (`random_access`), any frame can be read again for a correction.
-
-`preprocess_frame` makes the model's input out of a frame, as the official loader of JPEG folders does
-(`sam2/utils/misc.py`). `video_sinks.py` writes results.
 """
 
 from __future__ import annotations
@@ -23,8 +20,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
-from ..images.files import MEAN, STD
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 CACHE_BYTES = 128 * 2**20
@@ -367,18 +362,3 @@ def _open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
     from .file import VideoFileSource
 
     return VideoFileSource(source)
-
-
-def model_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
-    """`frame` (H, W, 3) uint8, squeezed to (S, S, 3) uint8 with PIL's default filter, bicubic."""
-    return np.array(Image.fromarray(frame).resize((image_size, image_size)))
-
-
-def preprocess_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
-    """The model's input (1, S, S, 3) float32 for one frame (H, W, 3) uint8.
-
-    The same bits as the official `load_video_frames` gives for a folder of JPEG files (there as (3, S, S)):
-    the division by 255 is done in float64 and rounded, the normalisation in float32.
-    """
-    pixels = (model_frame(frame, image_size) / 255.0).astype(np.float32)
-    return ((pixels - np.float32(MEAN)) / np.float32(STD))[None]

@@ -1,4 +1,4 @@
-"""Photos in, pictures out: read and orient, resize and normalise; write. ``image_drawing.py`` draws the pictures."""
+"""Photos in, pictures out: read a photo as it is meant to be seen, and write pictures that are complete or absent."""
 
 from __future__ import annotations
 
@@ -9,20 +9,14 @@ import warnings
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from .drawing import BLUE, GREEN, RED, WHITE, YELLOW, cutout, mask_picture, overlay, overlay_labels
 
-if TYPE_CHECKING:
-    import mlx.core as mx
-
-MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
-STD = (0.229, 0.224, 0.225)
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-STRIP_PIXELS = 1 << 20  # that are resized at once
 MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
 
 __all__ = [
@@ -39,10 +33,8 @@ __all__ = [
     "check_output",
     "cutout",
     "mask_picture",
-    "mask_prompt",
     "overlay",
     "overlay_labels",
-    "preprocess",
     "read",
     "to_array",
     "write",
@@ -163,50 +155,6 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
     if low < 0 or high > full:
         full, values = max(float(high) - float(low), 1e-30), values - low.astype(np.float64)
     return np.rint(values * (255.0 / full)).astype(np.uint8)
-
-
-def preprocess(image: np.ndarray, image_size: int) -> mx.array:
-    """The model's input, (1, S, S, 3) float32 (official ``SAM2Transforms``).
-
-    uint8 is divided by 255, then the image is resized to S x S with antialiased bilinear filtering in float,
-    its aspect ratio not kept, and normalised. Floats are taken as already divided.
-
-    Args:
-        image: (H, W, 3) uint8 or float32, as from ``to_array``.
-        image_size: S.
-    """
-    import mlx.core as mx
-
-    from ..model.layers import resize_bilinear
-
-    strips = []
-    rows = max(1, STRIP_PIXELS // image.shape[1])
-    for i in range(0, image.shape[0], rows):  # or a photo of 24 megapixels would need 288 MB as floats, and again
-        strip = mx.array(np.ascontiguousarray(image[i : i + rows]))  # MLX takes no view turned round
-        strip = strip.astype(mx.float32) / 255 if image.dtype == np.uint8 else strip
-        strips.append(resize_bilinear(strip[None], (strip.shape[0], image_size), antialias=True))
-        mx.eval(strips)
-    pixels = resize_bilinear(mx.concatenate(strips, axis=1), (image_size, image_size), antialias=True)
-    return (pixels - mx.array(MEAN)) / mx.array(STD)
-
-
-def mask_prompt(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A mask drawn as a picture -> a mask prompt, (1, *size) float32 logits.
-
-    White (128 or more) becomes 1, the rest 0; resized with antialiasing, then 20 m - 10, as the official
-    video predictor does with masks. The prompt covers the whole photo, whatever the two aspect ratios.
-
-    Args:
-        picture: (H, W, 3) uint8.
-        size: the prompt encoder's, (S/4, S/4).
-    """
-    import mlx.core as mx
-
-    from ..model.layers import resize_bilinear
-
-    inside = (picture.max(axis=2) >= 128).astype(np.float32)
-    resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
-    return np.array(20 * resized[..., 0] - 10)
 
 
 # ---- writing

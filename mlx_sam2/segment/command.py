@@ -206,6 +206,7 @@ def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
 def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> dict[str, Any]:
     """Predict, write the files, and return what --json prints."""
     from .. import images
+    from ..images.preprocess import mask_prompt
 
     pixels = images.read(job.path) if job.pixels is None else job.pixels
     if pixels.shape[:2] != (job.height, job.width):
@@ -219,7 +220,7 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
         point_coords=points or None,
         point_labels=labels or None,
         box=args.box,
-        mask_input=None if job.mask is None else images.mask_prompt(job.mask, size),
+        mask_input=None if job.mask is None else mask_prompt(job.mask, size),
         multimask_output=args.multimask or is_click,
     )
     if not np.isfinite(scores).all():

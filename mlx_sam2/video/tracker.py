@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import masks
 from ..config.sam2 import SAM2Config
-from ..frames.source import preprocess_frame
+from ..images.preprocess import preprocess_frame
 from ..model import compiled
 from ..model.layers import resize_bilinear
 from ..model.results import ImageFeatures, ObjectPrediction

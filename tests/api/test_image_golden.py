@@ -11,6 +11,7 @@ from PIL import Image
 import goldens
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2 import images
+from mlx_sam2.images.preprocess import preprocess_photo
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 
 pytestmark = goldens.needs_goldens
@@ -31,7 +32,7 @@ def case_file(request: pytest.FixtureRequest) -> tuple[Golden, SAM2ImagePredicto
 def test_input_and_features(case_file: tuple[Golden, SAM2ImagePredictor]) -> None:
     golden, predictor = case_file
     photo = images.read(goldens.input_path(golden.about["image"]))
-    pixels = np.array(images.preprocess(photo, golden.about["image_size"])).transpose(0, 3, 1, 2)
+    pixels = np.array(preprocess_photo(photo, golden.about["image_size"])).transpose(0, 3, 1, 2)
     low, high = (np.array(f).transpose(0, 3, 1, 2) for f in predictor._features[0].high_res[::-1])
     ours = {"input": pixels, "input.sub16": pixels[:, :, ::16, ::16]}
     for name, tensor, step in (("embed", predictor.get_image_embedding(), 4), ("s1", low, 8), ("s0", high, 16)):

@@ -101,7 +101,7 @@ def test_a_box_and_clicks_on_it(machine: Machine, image: str, predictor: Any) ->
 
 
 def test_a_mask_is_its_own_answer_and_can_be_refined(machine: Machine, image: str, predictor: Any) -> None:
-    from mlx_sam2.images.files import mask_prompt
+    from mlx_sam2.images.preprocess import mask_prompt
 
     drawn = np.zeros((HEIGHT, WIDTH), bool)
     drawn[20:50, 20:60] = True

@@ -19,9 +19,10 @@ import pytest
 from mlx.utils import tree_flatten
 
 import synthetic
-from mlx_sam2 import SAM2ImagePredictor, images
+from mlx_sam2 import SAM2ImagePredictor
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.export import command
+from mlx_sam2.images import preprocess
 from mlx_sam2.kernels import dispatch, rules
 from mlx_sam2.model.layers import resize_bilinear
 from mlx_sam2.model.sam2 import SAM2
@@ -124,8 +125,8 @@ def test_the_manifest_tells_the_truth(exported: Path, nano_model: SAM2) -> None:
     manifest = manifest_of(exported)
     assert (manifest["kernels"], manifest["dtype"], manifest["image_size"]) == ({}, "float32", 256)
     assert manifest["mlx"] == mx.__version__
-    assert manifest["preprocessing"]["mean"] == list(images.MEAN)
-    assert manifest["preprocessing"]["std"] == list(images.STD)
+    assert manifest["preprocessing"]["mean"] == list(preprocess.MEAN)
+    assert manifest["preprocessing"]["std"] == list(preprocess.STD)
     encoder, decoder = (manifest["functions"][name] for name in ("image_encoder", "mask_decoder"))
     dtypes = {"float32": mx.float32, "int32": mx.int32}
     for n in (1, decoder["max_points"]):

@@ -15,6 +15,7 @@ import synthetic
 from mlx_sam2 import images
 from mlx_sam2.images import drawing
 from mlx_sam2.images.files import ImageError
+from mlx_sam2.images.preprocess import mask_prompt, preprocess_photo
 
 PHOTO = synthetic.picture(40, 30)
 
@@ -118,7 +119,7 @@ def test_thin_images(tmp_path: Path, size: tuple[int, int]) -> None:
     array = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
     np.testing.assert_array_equal(images.read(tmp_path / "a.png"), array)
-    assert np.isfinite(np.array(images.preprocess(array, 64))).all()
+    assert np.isfinite(np.array(preprocess_photo(array, 64))).all()
 
 
 @pytest.mark.parametrize("suffix", [".gif", ".png", ".webp", ".tif"])
@@ -249,11 +250,11 @@ def test_preprocess_is_the_official_one(height: int, width: int) -> None:
     photo = synthetic.picture(height, width) if min(height, width) > 20 else synthetic.picture(40, 200)[:height]
     resized = np.einsum("yh,hwc,xw->yxc", triangle(height, 64), photo / 255, triangle(width, 64), optimize=True)
     expected = (resized - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
-    result = np.array(images.preprocess(photo, 64))
+    result = np.array(preprocess_photo(photo, 64))
     assert result.shape == (1, 64, 64, 3)
     assert result.dtype == np.float32
     np.testing.assert_allclose(result[0], expected, rtol=0, atol=5e-6)  # noise: 1.0e-6
-    as_float = np.array(images.preprocess((photo / 255).astype(np.float32), 64))
+    as_float = np.array(preprocess_photo((photo / 255).astype(np.float32), 64))
     np.testing.assert_allclose(as_float, result, rtol=0, atol=5e-6)
 
 
@@ -267,15 +268,15 @@ def test_preprocess_takes_views() -> None:
     for dtype in (np.uint8, np.float32):
         for name, view in views.items():
             seen = view(PHOTO.astype(dtype))
-            expected = np.array(images.preprocess(seen.copy(order="C"), 64))
-            np.testing.assert_array_equal(np.array(images.preprocess(images.to_array(seen), 64)), expected, name)
+            expected = np.array(preprocess_photo(seen.copy(order="C"), 64))
+            np.testing.assert_array_equal(np.array(preprocess_photo(images.to_array(seen), 64)), expected, name)
 
 
 def test_mask_prompt() -> None:
     picture = np.zeros((64, 48, 3), np.uint8)
     picture[:32, :24] = 255
     picture[40:, 30:] = 127  # still outside
-    prompt = images.mask_prompt(picture, (16, 16))
+    prompt = mask_prompt(picture, (16, 16))
     assert prompt.shape == (1, 16, 16)
     assert prompt.dtype == np.float32
     inside = np.einsum("yh,hw,xw->yx", triangle(64, 16), picture[..., 0] > 128, triangle(48, 16))

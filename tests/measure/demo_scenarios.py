@@ -145,14 +145,14 @@ def _two_touching() -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
 
 def negative_click(model: SAM2, negative: bool = True) -> float:
     """A mask of two objects, a click on the one, a negative click on the other: IoU with the one alone."""
-    from mlx_sam2 import images
+    from mlx_sam2.images.preprocess import mask_prompt
 
     predictor = mlx_sam2.SAM2ImagePredictor(model)
     size = model.sam_prompt_encoder.mask_input_size
     found = []
     for pixels, first, second in _two_touching():
         predictor.set_image(pixels)
-        both = images.mask_prompt(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, size)
+        both = mask_prompt(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, size)
         points, labels = [deepest(first), deepest(second)], [1, 0]
         count = 2 if negative else 1
         masks, _, _ = predictor.predict(points[:count], labels[:count], mask_input=both, multimask_output=False)

@@ -17,6 +17,7 @@ from checkpoint_files import write_transformers
 from hub_stand_in import HubStandIn
 from mlx_sam2 import SAM2ImagePredictor, images, masks
 from mlx_sam2.checkpoint import loading
+from mlx_sam2.images.preprocess import mask_prompt
 from mlx_sam2.segment import command as segment
 
 ROOT = Path(__file__).parents[2]
@@ -172,7 +173,7 @@ def test_mask_prompt_of_the_photos_size(photo: Path, model: str, capsys: pytest.
     assert code == 0
     predictor = SAM2ImagePredictor.from_pretrained(model)
     predictor.set_image(images.read(photo))
-    logits = images.mask_prompt(np.repeat(rough[..., None], 3, 2), (64, 64))
+    logits = mask_prompt(np.repeat(rough[..., None], 3, 2), (64, 64))
     expected, scores, _ = predictor.predict(mask_input=logits, multimask_output=False)
     (entry,) = json.loads(stdout)["masks"]
     assert entry["score"] == float(scores[0])
