@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from mlx_sam2 import SAM2VideoPredictor
-from mlx_sam2.frames.sinks import OverlaySink
+from mlx_sam2.frames.films import OverlaySink
 
 CLIP = str(Path(__file__).with_name("clip.mp4"))
 

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mlx_sam2.frames.source import FrameSource, VideoError, open_source
+from mlx_sam2.frames.opening import open_source
+from mlx_sam2.frames.source import FrameSource, VideoError
 from mlx_sam2.hub import HubError
 from mlx_sam2.worker import Steps, Worker
 
@@ -85,7 +86,8 @@ def follow(
 ) -> Iterator[np.ndarray]:
     """Frames with the masks of what was clicked, (H, W, 3) uint8; a None among the clicks forgets all objects."""
     from mlx_sam2 import SAM2VideoPredictor
-    from mlx_sam2.frames.sinks import OverlaySink, draw_masks
+    from mlx_sam2.frames.films import OverlaySink
+    from mlx_sam2.frames.sinks import draw_masks
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(source)

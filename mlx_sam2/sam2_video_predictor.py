@@ -10,7 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from .checkpoint.build import build_model, split_video_options
-from .frames.source import VideoError, open_source
+from .frames.opening import open_source
+from .frames.source import VideoError
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 from .video.approximations import Approximations

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..frames.sinks import OverlaySink
+from ..frames.films import OverlaySink
 from ..images.drawing import cutout, mask_picture
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import rle_to_mask

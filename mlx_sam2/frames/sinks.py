@@ -11,7 +11,6 @@ import colorsys
 import json
 import os
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import mask_to_rle
-from .file import import_av
 from .source import VideoError
-
-VIDEO_SUFFIXES = (".mp4", ".mov")
-TICKS = 90_000  # a second, in the clock of overlay videos
 
 Masks = Mapping[Any, np.ndarray]  # object id -> bool (H, W)
 Scores = Mapping[Any, float]
@@ -195,65 +190,6 @@ class RleSink(FrameSink):
             self._file = None
 
 
-class OverlaySink(FrameSink):
-    """An H.264 video (`.mp4` or `.mov`) of the frames with the objects tinted, outlined and numbered.
-
-    Frames are shown in the order in which they were written, at the distances in time that `time` gives them,
-    else at the rate `fps` (30 if None). H.264 needs even sizes: an odd last column or row is doubled. The
-    file can be played after every frame: until it is closed it is a fragmented MP4, then an ordinary one.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False, *, fps: float | None = None) -> None:
-        super().__init__(path, overwrite)
-        if self.path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise VideoError(f"{self.path} is no name for an overlay video: it needs to end in .mp4 or .mov")
-        self._av = import_av()
-        if "libx264" not in self._av.codecs_available:
-            raise VideoError("this build of PyAV has no H.264 encoder: pip install --force-reinstall av")
-        self._fps = fps or 30.0
-        self._container: Any = None
-        self._ticks = 0
-        self._time: float | None = None
-
-    def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
-        h, w = frame.shape[:2]
-        picture = np.pad(draw_masks(frame, masks), ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
-        if self._container is None:
-            self._open(*picture.shape[:2])
-        else:
-            step = 1 / self._fps if time is None or self._time is None else abs(time - self._time)
-            self._ticks += max(1, round(step * TICKS))
-        self._time = time
-        if picture.shape[:2] != (self._stream.height, self._stream.width):
-            raise VideoError(f"frame {i} is {w}x{h}, not the size that {self.path} was begun with")
-        video_frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
-        video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709", threads=1)
-        video_frame.pts, video_frame.time_base = self._ticks, Fraction(1, TICKS)
-        self._container.mux(self._stream.encode(video_frame))
-
-    def _open(self, height: int, width: int) -> None:
-        options = {"movflags": "hybrid_fragmented+frag_every_frame", "flush_packets": "1"}
-        self._container = self._av.open(f"file:{self.path}", "w", options=options)
-        # No look-ahead: frames must not wait in the encoder. A keyframe every two seconds, for seeking.
-        gop = max(1, round(2 * self._fps))
-        encoder = {"tune": "zerolatency", "preset": "veryfast", "crf": "18", "g": str(gop)}
-        rate = Fraction(self._fps).limit_denominator(1001)
-        self._stream = self._container.add_stream("libx264", rate=rate, options=encoder)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        context = self._stream.codec_context
-        context.time_base = Fraction(1, TICKS)
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-        context.color_range = 1  # limited
-
-    def close(self) -> None:
-        if self._container is not None:
-            container, self._container = self._container, None
-            try:
-                container.mux(self._stream.encode(None))
-            finally:
-                container.close()
-
-
 def object_colour(number: int) -> tuple[int, int, int]:
     """A bright colour for object `number`; the hues of consecutive numbers lie far apart (golden ratio)."""
     r, g, b = colorsys.hsv_to_rgb((0.02 + 0.618034 * (number - 1)) % 1.0, 0.85, 1.0)
@@ -296,24 +232,3 @@ def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
         padded = np.pad(mask, 1)
         mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return mask
-
-
-def open_sink(
-    path: str | os.PathLike[str],
-    *,
-    overwrite: bool = False,
-    fps: float | None = None,
-    frame_name: Callable[[int], str] | None = None,
-) -> FrameSink:
-    """The sink that a name asks for: `.mp4`, `.mov` overlay video, `.jsonl` COCO RLE, no suffix a PNG folder.
-
-    `fps` is for the video, `frame_name` for the PNG files; the others do not need them.
-    """
-    suffix = Path(path).suffix.lower()
-    if suffix in VIDEO_SUFFIXES:
-        return OverlaySink(path, overwrite, fps=fps)
-    if suffix == ".jsonl":
-        return RleSink(path, overwrite)
-    if suffix == "" or Path(path).is_dir():
-        return PngSink(path, overwrite, frame_name=frame_name)
-    raise VideoError(f"{path}: outputs end in .mp4 or .mov (overlay), .jsonl (RLE), or are a folder for PNG masks")

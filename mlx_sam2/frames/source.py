@@ -1,8 +1,7 @@
-"""Frame sources: where the frames of a video come from.
+"""Frame sources: the frames of a folder, a sequence or a stream, one interface for all.
 
-`open_source` turns a folder of frames, a video file (`video_file.py`), an iterable or a camera (`camera.py`)
-into a `FrameSource`. Frames are read when they are asked for and held as uint8; nothing here grows with the
-length of a video. Where a source can go back (`random_access`), any frame can be read again for a correction.
+Frames are read when they are asked for and held as uint8; nothing here grows with the length of a video. Where a
+source can go back (`random_access`), any frame can be read again for a correction.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import struct
 import threading
 import zlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import index as as_index
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from PIL import Image
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 CACHE_BYTES = 128 * 2**20
 
-# Whatever its name, a frame is of one of these: PIL would hand an EPS file to Ghostscript, for example.
+# Frames are read in these formats only, whatever their names: PIL would hand an EPS file to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
 # What PIL raises for a file that is not, or only partly, an image.
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
@@ -38,10 +37,10 @@ class VideoError(ValueError):
 class FrameSource:
     """The frames of one video, each a read-only uint8 array of shape (height, width, 3), RGB.
 
-    `name` is what error messages call the source; `num_frames` is None where the end is not known beforehand
+    Error messages call the source by its `name`; `num_frames` is None where the end is not known beforehand
     (a generator, a camera), and `fps` where the source has no rate. A source with `random_access` gives
-    any frame by `source[i]`, and iterates from the start each time; one without is read once, in order, and
-    a second loop over it goes on where the first one stopped.
+    any frame by `source[i]`, and iterates from the start each time. One without it is read once, in order, and
+    a second loop continues where the first one stopped.
 
     A source with `reads_ahead` may be read by several threads, and before a frame is needed.
     """
@@ -74,15 +73,15 @@ class FrameSource:
             yield self[i]
 
     def time(self, i: int) -> float | None:
-        """When frame `i` is shown, in seconds after the first frame; None where that is not known."""
+        """When frame `i` is shown, in seconds after the first frame; None if the source does not say."""
         return None if self.fps is None else i / self.fps
 
     def frame_name(self, i: int) -> str:
-        """The name of frame `i` without a suffix: that of its file, or its number in five digits."""
+        """The name of frame `i` without a suffix: its file's name, or its number in five digits."""
         return f"{i:05d}"
 
     def close(self) -> None:
-        """Give back files and devices."""
+        """Release files and devices."""
 
     def __enter__(self) -> FrameSource:
         return self
@@ -94,7 +93,7 @@ class FrameSource:
         raise NotImplementedError
 
     def _checked(self, frame: np.ndarray, what: str) -> np.ndarray:
-        """`frame`, read-only, once it has the size of the video; `what` names it in the error."""
+        """Return `frame` read-only. VideoError if it has not the size of the video; `what` names it there."""
         if frame.shape[:2] != (self.height, self.width):
             raise VideoError(
                 f"{what} is {frame.shape[1]}x{frame.shape[0]}, but the video is {self.width}x{self.height}: "
@@ -106,7 +105,7 @@ class FrameSource:
 
 
 class FrameCache:
-    """The most recently used frames of one size, at most `CACHE_BYTES` of them (and at least two)."""
+    """A cache of the most recently used frames, all of one size: at most `CACHE_BYTES`, at least two frames."""
 
     def __init__(self, height: int, width: int) -> None:
         self.capacity = max(2, CACHE_BYTES // (height * width * 3))
@@ -126,7 +125,7 @@ class FrameCache:
 
 
 class FolderSource(FrameSource):
-    """A folder of numbered JPEG (or else PNG) files, one a frame.
+    """A folder of numbered JPEG files, or PNG files if it has no JPEG; each is a frame.
 
     As in the official loader, files named by whole numbers are sorted by them, EXIF orientation is not
     applied, and pixels are what PIL's `convert("RGB")` gives. Unlike it: names that share one pattern around
@@ -302,63 +301,3 @@ def as_frame(frame: Any, i: int) -> np.ndarray:
     else:
         return np.ascontiguousarray(frame)
     raise VideoError(f"frame {i} is {given}: a frame is a uint8 RGB array (height, width, 3) or a PIL image")
-
-
-def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
-    """Open whatever holds the frames of a video.
-
-    Args:
-        source: one of
-            a folder of numbered JPEG or PNG files (`FolderSource`);
-            a video file in any container that PyAV opens, by its path or as its bytes (`VideoFileSource`);
-            a list, array or other sequence of frames (`SequenceSource`);
-            any other iterable of frames, read once in order (`StreamSource`);
-            a camera, as its number or as "camera:NUMBER_OR_NAME" (`open_camera`);
-            the URL of a live stream, "rtsp://..." or the like (`open_live`);
-            an open `FrameSource`, which is returned as it is.
-            A frame in memory is a uint8 RGB array (H, W, 3) or a PIL image.
-        camera_options: options for the camera's driver, e.g. {"framerate": "15", "video_size": "1280x720"}.
-
-    Raises:
-        VideoError: the source does not exist, cannot be read, or holds no frame.
-    """
-    is_camera = (isinstance(source, int) and not isinstance(source, bool)) or (
-        isinstance(source, str) and re.match("camera(:|$)", source) is not None
-    )
-    if camera_options is not None and not is_camera:
-        raise VideoError(f"camera_options are for cameras, and {source!r:.60} is none")
-    if isinstance(source, FrameSource):
-        return source
-    if is_camera:
-        from .camera import open_camera
-
-        device = str(source) if isinstance(source, int) else source.partition(":")[2] or "0"
-        return open_camera(device, camera_options or {})
-    if isinstance(source, (bytearray, memoryview)):
-        source = bytes(source)
-    if isinstance(source, (bytes, str, os.PathLike)) and source:
-        return _open_file(source)
-    is_file = isinstance(source, (bytes, str)) or hasattr(source, "read")  # empty, or open: give its path or its bytes
-    if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
-        indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
-        return SequenceSource(source) if indexed else StreamSource(source)
-    raise VideoError(
-        f"{type(source).__name__} is no source of frames: give a folder of frames, a video file, "
-        'its bytes, an iterable of frames, or a camera ("camera:0")'
-    )
-
-
-def _open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
-    if not isinstance(source, bytes):
-        path = Path(source)
-        if isinstance(source, str) and re.match("[a-z0-9+]+://", source):
-            from .camera import open_live
-
-            return open_live(source)
-        if path.is_dir():
-            return FolderSource(path)
-        if not path.exists():
-            raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
-    from .file import VideoFileSource
-
-    return VideoFileSource(source)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
-from ..frames.source import FrameSource, VideoError, open_source
+from ..frames.opening import open_source
+from ..frames.source import FrameSource, VideoError
 from . import everything
 from . import prompts as track_prompts
 from .run import (
@@ -168,7 +169,8 @@ def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:
 
 
 def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink:
-    from ..frames.sinks import PngSink, open_sink
+    from ..frames.opening import open_sink
+    from ..frames.sinks import PngSink
 
     path = Path(output)
     for place in [path.absolute().parent, *([path] if path.is_dir() else [])]:

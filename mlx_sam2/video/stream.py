@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..frames.source import FrameSource, VideoError, as_frame, open_source
+from ..frames.opening import open_source
+from ..frames.source import FrameSource, VideoError, as_frame
 from ..sam2_video_predictor import Masks, SAM2VideoPredictor
 from .memory_bank import ResultStore
 from .state import VideoState

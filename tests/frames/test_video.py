@@ -17,7 +17,8 @@ from PIL import Image
 from mlx_sam2.frames import camera
 from mlx_sam2.frames import file as video_file
 from mlx_sam2.frames import source as video
-from mlx_sam2.frames.source import FrameCache, VideoError, open_source
+from mlx_sam2.frames.opening import open_source
+from mlx_sam2.frames.source import FrameCache, VideoError
 from mlx_sam2.images.preprocess import model_frame, preprocess_frame
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")

@@ -13,8 +13,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sam2.frames.sinks import OverlaySink, PngSink, RleSink, davis_palette, draw_masks, object_colour, open_sink
-from mlx_sam2.frames.source import VideoError, open_source
+from mlx_sam2.frames.films import OverlaySink
+from mlx_sam2.frames.opening import open_sink, open_source
+from mlx_sam2.frames.sinks import PngSink, RleSink, davis_palette, draw_masks, object_colour
+from mlx_sam2.frames.source import VideoError
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
 
@@ -218,7 +220,7 @@ def test_outputs_that_cannot_be(tmp_path: Path, name: str, message: str) -> None
 WRITER = """
 import os, signal, sys
 import numpy as np
-from mlx_sam2.frames.sinks import open_sink
+from mlx_sam2.frames.opening import open_sink
 rows = np.arange(48)[:, None]
 sinks = [open_sink(os.path.join(sys.argv[1], name), fps=10) for name in ("out.mp4", "out.jsonl", "out")]
 for i in range(20):

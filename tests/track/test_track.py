@@ -195,7 +195,7 @@ def test_live_stream(mp4: Path, model: str, predictor: Any, tmp_path: Path) -> N
     assert "frames 1 to 5, 2 objects" in succeeded(run(f"file://{mp4}", *args, cwd=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     expected = []
-    from mlx_sam2.frames.source import open_source
+    from mlx_sam2.frames.opening import open_source
 
     with open_source(mp4) as frames, predictor.stream(StreamSource(iter(frames))) as stream:
         for t, ids, logits in stream:

@@ -186,8 +186,8 @@ def test_sources_of_users_are_read_when_a_frame_is_needed(predictor: SAM2VideoPr
 
 def test_a_file_read_by_two_threads(tmp_path: Path) -> None:
     """Frames in order on one, jumps on the other: the same frames as alone."""
-    from mlx_sam2.frames.sinks import OverlaySink
-    from mlx_sam2.frames.source import open_source
+    from mlx_sam2.frames.films import OverlaySink
+    from mlx_sam2.frames.opening import open_source
 
     frames = clip(30)
     with OverlaySink(tmp_path / "clip.mp4", fps=10) as sink:

@@ -1,0 +1,97 @@
+"""Opening: the source for whatever holds the frames of a video, and the sink that an output's name asks for."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from .camera import open_camera, open_live
+from .file import VideoFileSource
+from .films import VIDEO_SUFFIXES, OverlaySink
+from .sinks import FrameSink, PngSink, RleSink
+from .source import FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
+
+
+def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
+    """Open the frames of a video, whatever holds them.
+
+    Args:
+        source: one of
+            a folder of numbered JPEG or PNG files (`FolderSource`);
+            a video file in any container that PyAV opens, by its path or as its bytes (`VideoFileSource`);
+            a list, array or other sequence of frames (`SequenceSource`);
+            any other iterable of frames, read once in order (`StreamSource`);
+            a camera, as its number or as "camera:NUMBER_OR_NAME" (`open_camera`);
+            the URL of a live stream, "rtsp://..." or the like (`open_live`);
+            an open `FrameSource`, which is returned as it is.
+            A frame in memory is a uint8 RGB array (H, W, 3) or a PIL image.
+        camera_options: options for the camera's driver, e.g. {"framerate": "15", "video_size": "1280x720"}.
+
+    Raises:
+        VideoError: the source does not exist, cannot be read, or holds no frame.
+    """
+    is_camera = (isinstance(source, int) and not isinstance(source, bool)) or (
+        isinstance(source, str) and re.match("camera(:|$)", source) is not None
+    )
+    if camera_options is not None and not is_camera:
+        raise VideoError(f"camera_options are for cameras, and {source!r:.60} is none")
+    if isinstance(source, FrameSource):
+        return source
+    if is_camera:
+        device = str(source) if isinstance(source, int) else source.partition(":")[2] or "0"
+        return open_camera(device, camera_options or {})
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if isinstance(source, (bytes, str, os.PathLike)) and source:
+        return open_file(source)
+    is_file = isinstance(source, (bytes, str)) or hasattr(source, "read")  # empty, or open: give its path or its bytes
+    if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
+        indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
+        return SequenceSource(source) if indexed else StreamSource(source)
+    raise VideoError(
+        f"{type(source).__name__} is no source of frames: give a folder of frames, a video file, "
+        'its bytes, an iterable of frames, or a camera ("camera:0")'
+    )
+
+
+def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
+    """Open a path, an address or the bytes of a file.
+
+    Raises:
+        VideoError: as ``open_source``.
+    """
+    if not isinstance(source, bytes):
+        path = Path(source)
+        if isinstance(source, str) and re.match("[a-z0-9+]+://", source):
+            return open_live(source)
+        if path.is_dir():
+            return FolderSource(path)
+        if not path.exists():
+            raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
+    return VideoFileSource(source)
+
+
+def open_sink(
+    path: str | os.PathLike[str],
+    *,
+    overwrite: bool = False,
+    fps: float | None = None,
+    frame_name: Callable[[int], str] | None = None,
+) -> FrameSink:
+    """The sink that a name asks for: `.mp4`, `.mov` overlay video, `.jsonl` COCO RLE, no suffix a PNG folder.
+
+    `fps` is for the video, `frame_name` for the PNG files; the others do not need them.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix in VIDEO_SUFFIXES:
+        return OverlaySink(path, overwrite, fps=fps)
+    if suffix == ".jsonl":
+        return RleSink(path, overwrite)
+    if suffix == "" or Path(path).is_dir():
+        return PngSink(path, overwrite, frame_name=frame_name)
+    raise VideoError(f"{path}: outputs end in .mp4 or .mov (overlay), .jsonl (RLE), or are a folder for PNG masks")
