@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -146,7 +147,10 @@ def prepare(folder: Path) -> set[Path]:
     rough = Image.new("L", Image.open(folder / "coins.png").size)
     ImageDraw.Draw(rough).ellipse([245, 95, 300, 145], fill=255)
     rough.save(folder / "m0.png")
-    return {path for path in folder.rglob("*") if path.is_file()}
+    made = {path for path in folder.rglob("*") if path.is_file()}
+    for path in made:
+        os.utime(path, (0, 0))  # fingerprints of photos hold it
+    return made
 
 
 def cases(checkout: Path, only: str) -> Iterator[tuple[str, str, str]]:
@@ -166,6 +170,7 @@ def cases(checkout: Path, only: str) -> Iterator[tuple[str, str, str]]:
                 yield from (("api", what, found) for _, what, found in (row.split("\t") for row in text.splitlines()))
                 continue
             said = text.replace(str(folder), "FOLDER").replace(str(checkout), "CHECKOUT")
+            said = re.sub(r"[\d.]+ frames/s", "RATE", said)
             yield name, f"exit {code}, {len(said)} characters", digest(said.encode())
             for path in sorted(path for path in folder.rglob("*") if path.is_file() and path not in before):
                 yield name, str(path.relative_to(folder)), hash_of(path)
