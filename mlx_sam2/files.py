@@ -1,0 +1,159 @@
+"""Files and folders that appear under their names only when they are complete; digests of files.
+
+What is being written lies beside its place, hidden, as ``.NAME.MACHINE-PID-N.part``. A process that is killed leaves
+it there. The name says whose it is, so that the next process to write into that folder can remove it, and never takes
+the file of a writer that lives.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import itertools
+import os
+import re
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+BLOCK = 1 << 20  # bytes that are read at once
+
+_numbers = itertools.count()
+_LEFTOVER = re.compile(
+    r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{6})-(?P<pid>[0-9]{1,10})-[0-9]+\.(?P<kind>part|old)", re.S
+)
+
+
+@contextmanager
+def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
+    """Yield a path that does not exist, for the caller to make a file or a folder there.
+
+    It takes the name `path` when the block ends, and is removed when an error ends the block. What killed processes
+    have left in the same folder is removed first.
+
+    Args:
+        replace: what has the name `path` already is replaced: a file by a file, a folder by a folder.
+
+    Raises:
+        FileExistsError: without ``replace``, `path` exists at the end of the block.
+        OSError: the disk is full or fails; the error names `path`.
+    """
+    path = Path(path)
+    part = provisional(path)
+    _sweep_once(os.path.abspath(part.parent))
+    try:
+        yield part
+        if not replace and os.path.lexists(path):  # rename would replace a file or an empty folder
+            raise FileExistsError(errno.EEXIST, "exists already", str(path))
+        if replace and part.is_dir() and os.path.lexists(path):
+            _swap(part, path)
+        else:
+            os.replace(part, path)
+    except OSError as error:
+        if error.errno and error.filename in (None, str(part)):
+            error.filename, error.filename2 = str(path), None
+        raise
+    finally:
+        _remove(part)
+
+
+def provisional(path: Path) -> Path:
+    """A name for `path` while it is being written, another one at each call."""
+    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{next(_numbers)}.part")
+
+
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Write a whole text file, or replace it; `text` may be its lines, each with its end. Raises as ``beside``."""
+    with beside(path, replace=True) as part, open(part, "w", encoding="utf-8") as file:
+        file.writelines([text] if isinstance(text, str) else text)
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it, as ``mkdir -p``.
+
+    Raises:
+        NotADirectoryError: a file has that name.
+        OSError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder)) from None
+
+
+def sweep(folder: str | os.PathLike[str]) -> None:
+    """Remove what processes of this machine that were killed left half-written in a folder.
+
+    A folder that was being replaced at that moment gets its name back. What cannot be removed stays.
+    """
+    with suppress(OSError), os.scandir(folder) as entries:
+        for entry in list(entries):
+            found = _LEFTOVER.fullmatch(entry.name)
+            if not found or found["machine"] != _machine() or _lives(int(found["pid"])):
+                continue
+            path, wanted = Path(entry.path), Path(folder, found["name"])
+            if found["kind"] == "old" and not os.path.lexists(wanted):
+                path.rename(wanted)
+            else:
+                _remove(path)
+
+
+def sha256(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    return hexdigest(path, hashlib.sha256())
+
+
+def hexdigest(path: str | os.PathLike[str], digest: _Hash) -> str:
+    """What `digest` says after the bytes of a file."""
+    with open(path, "rb") as file:
+        while block := file.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _swap(part: Path, path: Path) -> None:
+    """Let a folder take the place of another one, which is removed; it keeps its place when that fails."""
+    old = part.with_suffix(".old")
+    try:
+        path.rename(old)
+        part.rename(path)
+    except BaseException:
+        if os.path.lexists(old) and not os.path.lexists(path):
+            old.rename(path)
+        raise
+    _remove(old)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+@lru_cache(maxsize=64)  # of a folder that got many files, once
+def _sweep_once(folder: str) -> None:
+    sweep(folder)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):  # of somebody else; no number of a process
+        pass
+    return True
+
+
+@cache
+def _machine() -> str:
+    """Tells machines apart that write into one folder; a process id means something on its own machine only."""
+    return hashlib.sha256(os.fsencode(os.uname().nodename)).hexdigest()[:6]
