@@ -28,14 +28,21 @@ from .session_store import Sessions
 
 
 class Export:
-    """What an export is made of: a copy of the objects and masks as they were when it began."""
+    """What an export is made of: a copy of the objects and masks as they were when it began.
 
-    def __init__(self, job: Job, source: SharedSource, frame: int | None, limits: Limits) -> None:
+    What is hidden is left out; a project (`with_hidden`) holds everything.
+    """
+
+    def __init__(
+        self, job: Job, source: SharedSource, frame: int | None, limits: Limits, with_hidden: bool = False
+    ) -> None:
         session = job.session
         self.job, self.session, self.source, self.limits = job, session, source, limits
         self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
         with session.lock:
-            self.objects = {n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items())}
+            self.objects = {
+                n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items()) if obj.visible or with_hidden
+            }
             self.masks: dict[int, dict[int, Mask]] = {}
             for obj_id, masks in session.masks.items():
                 for t, mask in masks.items():
@@ -65,9 +72,10 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
         session = job.session
         if session.source is None:
             raise ApiError(404, "not_found", "this session was closed")
-        export = Export(job, session.source, ask.frame, sessions.limits)
+        export = Export(job, session.source, ask.frame, sessions.limits, with_hidden=ask.format == "project")
         if not export.masks and ask.format != "project":
-            raise ApiError(409, "empty", "there is no mask to export yet")
+            why = "hidden objects are not exported: show one" if session.masks else "there is no mask to export yet"
+            raise ApiError(409, "empty", why)
         moving = session.kind == "video" and ask.frame is None
         write, suffix, media_type = {
             "masks": (_write_masks, "_masks.zip", "application/zip"),
@@ -159,12 +167,10 @@ def _write_cutouts(export: Export, path: Path) -> Steps:
 
 
 def drawn(frame: np.ndarray, masks: dict[int, np.ndarray], objects: dict[int, Object]) -> np.ndarray:
-    """(H, W, 3) uint8: the frame with the visible objects tinted and outlined in their own colours."""
+    """(H, W, 3) uint8: the frame with the objects tinted and outlined in their own colours."""
     picture = frame.copy()
     thick = max(1, round(min(frame.shape[:2]) / 300))
     for obj_id, mask in masks.items():
-        if not objects[obj_id].visible:
-            continue
         x, y, w, h = mask_to_bbox(mask)
         inside = np.pad(mask[y : y + h, x : x + w], thick)
         core = inside.copy()

@@ -54,7 +54,7 @@ class ImageWork:
             ArithmeticError: the model gave no finite score.
         """
         if prompt.mask is not None and not prompt.points and prompt.box is None:
-            return [as_given(prompt.mask)], 0
+            return [as_given(prompt.mask, prompt.mask.score)], 0
         step: Step | None = None
         for count in clicks_of(prompt):
             points = prompt.points[:count]
@@ -122,7 +122,7 @@ def as_mask(mask: np.ndarray, score: float) -> Mask:
     return Mask(size=tuple(rle["size"]), counts=rle["counts"], area=area, bbox=tuple(mask_to_bbox(mask)), score=score)
 
 
-def as_given(rle: Rle, score: float = 1.0) -> Mask:
-    """A mask that a user gave: it is its own answer."""
-    data = rle.model_dump()
-    return Mask(**data, area=rle_area(data), bbox=tuple(rle_to_bbox(data)), score=score)
+def as_given(rle: Rle, score: float | None) -> Mask:
+    """A mask that is its own answer; one that a user drew has no score, so 1."""
+    data = rle.model_dump(include={"size", "counts"})
+    return Mask(**data, area=rle_area(data), bbox=tuple(rle_to_bbox(data)), score=1.0 if score is None else score)

@@ -49,6 +49,12 @@ class Rle(Wire):
     counts: Annotated[str, Field(max_length=MAX_COUNTS, pattern=r"^[0-o]*$")]
 
 
+class GivenMask(Rle):
+    """A mask as a prompt; the score of one that was found stays with it."""
+
+    score: FiniteFloat | None = None
+
+
 class Mask(Rle):
     """A mask with its area, COCO's box, and its score: predicted IoU in images, presence logit in videos."""
 
@@ -64,7 +70,7 @@ class Prompt(Wire):
     box: Box | None = None
     choice: Literal[0, 1, 2] | None = None
     refine: bool = True
-    mask: Rle | None = None
+    mask: GivenMask | None = None
 
     @property
     def is_empty(self) -> bool:

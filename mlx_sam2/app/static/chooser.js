@@ -81,7 +81,8 @@ export class Chooser {
   }
 
   clear() {
-    const { session } = this.app;
+    const { session, tools } = this.app;
+    tools.hold();
     if (isEmpty(session.prompts)) return;
     session.change(withPrompts(session.doc, session.active, session.frame, NO_PROMPTS), "Clear prompts");
     announce("Prompts cleared");
@@ -131,14 +132,14 @@ export class EverythingPanel {
     }
     this.find.addEventListener("click", () => this.#start());
     byId("everything-all").addEventListener("click", () => app.tools.keepAll());
-    byId("everything-none").addEventListener("click", () => app.session.setRegions(null));
+    byId("everything-none").addEventListener("click", () => app.session.setRegions(app.session.frame, null));
   }
 
   #start() {
     const { session } = this.app;
     if (session.job?.kind === "everything") session.cancel();
     else if (this.app.canPrompt()) {
-      session.setRegions(null);
+      session.setRegions(session.frame, null);
       session.start("everything", {
         frame: session.frame, points_per_side: Number(this.density.value), pred_iou_thresh: Number(this.score.value),
         stability_score_thresh: Number(this.stability.value), as_objects: false,
@@ -149,12 +150,12 @@ export class EverythingPanel {
   show() {
     const { session, tools } = this.app;
     const job = session.job?.kind === "everything" ? session.job : null;
-    byId("everything-panel").hidden = tools.tool !== "everything" && !session.regions && !job;
+    const found = session.regionsAt(session.frame).length;
+    byId("everything-panel").hidden = tools.tool !== "everything" && !job;
     byId("mask-panel").hidden = tools.tool === "everything";
     this.find.textContent = job ? "Stop" : "Find everything";
     this.find.disabled = Boolean(session.job && !job) || Boolean(job?.stopping);
-    byId("everything-results").hidden = !session.regions;
-    const regions = session.regions ? `${session.regions.length} found` : "";
-    byId("everything-count").textContent = job ? (job.total ? `${job.done} of ${job.total}` : "…") : regions;
+    byId("everything-results").hidden = !found;
+    byId("everything-count").textContent = job ? (job.total ? `${job.done} of ${job.total}` : "…") : found ? `${found} found` : "";
   }
 }

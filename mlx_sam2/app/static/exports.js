@@ -14,7 +14,9 @@ export class Exports {
     const { session } = this.app;
     if (!session || this.button.disabled) return;
     const many = session.video;
+    const hidden = session.doc.objects.filter(({ visible }) => !visible).length;
     openMenu(this.button, [
+      ...(hidden ? [{ label: `Without ${hidden === 1 ? "the hidden object" : `${hidden} hidden objects`}`, note: "What is hidden is in no export but the project." }, null] : []),
       { label: "Mask PNGs", note: many ? "One picture for each object and frame" : "One black and white picture for each object", act: () => this.make("masks") },
       { label: "Cut-outs", note: "The objects on a transparent ground", act: () => this.make("cutouts") },
       { label: "COCO JSON", note: "Run lengths, boxes and areas", act: () => this.make("coco") },
@@ -33,8 +35,9 @@ export class Exports {
       toast("Something is still running. Stop it or wait until it is done, then export.", { error: true });
       return;
     }
-    if (format !== "project" && !session.doc.objects.length) {
-      toast("There is nothing to export yet: click an object first.", { error: true });
+    const { objects } = session.doc;
+    if (format !== "project" && !objects.some(({ visible }) => visible)) {
+      toast(objects.length ? "Every object is hidden, and what is hidden is not exported: show one first." : "There is nothing to export yet: click an object first.", { error: true });
       return;
     }
     this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
@@ -58,14 +61,19 @@ export class Exports {
   async #save(session, job) {
     try {
       const { blob, name } = await api.exported(session.id, job);
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = name;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-      toast(`${name} is in your downloads.`);
+      handOver(blob, name);
+      toast(`${name} is made, and your browser saves it or asks you where.`, { action: ["Save again", () => handOver(blob, name)] });
     } catch (error) {
       session.problem(error);
     }
   }
+}
+
+/** Gives a file to the browser; what becomes of it the page is not told. */
+function handOver(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -1,18 +1,26 @@
-// Pictures of the frames: fetched when somebody looks, a few at a time, the newest wish first.
+// Pictures of the frames: fetched when somebody looks, a few at a time; the frame that the user waits for goes first.
 import * as api from "./api.js";
 
 const AT_ONCE = 2; // of the six connections that a browser opens
 const KEPT_BYTES = 256e6;
+const FIRST_WAIT = 500, LONGEST_WAIT = 8000; // ms before a picture that did not come is asked for again
+
+const bytesOf = (bitmap) => bitmap.width * bitmap.height * 4;
 
 export class Frames {
-  /** `arrived(number)` when a picture is there; `failed(error)` when it can't be had. */
-  constructor(session, arrived, failed) {
-    Object.assign(this, { session, arrived, failed });
+  /**
+   * `arrived(number)` when a picture is there; `failed(error)` when it can't be had; `needed()` gives the frames that
+   * are shown and wanted, the wanted one first: they are fetched before all others and never dropped.
+   */
+  constructor(session, { arrived, failed, needed }) {
+    Object.assign(this, { session, arrived, failed, needed });
     this.side = session.kind === "video" ? 1600 : 4096;
     this.kept = new Map(); // number -> ImageBitmap, in order of use
     this.wishes = []; // newest last
     this.busy = new Map(); // number -> AbortController
     this.bytes = 0;
+    this.limit = KEPT_BYTES;
+    this.wait = FIRST_WAIT;
   }
 
   get any() { return this.kept.size > 0; }
@@ -31,8 +39,10 @@ export class Frames {
 
   /** Asks for a picture; of many wishes the newest few are kept. */
   want(number) {
-    if (this.kept.has(number) || this.busy.has(number) || this.closed) return;
-    this.wishes = [...this.wishes.filter((other) => other !== number), number].slice(-12);
+    if (this.closed) return;
+    if (!this.has(number) && !this.busy.has(number)) {
+      this.wishes = [...this.wishes.filter((other) => other !== number), number].slice(-12);
+    }
     this.#next();
   }
 
@@ -43,36 +53,67 @@ export class Frames {
 
   close() {
     this.closed = true;
+    clearTimeout(this.timer);
     for (const abort of this.busy.values()) abort.abort();
     for (const bitmap of this.kept.values()) bitmap.close();
     this.kept.clear();
   }
 
+  /** The next frame to fetch: one that is needed, else the newest wish. */
+  #choose() {
+    const missing = this.needed().find((number) => !this.has(number) && !this.busy.has(number));
+    if (missing !== undefined && !this.timer) return missing;
+    let wish;
+    do wish = this.wishes.pop();
+    while (wish !== undefined && (this.has(wish) || this.busy.has(wish)));
+    return wish;
+  }
+
   async #next() {
-    if (this.busy.size >= AT_ONCE || !this.wishes.length) return;
-    const number = this.wishes.pop();
+    if (this.closed || this.busy.size >= AT_ONCE) return;
+    const number = this.#choose();
+    if (number === undefined) return;
     const abort = new AbortController();
     this.busy.set(number, abort);
     try {
       const bitmap = await api.frame(this.session.id, number, this.side, abort.signal);
-      if (this.closed) return;
-      this.kept.set(number, bitmap);
-      this.bytes += bitmap.width * bitmap.height * 4;
-      this.#forget(number);
-      this.arrived(number);
+      if (this.closed) bitmap.close();
+      else this.#keep(number, bitmap);
     } catch (error) {
-      if (error.name !== "AbortError") this.failed(error);
+      if (error.name !== "AbortError") this.#missed(number, error);
     } finally {
       this.busy.delete(number);
-      if (!this.closed) this.#next();
+      this.#next();
     }
   }
 
+  #keep(number, bitmap) {
+    this.wait = FIRST_WAIT;
+    this.kept.set(number, bitmap);
+    this.bytes += bytesOf(bitmap);
+    this.#forget(number);
+    this.arrived(number);
+  }
+
+  /** A picture that somebody waits for is asked for again, after a while that grows; of others nothing is said. */
+  #missed(number, error) {
+    if (!this.needed().includes(number)) return;
+    if (this.wait === FIRST_WAIT) this.failed(error);
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => {
+      this.timer = null;
+      this.#next();
+    }, this.wait);
+    this.wait = Math.min(2 * this.wait, LONGEST_WAIT);
+  }
+
   #forget(newest) {
+    const needed = this.needed();
     for (const [number, bitmap] of this.kept) {
-      if (this.bytes <= KEPT_BYTES || number === newest) return;
+      if (this.bytes <= this.limit) return;
+      if (number === newest || needed.includes(number)) continue;
       this.kept.delete(number);
-      this.bytes -= bitmap.width * bitmap.height * 4;
+      this.bytes -= bytesOf(bitmap);
       bitmap.close();
     }
   }

@@ -4,23 +4,38 @@ import { make } from "./dom.js";
 
 /** Runs `request`; on "unauthorized" gives the token and tries again. */
 export async function login(request) {
-  const given = /^#token=(.+)$/.exec(location.hash)?.[1];
-  if (given) {
-    history.replaceState(null, "", location.pathname);
-    await api.login(decodeURIComponent(given));
-  }
-  for (let message = ""; ;) {
+  let message = await useAddress();
+  for (;;) {
     try {
       return await request();
     } catch (error) {
       if (error.status !== 401) throw error;
     }
-    try {
-      await api.login(await askToken(message));
-    } catch (error) {
-      if (error.status !== 401 && error.status !== 422) throw error;
-      message = error.message;
-    }
+    message = await give(await askToken(message));
+  }
+}
+
+/** Gives a token to the server; its words if it is not the right one. */
+async function give(token) {
+  try {
+    await api.login(token);
+    return "";
+  } catch (error) {
+    if (error.status !== 401 && error.status !== 422) throw error;
+    return error.message;
+  }
+}
+
+/** Gives the token of the address, if there is one, and takes it out of there. */
+async function useAddress() {
+  const coded = /^#token=(.*)$/.exec(location.hash)?.[1];
+  if (coded === undefined) return "";
+  history.replaceState(null, "", location.pathname);
+  try {
+    return await give(decodeURIComponent(coded));
+  } catch (error) {
+    if (error instanceof URIError) return "The address holds a token that is damaged. The terminal that started the app shows it whole.";
+    throw error;
   }
 }
 

@@ -216,16 +216,14 @@ class App {
   }
 
   toolChanged() {
-    if (!this.session) return;
     this.changed();
-    if (this.tools.tool !== "everything" && this.session.regions) this.session.setRegions(null);
   }
 
-  #found(regions) {
+  #found({ masks }) {
     this.painter.region = null;
-    this.painter.pool.shown = regions?.length ?? 0;
-    if (regions && !regions.length) this.say("Nothing was found. Lower the score and the stability, or take more points per side.");
-    else if (regions) announce(`${regions.length} regions found`);
+    this.painter.pool.shown = masks?.length ?? 0;
+    if (masks && !masks.length) this.say("Nothing was found. Lower the score and the stability, or take more points per side.");
+    else if (masks) announce(`${masks.length} regions found`);
     this.changed();
   }
 
@@ -297,7 +295,7 @@ class App {
   canPrompt() {
     const { session, model } = this;
     const why = model.status === "failed" ? "The model could not be loaded, so there is nothing to answer clicks."
-      : session.status === "encoding" ? "One moment: it is not ready yet." : session.status === "failed" ? session.message : null;
+      : session.status === "failed" ? session.message : null; // while it is encoded clicks wait in the server's queue
     if (why) this.say(why);
     return !why;
   }
@@ -315,18 +313,16 @@ class App {
   }
 
   escape() {
-    this.pointer.cancel();
-    this.painter.draft = null;
-    this.painter.marks();
-    if (this.session?.job) this.session.cancel();
-    else if (this.session?.regions) this.session.setRegions(null);
+    if (this.tools.cancelBox() || !this.session) return; // one thing at a time, the innermost first
+    if (this.session.job) this.session.cancel();
+    else if (this.painter.regions.length) this.session.setRegions(this.painter.frame, null);
   }
 
   /** Whether everything that was asked for is there and drawn. */
   get idle() {
     const { session, painter, tools } = this;
     if (this.opening !== null || painter.asked || painter.pool.waiting.size || tools.asking) return false;
-    return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.has(session.frame));
+    return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.has(session.frame) && painter.frame === session.frame);
   }
 
   announce(text) { announce(text); }

@@ -5,8 +5,9 @@ import { find, freeColour, freeId, fromServer, isEmpty, promptsOf, withObject } 
 import { Frames } from "./frames.js";
 import { History } from "./history.js";
 import { Jobs } from "./jobs.js";
+import { Regions } from "./regions.js";
 import { Sync } from "./sync.js";
-import { Tracks } from "./tracks.js";
+import { TRACKED, Tracks } from "./tracks.js";
 
 const answerKey = (object, frame, prompts) => `${object} ${frame} ${JSON.stringify(prompts)}`;
 
@@ -25,16 +26,20 @@ export class Session extends EventTarget {
     });
     this.tracks = new Tracks(this.frames);
     this.tracks.read(info.timeline);
-    this.frame = 0;
+    this.frame = 0; // that is wanted
+    this.seen = null; // that is on the screen: the painter says so
     this.active = this.doc.objects[0]?.id ?? null; // null: the next click begins a new object
     this.#takePlace();
     this.masks = new Map(); // frame -> Map of object -> mask
     this.candidates = new Map(); // "object frame" -> {masks, chosen}
     this.answers = new Map(); // what the server said to equal prompts: shown at once on undo
-    this.pictures = new Frames(this, (number) => this.tell("picture", number), (error) => this.problem(error));
+    this.pictures = new Frames(this, {
+      arrived: (number) => this.tell("picture", number), failed: (error) => this.problem(error),
+      needed: () => (this.seen === null ? [this.frame] : [this.frame, this.seen]),
+    });
     this.fetching = 0; // requests for masks under way
     this.jobs = new Jobs(this);
-    this.regions = null; // of everything-mode: masks, the largest first
+    this.regions = new Regions();
     this.connected = true;
     this.#listen();
     this.jobs.take(info.jobs);
@@ -56,6 +61,8 @@ export class Session extends EventTarget {
 
   get video() { return this.kind === "video"; }
   get ready() { return this.status === "ready"; }
+  /** Whether the active object has a mask, or prompts for one, on this frame. */
+  get hasMask() { return !isEmpty(this.prompts) || this.tracks.at(this.active, this.frame) === TRACKED; }
   get prompts() { return promptsOf(this.doc, this.active, this.frame); }
 
   /** Where the user is, kept over a reload of the page. */
@@ -275,7 +282,7 @@ export class Session extends EventTarget {
       progress: (step) => this.jobs.progressed(step),
       frame: ({ frame, masks }) => this.#tracked(frame, masks),
       job: (job) => this.jobs.changed(job),
-      everything: ({ masks }) => this.setRegions([...masks].sort((a, b) => b.area - a.area)),
+      everything: ({ frame, masks }) => this.setRegions(frame, masks),
     });
   }
 
@@ -297,10 +304,12 @@ export class Session extends EventTarget {
     if (frame === this.frame) this.tell("masks", frame);
   }
 
-  setRegions(regions) {
-    this.regions = regions?.length ? regions : null;
-    this.tell("regions", regions);
+  setRegions(frame, masks) {
+    this.regions.set(frame, masks);
+    this.tell("regions", { frame, masks });
   }
+
+  regionsAt(frame) { return this.regions.at(frame, this.doc); }
 
   // ---- state of the session and the line to it
 

@@ -1,7 +1,12 @@
 // What a click, a drag and the keyboard's crosshair mean with the tool that is chosen, and the preview under the pointer.
 import * as api from "./api.js";
-import { isEmpty, withBox, withObject, withPoint, freeId, NO_PROMPTS } from "./document.js";
+import { find, freeId, isEmpty, NO_PROMPTS, promptsOf, withBox, withLooks, withObject, withPoint } from "./document.js";
 import { contains } from "./rle.js";
+
+const round = (value) => Math.round(value * 100) / 100;
+
+/** A mask that was found, as the prompts of an object. */
+const asPrompts = ({ size, counts, score }) => ({ ...NO_PROMPTS, mask: { size, counts, score } });
 
 export class Tools {
   constructor(app) {
@@ -29,6 +34,8 @@ export class Tools {
     document.body.dataset.tool = tool;
     this.corner = null;
     this.app.painter.draft = null;
+    this.app.painter.region = null;
+    this.app.painter.showsRegions = tool === "everything";
     this.forgetPreview();
     this.cursor();
     this.app.toolChanged(tool);
@@ -48,8 +55,8 @@ export class Tools {
     this.cursor();
     if (!session || this.pans || !view.holds(x, y)) return this.forgetPreview();
     if (painter.crosshair) this.#hideCrosshair();
-    if (session.regions) return this.#hoverRegion(x, y);
-    const fresh = isEmpty(session.prompts);
+    if (painter.regions.length) return this.#hoverRegion(x, y);
+    const fresh = isEmpty(promptsOf(session.doc, session.active, painter.frame));
     if (this.tool !== "include" || event?.altKey || !fresh || !session.ready || session.job) return this.forgetPreview();
     this.wish = [x, y];
     return this.#preview();
@@ -64,9 +71,9 @@ export class Tools {
   }
 
   tap(x, y, event) {
-    const { session, view } = this.app;
+    const { session, view, painter } = this.app;
     if (!session || !view.holds(x, y)) return;
-    if (session.regions) this.keepRegion(this.#regionAt(x, y));
+    if (painter.regions.length) this.keepRegion(this.#regionAt(x, y));
     else if (this.tool === "everything") this.app.say("Press “Find everything” first, or choose another tool.");
     else this.point(x, y, this.tool !== "exclude" && !event.altKey && !event.ctrlKey && event.button !== 2);
   }
@@ -88,24 +95,39 @@ export class Tools {
 
   // ---- prompts
 
+  /** Whoever points means what is on the screen: playing stops, and a frame that is still on its way is let go. */
+  hold() {
+    const { session, painter, transport } = this.app;
+    transport.stop();
+    session.show(painter.frame);
+  }
+
   point(x, y, include) {
     const { session } = this.app;
     if (!this.app.canPrompt()) return;
-    this.forgetPreview();
-    const { doc, id } = session.withActive();
-    const round = (value) => Math.round(value * 100) / 100;
-    session.change(withPoint(doc, id, session.frame, round(x), round(y), include, this.refine.checked),
-      include ? "Include" : "Exclude");
+    this.hold();
+    if (!include && !session.hasMask) {
+      this.app.say("Include something first: excluding takes away from a mask, and there is none yet.");
+      return;
+    }
+    this.#prompt(include ? "Include" : "Exclude", (doc, id) => withPoint(doc, id, session.frame, round(x), round(y), include, this.refine.checked));
     this.app.announce(include ? "Included" : "Excluded");
   }
 
   box(box) {
     const { session } = this.app;
     if (!this.app.canPrompt()) return;
+    this.hold();
+    this.#prompt("Box", (doc, id) => withBox(doc, id, session.frame, box.map(round), this.refine.checked));
+    this.app.announce("Box");
+  }
+
+  /** One step for undo: the prompt, and the object in sight if it was hidden. */
+  #prompt(label, change) {
+    const { session } = this.app;
     this.forgetPreview();
     const { doc, id } = session.withActive();
-    session.change(withBox(doc, id, session.frame, box.map((value) => Math.round(value * 100) / 100), this.refine.checked), "Box");
-    this.app.announce("Box");
+    session.change(change(find(doc, id).visible ? doc : withLooks(doc, id, { visible: true }), id), label);
   }
 
   // ---- preview: one request at a time, the newest place wins
@@ -127,7 +149,7 @@ export class Tools {
     this.asking = true;
     const serial = this.serial;
     try {
-      const { mask } = await api.preview(session.id, { frame: session.frame, x, y, serial });
+      const { mask } = await api.preview(session.id, { frame: painter.frame, x, y, serial });
       await painter.pool.get(mask, session.activeColour);
       if (serial === this.serial && session === this.app.session) {
         painter.hover = mask;
@@ -144,7 +166,7 @@ export class Tools {
   // ---- regions of everything-mode
 
   #regionAt(x, y) {
-    return this.app.session.regions.findLast((mask) => contains(mask, x, y)) ?? null; // the smallest is last
+    return this.app.painter.regions.findLast((mask) => contains(mask, x, y)) ?? null; // the smallest is last
   }
 
   #hoverRegion(x, y) {
@@ -157,27 +179,24 @@ export class Tools {
   keepRegion(mask) {
     const { session } = this.app;
     if (!mask) return;
+    this.hold();
     const id = freeId(session.doc, session.history.taken);
-    const prompts = { ...NO_PROMPTS, mask: { size: mask.size, counts: mask.counts } };
     this.app.painter.region = null;
-    session.change(withObject(session.doc, id, { [session.frame]: prompts }), "Keep region");
-    session.setRegions(session.regions.filter((other) => other !== mask));
+    session.change(withObject(session.doc, id, { [session.frame]: asPrompts(mask) }), "Keep region");
     this.app.announce(`Kept as object ${id}`);
   }
 
   keepAll() {
-    const { session } = this.app;
+    const { session, painter } = this.app;
+    const { regions } = painter;
+    this.hold();
     let { doc } = session;
     let id = freeId(doc, session.history.taken);
     const room = Math.max(0, (this.app.limits?.objects ?? Infinity) - doc.objects.length);
-    const best = [...session.regions].sort((a, b) => b.score - a.score).slice(0, room);
-    for (const { size, counts } of best) {
-      doc = withObject(doc, id++, { [session.frame]: { ...NO_PROMPTS, mask: { size, counts } } });
-    }
+    const best = [...regions].sort((a, b) => b.score - a.score).slice(0, room);
+    for (const mask of best) doc = withObject(doc, id++, { [session.frame]: asPrompts(mask) });
     session.change(doc, "Keep all");
-    const left = session.regions.length - best.length;
-    if (left) this.app.say(`A session holds ${this.app.limits.objects} objects: the ${best.length} with the best scores were kept.`);
-    session.setRegions(null);
+    if (best.length < regions.length) this.app.say(`A session holds ${this.app.limits.objects} objects: the ${best.length} with the best scores were kept.`);
   }
 
   // ---- the keyboard's way to point
@@ -233,8 +252,17 @@ export class Tools {
   #hideCrosshair() {
     if (!this.app.painter.crosshair) return;
     this.app.painter.crosshair = null;
+    this.cancelBox();
+  }
+
+  /** Ends a box that is half made; whether there was one. */
+  cancelBox() {
+    const { painter, pointer } = this.app;
+    const was = Boolean(painter.draft || this.corner);
+    if (was) pointer.cancel();
     this.corner = null;
-    this.app.painter.draft = null;
-    this.app.painter.marks();
+    painter.draft = null;
+    painter.marks();
+    return was;
   }
 }

@@ -11,17 +11,18 @@ export class Painter {
     this.session = null;
     this.hover = null; // mask of the preview
     this.candidate = null; // mask that the pointer is over in the inspector
-    this.region = null; // the one of everything-mode under the pointer
+    this.showsRegions = false; // while the tool of everything-mode is chosen
+    this.region = null; // the one of them under the pointer
     this.draft = null; // box that is being dragged
     this.crosshair = null; // [x, y] of the keyboard's crosshair
     this.stale = { base: false, over: false };
-    this.shown = null; // frame on the screen
+    this.passing = null; // a frame that has arrived while another is waited for
     this.before = new Map(); // object -> what was drawn for it last
     view.addEventListener("change", () => this.all());
   }
 
   open(session) {
-    Object.assign(this, { session, hover: null, candidate: null, region: null, draft: null, crosshair: null, shown: null });
+    Object.assign(this, { session, hover: null, candidate: null, region: null, draft: null, crosshair: null, passing: null });
     this.before.clear();
     this.all();
   }
@@ -49,7 +50,7 @@ export class Painter {
     this.asked = null;
     const { base, over } = this.stale;
     this.stale = { base: false, over: false };
-    const turned = this.session && this.shown !== this.frame; // another frame: both layers, together
+    const turned = this.#turn(); // both layers, together
     if (base || turned) this.#paintBase(this.#prepare(this.base));
     if (over || turned) this.#paintOver(this.#prepare(this.over));
   }
@@ -66,17 +67,28 @@ export class Painter {
   }
 
   /** The frame on the screen: the one that is wanted, or another until its picture and its masks are there. */
-  get frame() {
-    const { session } = this;
-    if (this.shown === null || this.#complete(session.frame)) this.shown = session.frame;
-    return this.shown;
+  get frame() { return this.session.seen ?? this.session.frame; }
+
+  /** The regions on the screen: those of its frame. */
+  get regions() { return this.showsRegions && this.session ? this.session.regionsAt(this.frame) : []; }
+
+  /** Takes the wanted frame to the screen if all of it is there, else one that came by; whether anything changed. */
+  #turn() {
+    const { session, passing } = this;
+    this.passing = null;
+    const before = session?.seen;
+    if (session && this.#complete(session.frame)) session.seen = session.frame;
+    else if (session && passing !== null) session.seen = passing;
+    const isLate = Boolean(session) && session.seen !== null && session.seen !== session.frame;
+    this.view.stage.dataset.late = String(isLate); // dimmed
+    return session?.seen !== before;
   }
 
   /** Whether the picture of a frame and its masks, as far as they are known, can be drawn. */
   #complete(frame) {
     const { session } = this;
     if (!session.pictures.has(frame)) return false;
-    if (frame === this.shown) return true; // a mask that changes does not take the picture away
+    if (frame === session.seen) return true; // a mask that changes does not take the picture away
     const masks = session.masks.get(frame);
     return session.doc.objects.every(({ id, color }) => {
       const mask = masks?.get(id);
@@ -86,7 +98,7 @@ export class Painter {
 
   /** A picture has arrived; while scrubbing the newest is shown until the one that is wanted comes. */
   arrived(number) {
-    if (!this.session.pictures.has(this.session.frame) && this.#complete(number)) this.shown = number;
+    if (!this.session.pictures.has(this.session.frame) && this.#complete(number)) this.passing = number;
     this.all();
   }
 
@@ -106,7 +118,7 @@ export class Painter {
     context.save();
     context.translate(view.x, view.y);
     context.scale(view.scale, view.scale);
-    if (session.regions) this.#paintRegions(context);
+    this.#paintRegions(context);
     for (const object of session.doc.objects) {
       if (object.visible && object.id !== session.active) this.#paintObject(context, object, this.#maskOf(object.id), false);
     }
@@ -135,8 +147,7 @@ export class Painter {
   }
 
   #paintRegions(context) {
-    const { regions } = this.session;
-    regions.forEach((mask, index) => {
+    this.regions.forEach((mask, index) => {
       const colour = PALETTE[index % PALETTE.length][0];
       this.#paintMask(context, this.#drawing(mask, colour), colour, mask === this.region, mask !== this.region);
     });
