@@ -87,7 +87,7 @@ def follow(
     """Frames with the masks of what was clicked, (H, W, 3) uint8; a None among the clicks forgets all objects."""
     from mlx_sam2 import SAM2VideoPredictor
     from mlx_sam2.frames.films import OverlaySink
-    from mlx_sam2.frames.sinks import draw_masks
+    from mlx_sam2.images.drawing import draw_masks
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(source)

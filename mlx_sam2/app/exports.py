@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ..frames.films import OverlaySink
-from ..images.drawing import cutout, mask_picture
+from ..images.drawing import cutout, mask_picture, paint_object, without_cross
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import rle_to_mask
 from .jobs import Job, Steps
@@ -169,19 +169,9 @@ def _write_cutouts(export: Export, path: Path) -> Steps:
 def drawn(frame: np.ndarray, masks: dict[int, np.ndarray], objects: dict[int, Object]) -> np.ndarray:
     """(H, W, 3) uint8: the frame with the objects tinted and outlined in their own colours."""
     picture = frame.copy()
-    thick = max(1, round(min(frame.shape[:2]) / 300))
     for obj_id, mask in masks.items():
-        x, y, w, h = mask_to_bbox(mask)
-        inside = np.pad(mask[y : y + h, x : x + w], thick)
-        core = inside.copy()
-        for axis in (0, 1):
-            for step in range(-thick, thick + 1):
-                core &= np.roll(inside, step, axis)
-        inside, core = (part[thick:-thick, thick:-thick, None] for part in (inside, core))
-        region = picture[y : y + h, x : x + w]
         colour = np.array([int(objects[obj_id].color[i : i + 2], 16) for i in (1, 3, 5)], np.float32)
-        tinted = (0.55 * region + 0.45 * colour).astype(np.uint8)
-        region[...] = np.where(core, tinted, np.where(inside, colour.astype(np.uint8), region))
+        paint_object(picture, mask, colour, 0.45, without_cross, np.floor)
     return picture
 
 

@@ -9,7 +9,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..frames.sinks import object_colour
+from ..images.drawing import object_colour
 from ..masks.rle import rle_area
 from .events import Hub
 from .media import Limits, SharedSource

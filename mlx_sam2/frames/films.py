@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from ..images.drawing import draw_masks
 from .file import import_av
-from .sinks import FrameSink, Masks, Scores, draw_masks
+from .sinks import FrameSink, Masks, Scores
 from .source import VideoError
 
 VIDEO_SUFFIXES = (".mp4", ".mov")

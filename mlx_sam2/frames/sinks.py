@@ -7,7 +7,6 @@ is refused unless `overwrite` is given, when the sink is made; it is touched whe
 
 from __future__ import annotations
 
-import colorsys
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import mask_to_rle
@@ -188,47 +187,3 @@ class RleSink(FrameSink):
         if self._file is not None:
             self._file.close()
             self._file = None
-
-
-def object_colour(number: int) -> tuple[int, int, int]:
-    """A bright colour for object `number`; the hues of consecutive numbers lie far apart (golden ratio)."""
-    r, g, b = colorsys.hsv_to_rgb((0.02 + 0.618034 * (number - 1)) % 1.0, 0.85, 1.0)
-    return round(255 * r), round(255 * g), round(255 * b)
-
-
-def draw_masks(frame: np.ndarray, masks: Masks, opacity: float = 0.45) -> np.ndarray:
-    """A copy of `frame` (H, W, 3) uint8 with each object tinted, outlined and marked with its id.
-
-    Whole-number ids choose the colour; other ids are coloured in their order.
-    """
-    image = Image.fromarray(frame)  # a copy: PIL writes into memory of its own
-    short_side = min(frame.shape[:2])
-    thickness, text_size = max(1, round(short_side / 300)), max(10, round(short_side / 24))
-    labels = []
-    for order, (obj_id, mask) in enumerate(masks.items(), start=1):
-        x, y, w, h = mask_to_bbox(mask)
-        if w == 0:
-            continue
-        colour = object_colour(int(obj_id) if isinstance(obj_id, (int, np.integer)) else order)
-        inside = mask[y : y + h, x : x + w]
-        outline = inside & ~_eroded(inside, thickness)
-        weight = np.where(outline, 255, inside * round(255 * opacity)).astype(np.uint8)
-        image.paste(colour, (x, y, x + w, y + h), Image.fromarray(weight))
-        labels.append((str(obj_id), colour, x + w // 2, y - thickness))
-    draw = ImageDraw.Draw(image)
-    font = ImageFont.load_default(text_size) if labels else None
-    for text, colour, x, y in labels:
-        # Above the object if there is room; dark on bright colours and the other way round.
-        left, top, right, bottom = draw.textbbox((x, max(y, text_size + 4)), text, font=font, anchor="mb")
-        draw.rectangle((left - 3, top - 3, right + 2, bottom + 2), fill=colour)
-        bright = np.dot(colour, (0.299, 0.587, 0.114)) > 128
-        draw.text((left, top), text, fill=(0, 0, 0) if bright else (255, 255, 255), font=font, anchor="lt")
-    return np.array(image)
-
-
-def _eroded(mask: np.ndarray, steps: int) -> np.ndarray:
-    """`mask` without its outermost `steps` pixels (4-neighbours; what lies beyond the array is outside)."""
-    for _ in range(steps):
-        padded = np.pad(mask, 1)
-        mask = mask & padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    return mask

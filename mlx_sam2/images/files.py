@@ -14,31 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from .drawing import BLUE, GREEN, RED, WHITE, YELLOW, cutout, mask_picture, overlay, overlay_labels
-
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
-
-__all__ = [
-    "BLUE",
-    "GREEN",
-    "LOSSLESS",
-    "MAX_PIXELS",
-    "MAX_SIDE",
-    "PICTURES",
-    "RED",
-    "WHITE",
-    "YELLOW",
-    "ImageError",
-    "check_output",
-    "cutout",
-    "mask_picture",
-    "overlay",
-    "overlay_labels",
-    "read",
-    "to_array",
-    "write",
-]
 
 LOSSLESS = (".png", ".tif", ".tiff")
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")

@@ -23,8 +23,8 @@ from PIL import Image
 from mlx_sam2 import SAM2ImagePredictor, SAM2VideoPredictor, images
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.frames.opening import open_source
-from mlx_sam2.frames.sinks import draw_masks
 from mlx_sam2.frames.source import VideoError
+from mlx_sam2.images.drawing import draw_masks
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 COFFEE = EXAMPLES / "coffee.jpg"

@@ -15,8 +15,9 @@ from PIL import Image
 
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.frames.opening import open_sink, open_source
-from mlx_sam2.frames.sinks import PngSink, RleSink, davis_palette, draw_masks, object_colour
+from mlx_sam2.frames.sinks import PngSink, RleSink, davis_palette
 from mlx_sam2.frames.source import VideoError
+from mlx_sam2.images.drawing import draw_masks, object_colour
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
 

@@ -13,7 +13,6 @@ from PIL import Image, features
 
 import synthetic
 from mlx_sam2 import images
-from mlx_sam2.images import drawing
 from mlx_sam2.images.files import ImageError
 from mlx_sam2.images.preprocess import mask_prompt, preprocess_photo
 
@@ -283,59 +282,6 @@ def test_mask_prompt() -> None:
     np.testing.assert_allclose(prompt[0], 20 * inside - 10, rtol=0, atol=5e-5)  # noise: 4e-6
     assert prompt[0, 0, 0] == 10
     assert prompt[0, -1, -1] == -10
-
-
-# ---- pictures
-
-
-def test_mask_and_cutout() -> None:
-    mask = np.zeros((40, 30), np.float32)
-    mask[5:10, 6:20] = 1
-    assert images.mask_picture(mask).dtype == np.uint8
-    np.testing.assert_array_equal(images.mask_picture(mask), 255 * mask)
-    cut = images.cutout(PHOTO, mask)
-    np.testing.assert_array_equal(cut[..., 3], 255 * mask)
-    np.testing.assert_array_equal(cut[5:10, 6:20, :3], PHOTO[5:10, 6:20])
-    assert not cut[..., :3][mask == 0].any()
-
-
-def test_overlay_marks_the_mask_and_nothing_else() -> None:
-    photo = np.full((400, 400, 3), 100, np.uint8)
-    mask = np.zeros((400, 400), bool)
-    mask[100:200, 150:250] = True
-    shown = images.overlay(photo, mask)
-    tint = np.rint(0.5 * 100 + 0.5 * np.array(drawing.BLUE))
-    assert (shown[mask] == tint).all()  # the mask's own pixels, all of them
-    for beside in ((99, 200), (200, 200), (150, 149), (150, 250)):
-        assert tuple(shown[beside]) == drawing.WHITE
-    assert (shown[98, 160:240] == 50).all()  # the rim
-    far = np.ones_like(mask)
-    far[90:210, 140:260] = False
-    assert (shown[far] == 100).all()
-    assert (photo == 100).all()
-    np.testing.assert_array_equal(images.overlay(photo, mask & False), photo)
-
-
-def test_overlay_draws_the_prompts() -> None:
-    photo = np.full((300, 400, 3), 100, np.uint8)
-    nothing = np.zeros((300, 400), bool)
-    shown = images.overlay(photo, nothing, [(50, 60), (200, 100)], [1, 0], [300, 50, 380, 250])
-    assert tuple(shown[60, 50]) == tuple(shown[100, 200]) == drawing.WHITE  # the middles of plus and minus
-    assert tuple(shown[58, 48]) == drawing.GREEN
-    assert tuple(shown[98, 200]) == drawing.RED  # a minus has no vertical stroke
-    assert shown[58, 50].min() > 180  # a plus has one
-    for y, x in ((50, 340), (250, 340), (150, 300), (150, 380)):
-        assert tuple(shown[y, x]) == drawing.YELLOW
-    assert tuple(shown[150, 340]) == (100, 100, 100)
-
-
-def test_prompts_at_the_border_are_drawn() -> None:
-    for size in ((1, 1), (1, 60), (60, 1), (33, 47)):
-        photo, everything = np.full((*size, 3), 100, np.uint8), np.ones(size, bool)
-        corner = (size[1] - 1, size[0] - 1)
-        shown = images.overlay(photo, everything, [(0, 0), corner], [1, 0], [0, 0, size[1], size[0]])
-        assert shown.shape == photo.shape
-        assert (shown != 100).any()
 
 
 # ---- writing

@@ -19,8 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "support")]
 
 import demo_scenes  # noqa: E402
 from mlx_sam2 import SAM2AutomaticMaskGenerator, SAM2ImagePredictor, SAM2VideoPredictor, images  # noqa: E402
-from mlx_sam2.frames.sinks import draw_masks  # noqa: E402
-from mlx_sam2.images.drawing import overlay_labels  # noqa: E402
+from mlx_sam2.images.drawing import draw_masks, overlay_labels  # noqa: E402
 from mlx_sam2.masks import to_label_image  # noqa: E402
 from mlx_sam2.segment import command  # noqa: E402
 
