@@ -54,7 +54,7 @@ class ImageWork:
             ArithmeticError: the model gave no finite score.
         """
         if prompt.mask is not None and not prompt.points and prompt.box is None:
-            return [as_given(prompt.mask, prompt.mask.score)], 0
+            return [as_given(prompt.mask, prompt.score)], 0
         step: Step | None = None
         for count in clicks_of(prompt):
             points = prompt.points[:count]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .image_work import ImageWork
-from .schemas import MAX_OBJECT, ApiError, GivenMask, Mask, Object, Prompt
+from .schemas import MAX_OBJECT, ApiError, Mask, Object, Prompt, Rle
 from .session import Session
 from .session_store import Sessions
 from .video_work import VideoWork
@@ -50,8 +50,8 @@ def put_mask(
     """Make an object of a mask that was found, with its score."""
     if obj_id > MAX_OBJECT:
         raise ApiError(409, "full", f"objects are numbered up to {MAX_OBJECT}")
-    given = GivenMask(size=mask.size, counts=mask.counts, score=mask.score)
-    put(sessions, session, work, obj_id, frame, Prompt(mask=given))
+    given = Prompt(mask=Rle(size=mask.size, counts=mask.counts), score=mask.score)
+    put(sessions, session, work, obj_id, frame, given)
 
 
 def remove(sessions: Sessions, session: Session, obj_id: int) -> None:

@@ -49,12 +49,6 @@ class Rle(Wire):
     counts: Annotated[str, Field(max_length=MAX_COUNTS, pattern=r"^[0-o]*$")]
 
 
-class GivenMask(Rle):
-    """A mask as a prompt; the score of one that was found stays with it."""
-
-    score: FiniteFloat | None = None
-
-
 class Mask(Rle):
     """A mask with its area, COCO's box, and its score: predicted IoU in images, presence logit in videos."""
 
@@ -70,7 +64,8 @@ class Prompt(Wire):
     box: Box | None = None
     choice: Literal[0, 1, 2] | None = None
     refine: bool = True
-    mask: GivenMask | None = None
+    mask: Rle | None = None
+    score: FiniteFloat | None = None  # of a mask that everything-mode has found
 
     @property
     def is_empty(self) -> bool:

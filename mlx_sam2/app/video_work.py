@@ -51,7 +51,7 @@ class VideoWork:
             return None
         self._add(obj_id, frame, prompt, old)
         if prompt.mask is not None and not prompt.points and prompt.box is None:
-            return as_given(prompt.mask, prompt.mask.score)
+            return as_given(prompt.mask, prompt.score)
         return self._mask(obj_id, frame)
 
     def remove(self, obj_id: int) -> None:

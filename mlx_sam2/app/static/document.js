@@ -1,5 +1,5 @@
 // What the user asked for, as values that never change: {objects: [{id, name, color, visible, frames}]}, with
-// frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, refine}}. Undo and redo are older values of it.
+// frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, score (of a mask that was found), refine}}. Undo and redo are older values of it.
 
 // Okabe and Ito's colours, distinct for every common kind of colour blindness; yellow last, it is weak on white.
 export const PALETTE = [
@@ -10,7 +10,7 @@ export const PALETTE = [
 export const colourName = (colour) => PALETTE.find(([value]) => value === colour.toLowerCase())?.[1] ?? colour;
 
 export const EMPTY = Object.freeze({ objects: [] });
-export const NO_PROMPTS = Object.freeze({ points: [], box: null, choice: null, mask: null, refine: true });
+export const NO_PROMPTS = Object.freeze({ points: [], box: null, choice: null, mask: null, score: null, refine: true });
 
 export const find = (doc, id) => doc.objects.find((object) => object.id === id);
 export const promptsOf = (doc, id, frame) => find(doc, id)?.frames[frame] ?? NO_PROMPTS;

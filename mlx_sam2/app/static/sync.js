@@ -81,7 +81,7 @@ export class Sync {
   #take(step) {
     if (step.what === "delete") return api.deleteObject(this.id, step.object);
     if (step.what === "object") return api.putObject(this.id, step.object, step.looks);
-    const { points, box, choice, mask, refine } = step.prompts;
-    return api.putPrompts(this.id, step.object, step.frame, { points, box, choice, mask, refine });
+    const { points, box, choice, mask, score, refine } = step.prompts;
+    return api.putPrompts(this.id, step.object, step.frame, { points, box, choice, mask, score, refine });
   }
 }

@@ -6,7 +6,7 @@ import { contains } from "./rle.js";
 const round = (value) => Math.round(value * 100) / 100;
 
 /** A mask that was found, as the prompts of an object. */
-const asPrompts = ({ size, counts, score }) => ({ ...NO_PROMPTS, mask: { size, counts, score } });
+const asPrompts = ({ size, counts, score }) => ({ ...NO_PROMPTS, mask: { size, counts }, score });
 
 export class Tools {
   constructor(app) {
