@@ -11,8 +11,8 @@ import numpy as np
 from . import images, masks
 from .checkpoint.build import build_model
 from .images.preprocess import preprocess_photo
-from .model.layers import resize_bilinear
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
+from .model.resize import resize_bilinear
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 

@@ -12,12 +12,13 @@ import numpy as np
 from .checkpoint.build import build_model, split_video_options
 from .frames.opening import open_source
 from .frames.source import VideoError
+from .model.resize import fit_mask
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 from .video.approximations import Approximations
 from .video.memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
 from .video.state import VideoState, point_prompt
-from .video.tracker import Tracker, fit_mask, video_masks
+from .video.tracker import Tracker, video_masks
 
 if TYPE_CHECKING:
     from .video.stream import VideoStream

@@ -11,11 +11,12 @@ import numpy as np
 
 from . import masks
 from .automatic_mask_generator import SAM2AutomaticMaskGenerator
+from .model.resize import fit_mask
 from .sam2_video_predictor import Masks, SAM2VideoPredictor
 from .video.memory_bank import ObjectTrack, Prompt
 from .video.state import VideoState
 from .video.stream import VideoStream
-from .video.tracker import fit_mask, video_masks
+from .video.tracker import video_masks
 
 EVERY, MAX_OBJECTS, MERGE_IOU = 30, 40, 0.5  # defaults
 

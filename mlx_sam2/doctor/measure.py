@@ -135,7 +135,7 @@ def _difference(op: Op, args: tuple[Any, ...], quick: bool) -> tuple[float | Non
     except (RuntimeError, ValueError) as error:
         return None, f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
     if quick:
-        args = dispatch.make_arguments(op.small(*args), dtype)
+        args = dispatch.make_arguments(op.check_case(*args), dtype)
         result = op.kernel(*args)
     difference = dispatch.relative_difference(result, dispatch.exact_reference(op, args))
     if difference > dispatch.TOLERANCE[dtype]:
@@ -192,7 +192,7 @@ def verify_references(calls: Iterable[Call], reduced: bool) -> Iterator[Measurem
         variants[name] = dataclasses.replace(call, count=count)
     for (_, variant), call in variants.items():
         placeholders = call.placeholders()
-        args = dispatch.make_arguments(call.op.small(*placeholders), call.dtype)
+        args = dispatch.make_arguments(call.op.check_case(*placeholders), call.dtype)
         with dispatch.references_only():
             difference = dispatch.relative_difference(call.op.reference(*args), dispatch.exact_reference(call.op, args))
         allowed = max(dispatch.TOLERANCE[call.dtype], REDUCED_TOLERANCE if reduced else 0)

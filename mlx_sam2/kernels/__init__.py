@@ -1,7 +1,7 @@
-"""Fused operations: a Metal kernel each, with a reference made of MLX's own operations beside it.
+"""Fused operations: each has a Metal kernel, and a reference in plain MLX beside it.
 
-`MLX_SAM2_KERNELS=0` turns the kernels off, `=1` takes them wherever they can serve; unset, the way that was measured to
-be the faster one on this machine is taken (`python -m mlx_sam2.doctor`), or a built-in choice.
+`MLX_SAM2_KERNELS=0` turns the kernels off, `=1` uses them wherever they can be used. Unset, the way that
+`python -m mlx_sam2.doctor` measured to be faster on this machine is used, or a built-in choice.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention with MLX's own operations, written so that MLX fuses it where it can and stays small where it can't."""
+"""Attention with MLX's own operations: fused if MLX can, in pieces of bounded memory if not."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from . import cpu
 from .dispatch import is_watched
 
 FUSED_HEAD_DIMS = (64, 72, 80, 96, 128)  # of MLX's full attention on Metal, 0.32.1 and later
-MAX_SCORES = 1 << 26  # that exist at once where attention is not fused: 256 MB in float32
-# Pieces of it that exist at once: MLX makes the arrays of an operation when it queues it. On the CPU it runs some 100
+MAX_SCORES = 1 << 26  # at once, if attention is not fused: 256 MB in float32
+# Pieces that exist at once: MLX allocates the results of an operation when it queues it. On the CPU it queues some 100
 # operations ahead (measured), on Metal ten command buffers, which close after an operation or two of this size.
 UNDER_WAY = {mx.cpu: 20, mx.gpu: 4}
-LEAST_BY_PRODUCTS = 1 << 13  # scores: fewer take less time than the operations that replace them take to be queued
+LEAST_BY_PRODUCTS = 1 << 13  # scores; below, queueing the operations that replace exp takes longer than exp
 
 
 def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> mx.array:
@@ -24,7 +24,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) 
         q: (B, heads, N, D).
         k: (B, heads, M, D).
         v: (B, heads or 1, M, Dv); Dv may differ from D.
-        bias: (B, M), added to the scores of a key; -inf leaves it out. None for none.
+        bias: (B, M), added to the scores of a key; -inf excludes the key. None adds nothing.
 
     Returns:
         (B, heads, N, Dv), the dtype of q; softmax in float32.
@@ -39,7 +39,7 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) 
         return cpu.attend(q, k, v, None if bias is None else bias[:, 0, 0])
     if b * heads * n * k.shape[2] <= MAX_SCORES:
         return _attend(q, k, v, bias, dim)
-    if not is_watched():  # MLX cannot export it
+    if not is_watched():  # MLX cannot export mx.contiguous
         k, v = mx.contiguous(k), mx.contiguous(v)  # or every piece would copy them
     rows = max(MAX_SCORES // UNDER_WAY[mx.default_device().type] // (heads * k.shape[2]), 1)  # of queries
     items = max(rows // n, 1)
@@ -57,9 +57,8 @@ def _attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None, dim: i
 
 
 def _by_products(dtype: mx.Dtype, num_scores: int) -> bool:
-    """Whether exponentials are better computed by products; not where a graph is made for another machine."""
-    on_cpu = mx.default_device().type == mx.cpu
-    return on_cpu and dtype == mx.float32 and num_scores >= LEAST_BY_PRODUCTS and not is_watched()
+    """Whether to compute exponentials by products: on the CPU, for enough scores, unless a graph is being recorded."""
+    return dtype == mx.float32 and num_scores >= LEAST_BY_PRODUCTS and cpu.in_pieces()
 
 
 def _on_metal() -> bool:
@@ -67,7 +66,7 @@ def _on_metal() -> bool:
 
 
 def fused_width(dim: int, value_dim: int) -> int | None:
-    """The head dim to pad to with zeros, which is exact; None where no fused attention is within reach."""
+    """The fused head dim to pad to with zeros, which is exact; None if no fused one is near."""
     widths = [w for w in FUSED_HEAD_DIMS if max(dim, value_dim) <= w <= 1.5 * max(dim, value_dim)]
     return widths[0] if widths else None
 

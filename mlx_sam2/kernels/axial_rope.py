@@ -7,8 +7,8 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
-from .cpu import CACHED, one_by_one
-from .dispatch import Op, Tensor, is_watched, metal_kernel
+from .cpu import PIECE, in_pieces, one_by_one
+from .dispatch import Op, Tensor, metal_kernel
 
 RUN = 16  # tokens that one thread turns by the same angle
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
@@ -55,7 +55,7 @@ SOURCE = """
 
 @lru_cache(maxsize=16)
 def _angles(count: int, dim: int, theta: float) -> np.ndarray:
-    """Angles of one axis, (count, D / 4): position times frequency."""
+    """Angles along one axis, (count, D / 4): position times frequency."""
     frequency = 1.0 / np.float32(theta) ** (np.arange(0, dim, 4, dtype=np.float32) / np.float32(dim))
     return np.arange(count, dtype=np.float32)[:, None] * frequency
 
@@ -76,8 +76,8 @@ def axial_rope_reference(x: mx.array, height: int, width: int, theta: float, num
         return x
     cos, sin = _rotation_table(height, width, d, theta)
     frames = x[:, :, : n - num_tail].reshape(-1, height * width, d)  # the table repeats as a whole for every frame
-    if mx.default_device().type == mx.cpu and not is_watched():
-        rows = max(CACHED // d, 1)  # in pieces that stay in a core's cache: half of the time
+    if in_pieces():
+        rows = max(PIECE // d, 1)  # pieces that fit the cache take half the time
         places = [(i, slice(j, j + rows)) for i in range(len(frames)) for j in range(0, height * width, rows)]
         turned = mx.concatenate(one_by_one(_turn, [(frames[i, j], cos[j], sin[j]) for i, j in places]))
     else:
@@ -118,7 +118,7 @@ def _cos_sin(count: int, dim: int, theta: float) -> np.ndarray:
 
 
 def _supports(x: mx.array, height: int, width: int, theta: float, num_tail: int) -> bool:
-    # MLX binds inputs of fewer than 8 elements as `constant`, which the kernel does not expect of x
+    # MLX binds inputs of fewer than 8 elements as `constant`; the kernel reads x as `device`
     return x.dtype in (mx.float32, mx.float16, mx.bfloat16) and 8 <= x.size < MAX_ELEMENTS
 
 
@@ -126,7 +126,7 @@ def _minimum_bytes(x: mx.array, height: int, width: int, theta: float, num_tail:
     return 2 * x.nbytes + 4 * (height + width) * x.shape[-1] // 2
 
 
-def _small(x: mx.array, *rest: object) -> tuple[object, ...]:
+def _check_case(x: mx.array, *rest: object) -> tuple[object, ...]:
     return Tensor((1, 2, 2 * 5 * 7 + 3, x.shape[-1])), 5, 7, 10000.0, 3
 
 
@@ -137,7 +137,7 @@ axial_rope_op = Op(
     supports=_supports,
     variant=lambda x, *rest: f"{str(x.dtype).removeprefix('mlx.core.')} D={x.shape[-1]}",
     size=lambda x, height, width, theta, num_tail: f"N={x.shape[2]} grid={height}x{width} tail={num_tail}",
-    small=_small,
+    check_case=_check_case,
     minimum_bytes=_minimum_bytes,
     cases=(  # x, height, width, theta, num_tail
         (Tensor((1, 1, 35, 16)), 5, 7, 10000.0, 0),
@@ -156,17 +156,17 @@ def axial_rope(x: mx.array, height: int, width: int, theta: float = 10000.0, num
     """Rotate queries or keys by their place in a grid.
 
     Args:
-        x: (B, heads, N, D), N = frames * height * width + num_tail, row by row within a frame; D a multiple of 4.
+        x: (B, heads, N, D), N = frames * height * width + num_tail, row by row within a frame; D is a multiple of 4.
             Channels 2i and 2i + 1 are one complex number.
-        height, width: the grid; a key sequence of several frames repeats it whole, frame after frame.
+        height, width: the grid; keys of several frames repeat it, frame after frame.
         theta: base of the frequencies.
-        num_tail: tokens at the end that keep no position (object pointers).
+        num_tail: tokens at the end that have no place in the grid (object pointers); they are not rotated.
 
     Returns:
         The shape and dtype of ``x``; computed in float32.
 
     Raises:
-        ValueError: when N - num_tail is negative or no multiple of height * width, or D none of 4.
+        ValueError: N - num_tail is negative or no multiple of height * width, or D is no multiple of 4.
     """
     n, d = x.shape[-2:]
     if min(height, width) < 1 or d % 4 or (n - num_tail) % (height * width) or not 0 <= num_tail <= n:

@@ -1,7 +1,7 @@
-"""Choices between a kernel and MLX's own path that were measured on this machine (`python -m mlx_sam2.doctor`).
+"""Stored choices between a kernel and MLX's own operations, measured on this machine by `python -m mlx_sam2.doctor`.
 
-They stand in `choices.json` in the user's cache folder, under a name made of the chip, the version of MLX and the
-version of this package, so that none outlives what it was measured with.
+`choices.json` in the user's cache folder holds them under the chip, the version of MLX and the version of this
+package: a choice is valid only for what it was measured with.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _loaded: dict[str, bool] | None = None  # of this machine; read at the first que
 
 
 class ChoicesError(ValueError):
-    """The file of choices cannot be used. One line."""
+    """The file of choices cannot be used. The message is one line."""
 
 
 def folder() -> Path:
-    """The cache folder: MLX_SAM2_CACHE, or what the platform says."""
+    """The cache folder: MLX_SAM2_CACHE, or the platform's."""
     if asked := os.environ.get(VARIABLE):
         return Path(os.path.expanduser(asked))
     if sys.platform == "darwin":
@@ -48,16 +48,16 @@ def path() -> Path:
 
 
 def machine() -> str:
-    """What a choice holds for: chip, MLX, package."""
+    """The key of a machine's choices: chip, version of MLX, version of this package."""
     device = mx.gpu if mx.metal.is_available() else mx.cpu
     chip = mx.device_info(device).get("device_name", "unknown chip")
     return f"{chip}, mlx {mx.__version__}, mlx_sam2 {__version__}"
 
 
 def lookup(key: str) -> bool | None:
-    """Whether the kernel was the faster way for this op, variant and size; None where nothing was measured.
+    """Whether the kernel was faster for this op, variant and size; None if it was not measured.
 
-    The file is read once a process. One that cannot be used is ignored with one warning.
+    The file is read once per process. A file that cannot be used is ignored with one warning.
     """
     global _loaded
     if _loaded is None:
@@ -68,20 +68,20 @@ def lookup(key: str) -> bool | None:
 
 
 def forget() -> None:
-    """Read the file again at the next question."""
+    """Read the file again at the next ``lookup``."""
     global _loaded
     with _lock:
         _loaded = None
 
 
 def store(measured: Mapping[str, bool]) -> Path:
-    """Add choices for this machine, in place of those of the same name; a file that cannot be used is replaced.
+    """Add choices for this machine; they replace those of the same name. A file that cannot be used is replaced.
 
     Returns:
-        The file, which appears under its name only when it is complete.
+        The path of the file. It is written beside its place and renamed.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be created or written to.
     """
     try:
         machines = _read()
@@ -110,7 +110,7 @@ def _load() -> dict[str, bool]:
     except ChoicesError as error:
         warnings.warn(
             f"mlx_sam2: the measured choices between kernels are not used, for {error}; "
-            "`python -m mlx_sam2.doctor` measures them anew",
+            "`python -m mlx_sam2.doctor` measures them again",
             RuntimeWarning,
             stacklevel=2,
         )
@@ -118,10 +118,10 @@ def _load() -> dict[str, bool]:
 
 
 def _read() -> dict[str, dict[str, bool]]:
-    """{machine: {key: kernel is faster}}; {} where there is no file.
+    """{machine: {key: kernel is faster}}; {} if there is no file.
 
     Raises:
-        ChoicesError: it is not a regular file, too long, or not what ``store`` writes.
+        ChoicesError: the file is not a regular one, too long, or not one that ``store`` wrote.
     """
     file = path()
     try:

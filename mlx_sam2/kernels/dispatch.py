@@ -1,7 +1,7 @@
-"""Which way an op goes: its Metal kernel, or the reference made of MLX's own operations.
+"""The choice between an op's Metal kernel and its reference in plain MLX.
 
-Every op here is an `Op`: a reference, a kernel, and what is needed to choose between them. A kernel is an optimisation
-with a witness: its first use checks it against the reference, on a small case of the same variant.
+An `Op` holds a reference, a kernel, and everything needed to choose between them. A kernel is an optimisation with a
+witness: its first use checks it against the reference, on a small case of the same variant.
 """
 
 from __future__ import annotations
@@ -18,16 +18,13 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from . import (
-    choices,
-    rules,  # the rule is looked up at call time: tests replace it there
-)
+from . import choices, rules  # modules: tests replace the rules there
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest value; a wrong kernel is far off
 
 
 class Tensor(NamedTuple):
-    """An array to be made: its shape, and its dtype where that is not the case's own."""
+    """A placeholder for an array: its shape, and its dtype if that differs from the case's."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype | None = None
@@ -40,13 +37,13 @@ class Op:
     name: str
     reference: Callable[..., mx.array]  # MLX's own operations, on any device
     kernel: Callable[..., mx.array]  # one Metal kernel
-    supports: Callable[..., bool]  # whether the kernel can serve these arguments
+    supports: Callable[..., bool]  # whether the kernel accepts these arguments
     variant: Callable[..., str]  # what is compiled in: dtype, head dim, window, ...
-    size: Callable[..., str]  # what else its speed depends on: tokens, grid; the batch left out
-    small: Callable[..., tuple[Any, ...]]  # arguments -> those of a small case of the same variant, with `Tensor`s
-    minimum_bytes: Callable[..., int]  # every input byte that is needed read once, every output byte written once
+    size: Callable[..., str]  # what else its speed depends on: tokens, grid; not the batch
+    check_case: Callable[..., tuple[Any, ...]]  # arguments -> a small case of the same variant, with `Tensor`s
+    minimum_bytes: Callable[..., int]  # every needed input byte read once, every output byte written once
     cases: tuple[tuple[Any, ...], ...] = ()  # arguments with `Tensor`s: what tests, doctor and benchmark share
-    preferred: Callable[..., bool] = field(default=lambda *args: True)  # the built-in choice where none is stored
+    preferred: Callable[..., bool] = field(default=lambda *args: True)  # the built-in choice, if none is stored
 
     def __call__(self, *args: Any) -> mx.array:
         for calls in _recorders.get():
@@ -64,7 +61,7 @@ class Op:
         return (rules.metal_forced() or self._chosen(*args)) and _trusted(self, *args)
 
     def _chosen(self, *args: Any) -> bool:
-        """What was measured: for this size, else for this variant at the sizes of a model; else the built-in choice."""
+        """The stored choice for this size, else for this variant, else the built-in choice."""
         variant = f"{self.name} {self.variant(*args)}"
         for key in (f"{variant} {self.size(*args)}", variant):
             if (stored := choices.lookup(key)) is not None:
@@ -84,7 +81,7 @@ _distrusted: set[str] = set()  # ops that failed once: one warning, then the ref
 
 
 def forget_checks() -> None:
-    """Forget what was checked, so that the next use of every kernel checks again (tests, doctor)."""
+    """Forget all verdicts, so that the next use of every kernel checks it again (tests, doctor)."""
     with _lock:
         _verdicts.clear()
         _distrusted.clear()
@@ -110,24 +107,24 @@ def _trusted(op: Op, *args: Any) -> bool:
 
 
 def check(op: Op, *args: Any) -> str | None:
-    """Run a small case of the same variant both ways; what is wrong with the kernel, or None."""
+    """Run a small case of the same variant both ways. Returns the kernel's fault, or None."""
     dtype = next(a.dtype for a in args if isinstance(a, mx.array | Tensor))
-    small = make_arguments(op.small(*args), dtype)
+    case = make_arguments(op.check_case(*args), dtype)
     try:
-        result = op.kernel(*small)
+        result = op.kernel(*case)
         mx.eval(result)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # the last two: an MLX that differs
         return f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
     if result.dtype != dtype:
         return f"it gives {result.dtype} in place of {dtype}".replace("mlx.core.", "")
-    difference = relative_difference(result, exact_reference(op, small))
+    difference = relative_difference(result, exact_reference(op, case))
     if difference <= TOLERANCE[dtype]:
         return None
     return f"it differs from the reference by {difference:.1e} of the largest value (allowed {TOLERANCE[dtype]:.0e})"
 
 
 def exact_reference(op: Op, args: tuple[Any, ...]) -> mx.array:
-    """The reference on the CPU in float32: no reduced matrix precision there, whatever the GPU does."""
+    """The reference on the CPU in float32, where products have full precision."""
     with mx.stream(mx.cpu), references_only():
         result = op.reference(*(a.astype(mx.float32) if isinstance(a, mx.array) else a for a in args))
         mx.eval(result)
@@ -143,7 +140,7 @@ def relative_difference(result: mx.array, expected: mx.array) -> float:
 
 
 def make_arguments(args: tuple[Any, ...], dtype: mx.Dtype, seed: int = 0) -> tuple[Any, ...]:
-    """Fill the `Tensor`s of a case with the same normal numbers everywhere; other arguments stay."""
+    """Replace the `Tensor`s of a case by arrays of normal numbers, the same on every machine; keep other arguments."""
     random = np.random.default_rng(seed)
     return tuple(
         mx.array(random.standard_normal(a.shape, dtype=np.float32)).astype(a.dtype or dtype)
@@ -153,7 +150,7 @@ def make_arguments(args: tuple[Any, ...], dtype: mx.Dtype, seed: int = 0) -> tup
     )
 
 
-# ---- seeing the ops of a model
+# ---- watching the ops of a model
 
 _recorders: ContextVar[tuple[list[tuple[Op, tuple[Any, ...]]], ...]] = ContextVar("recorders", default=())
 _tracing_for_metal: ContextVar[bool] = ContextVar("tracing_for_metal", default=False)
@@ -166,7 +163,7 @@ def _describe(argument: Any) -> Any:
 
 @contextmanager
 def recorded() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
-    """List every op that is called inside the block, with `Tensor`s in place of arrays. Nothing is evaluated."""
+    """Record the calls of ops inside the block, with `Tensor`s in place of arrays. Evaluates nothing."""
     calls: list[tuple[Op, tuple[Any, ...]]] = []
     token = _recorders.set((*_recorders.get(), calls))
     try:
@@ -177,7 +174,7 @@ def recorded() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
 
 @contextmanager
 def tracing_for_metal() -> Iterator[None]:
-    """Inside the block every op goes the built-in way, unchecked: for export tracing, which runs nothing."""
+    """Inside the block ops follow the built-in choice, unchecked: for tracing, which runs nothing."""
     token = _tracing_for_metal.set(True)
     try:
         yield
@@ -187,7 +184,7 @@ def tracing_for_metal() -> Iterator[None]:
 
 @contextmanager
 def references_only() -> Iterator[None]:
-    """Inside the block no op takes its kernel."""
+    """Inside the block every op runs its reference."""
     token = _references_only.set(True)
     try:
         yield
@@ -196,7 +193,7 @@ def references_only() -> Iterator[None]:
 
 
 def is_watched() -> bool:
-    """Whether one of the blocks above is around this call: then every op must be called, each time."""
+    """Whether one of the blocks above is active: then every call of an op must reach it, so nothing may be cached."""
     return bool(_recorders.get()) or _tracing_for_metal.get() or _references_only.get()
 
 
@@ -204,7 +201,7 @@ def is_watched() -> bool:
 
 
 def metal_kernel(name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], source: str, header: str = "") -> Any:
-    """``mx.fast.metal_kernel``, built once. The emulator replaces MLX's function, hence it is part of the key."""
+    """``mx.fast.metal_kernel``, cached. Tests replace MLX's function, so it is a part of the key."""
     return _build(mx.fast.metal_kernel, name, inputs, outputs, source, header)
 
 

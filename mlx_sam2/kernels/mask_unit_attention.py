@@ -231,7 +231,7 @@ def mask_unit_attention_reference(
 
 
 def _windows(height: int, width: int, window: int, q_stride: int) -> tuple[int, int]:
-    """Rows and columns of windows that have queries: all of them, unless pooling drops the last token of an edge."""
+    """Rows and columns of windows with queries: all, unless pooling drops the last token at an edge."""
     side = window // q_stride
     return -(-(height // q_stride) // side), -(-(width // q_stride) // side)
 
@@ -263,7 +263,7 @@ def _supports(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stri
 
 
 def _preferred(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> bool:
-    """The way that moves fewer bytes.
+    """Whether the kernel moves fewer bytes than MLX's operations.
 
     In units of B * H * W * C elements the kernel reads 1 of queries and 2 of keys and values for each threadgroup that
     shares a window, and writes 1, in one launch. MLX's way partitions 3 (3 read, 3 written; as much again to fill a
@@ -289,7 +289,7 @@ def _variant(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_strid
     return f"{dtype} D={head_dim} window={window} q_stride={q_stride}"
 
 
-def _small(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> tuple[object, ...]:
+def _check_case(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> tuple[object, ...]:
     """Two heads, a whole window and one that lies mostly outside the grid."""
     channels = 3 * 2 * (qkv.shape[-1] // 3 // num_heads)
     return Tensor((1, window, window + q_stride, channels)), Tensor((channels,)), 2, window, q_stride
@@ -323,7 +323,7 @@ mask_unit_attention_op = Op(
     supports=_supports,
     variant=_variant,
     size=lambda qkv, bias, num_heads, *rest: f"grid={qkv.shape[1]}x{qkv.shape[2]} heads={num_heads}",
-    small=_small,
+    check_case=_check_case,
     minimum_bytes=_minimum_bytes,
     preferred=_preferred,
     cases=(  # of (B, H, W, D), head by head
@@ -343,16 +343,16 @@ def mask_unit_attention(qkv: mx.array, bias: mx.array, num_heads: int, window: i
     Args:
         qkv: (B, H, W, 3 * C): queries, keys and values, each of them head by head.
         bias: (3 * C,), the bias of the projection. The last windows of a row or column may reach beyond the grid; the
-            places there have this q, k and v (zeros, projected) and take part in the attention.
+            places there have this q, k and v (projected zeros) and take part in the attention.
         num_heads: heads; C is a multiple of it.
         window: side of a window in tokens.
-        q_stride: queries are max-pooled over cells of this side, which divides the window; 1 pools nothing.
+        q_stride: side of the cells over which queries are max-pooled; it divides the window. 1 pools nothing.
 
     Returns:
         (B, H // q_stride, W // q_stride, C), the dtype of ``qkv``; softmax in float32.
 
     Raises:
-        ValueError: when the shapes or ``q_stride`` do not fit.
+        ValueError: the shapes or ``q_stride`` do not fit.
     """
     channels = qkv.shape[-1]
     some = min(num_heads, window, q_stride) >= 1

@@ -1,14 +1,14 @@
-"""How the windows of `mask_unit_attention` are laid over threads and threadgroup memory."""
+"""How `mask_unit_attention` maps windows to threads and threadgroup memory."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-BUDGET = 20 << 10  # bytes of keys and values that a threadgroup holds at once, of 32 KB
+BUDGET = 20 << 10  # bytes of keys and values in a threadgroup's memory, of 32 KB
 
 
 class Layout(NamedTuple):
-    """How a window is laid over threads and threadgroup memory."""
+    """The share of a threadgroup in a window, and its memory."""
 
     simdgroups: int  # of a unit in one threadgroup: 8 queries each
     splits: int  # threadgroups that share the queries of a unit

@@ -197,7 +197,7 @@ def registers(dim: int, value_dim: int, itemsize: int) -> int:
 
 
 def key_splits(q: mx.array, k: mx.array, v: mx.array) -> int:
-    """Into how many parts the keys are split, so that there are threadgroups enough for the GPU's cores.
+    """The number of parts that the keys are split into, so that all cores of the GPU have threadgroups.
 
     64 threadgroups (one object, N = 4096) keep 38 cores busy for 64 / 76 of the time, 256 for 256 / 266; the parts
     write 1 MB each in float32, beside 1.2 GB of keys and values.
@@ -238,7 +238,7 @@ def memory_attention_kernel(q: mx.array, k: mx.array, v: mx.array, bias: mx.arra
     if splits == 1:
         return out.squeeze(0)
     share = mx.softmax(weight * math.log(2), axis=0)  # of each part of the keys, (splits, B, heads, N, 1)
-    # no sum(): a chain of elementwise operations on views becomes one launch under mx.compile
+    # not sum(): under mx.compile a chain of elementwise operations on views is one launch
     parts = [a * b for a, b in zip(mx.split(out, splits), mx.split(share, splits), strict=True)]
     return reduce(operator.add, parts).squeeze(0).astype(q.dtype)
 
@@ -249,14 +249,14 @@ def _supports(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = Non
         return False
     if d % 8 or value_dim % 8 or not min(q.size, k.size, v.size):
         return False
-    # rows of 8 elements and more: smaller inputs would be bound as `constant`, which the kernel does not expect
+    # MLX binds inputs of fewer than 8 elements as `constant`; the kernel reads them as `device`
     fits = block_of_keys(d, value_dim, q.itemsize) is not None and registers(d, value_dim, q.itemsize) <= REGISTERS
     return fits and max(q.size, k.size, v.size) < MAX_ELEMENTS
 
 
 def _preferred(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> bool:
-    # where MLX would write the scores out, and where the results are small: at D = Dv = 256 MLX's maintainers measured
-    # that their own fused attention loses to two large matrix products
+    # if MLX would write the scores out, and the results are small: at D = Dv = 256 MLX's maintainers measured that
+    # their own fused attention loses to two large matrix products
     return fused_width(q.shape[-1], v.shape[-1]) is None and 2 * v.shape[-1] <= q.shape[-1]
 
 
@@ -266,7 +266,7 @@ def _variant(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None
     return f"{str(q.dtype).removeprefix('mlx.core.')} D={q.shape[-1]} Dv={v.shape[-1]} {parts}"
 
 
-def _small(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> tuple[object, ...]:
+def _check_case(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> tuple[object, ...]:
     block = block_of_keys(q.shape[-1], v.shape[-1], q.itemsize)
     keys = (2 * MIN_BLOCKS if key_splits(q, k, v) > 1 else 2) * block + 3
     return (
@@ -288,7 +288,7 @@ memory_attention_op = Op(
     supports=_supports,
     variant=_variant,
     size=lambda q, k, v, *bias: f"heads={q.shape[1]} N={q.shape[2]} M={k.shape[2]}",
-    small=_small,
+    check_case=_check_case,
     minimum_bytes=lambda q, k, v, *bias: q.nbytes + k.nbytes + v.nbytes + q.nbytes // q.shape[-1] * v.shape[-1],
     cases=(
         _case(1, 1, 16, 52, 64, 16),
@@ -310,16 +310,16 @@ def memory_attention(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | Non
     """softmax(q k^T / sqrt(D) + bias) v for many keys, with values narrower than the queries (memories of 64 channels).
 
     Args:
-        q: (B, heads, N, D), rotated by ``axial_rope`` where it has a place.
-        k: (B, heads, M, D), likewise.
+        q: (B, heads, N, D), rotated by ``axial_rope``.
+        k: (B, heads, M, D), rotated too.
         v: (B, heads or 1, M, Dv); with 1 the heads share the values.
-        bias: (B, M), added to the scores of a key: -inf leaves it out, exactly. None for none.
+        bias: (B, M), added to the scores of a key; -inf excludes the key exactly. None adds nothing.
 
     Returns:
         (B, heads, N, Dv), the dtype of ``q``; softmax in float32.
 
     Raises:
-        ValueError: when the shapes do not fit each other.
+        ValueError: the shapes do not fit each other.
     """
     fits = q.ndim == k.ndim == v.ndim == 4 and k.shape[:2] == q.shape[:2] and k.shape[3] == q.shape[3]
     fits = fits and (bias is None or bias.shape == (q.shape[0], k.shape[2]))

@@ -1,4 +1,4 @@
-"""Whether Metal kernels may be used, and whether they must be: `MLX_SAM2_KERNELS`."""
+"""The setting `MLX_SAM2_KERNELS`: whether Metal kernels may be used, and whether they must be."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ VARIABLE = "MLX_SAM2_KERNELS"
 
 
 def metal_allowed() -> bool:
-    """Whether Metal kernels may be used now. The one rule; asked at every call, replaceable in tests."""
+    """Whether Metal kernels may be used now. Asked at every call; tests replace it."""
     return setting() != "0" and mx.metal.is_available() and mx.default_device().type == mx.gpu
 
 
 def metal_forced() -> bool:
-    """Whether kernels are taken without regard to speed."""
+    """Whether kernels are used wherever they can be, regardless of speed."""
     return setting() == "1"
 
 
 def setting() -> str:
-    """What MLX_SAM2_KERNELS asks for: "0", "1", or "" for the faster way. Anything else is told once, and ignored."""
+    """The value of MLX_SAM2_KERNELS: "0", "1", or "" for the faster way. Other values are ignored with one warning."""
     value = os.environ.get(VARIABLE, "")
     if value in ("", "0", "1"):
         return value

@@ -1,4 +1,4 @@
-"""Layer normalisation of x + shift, for a residual stream whose biases are kept apart (``model/residual.py``)."""
+"""Layer normalisation of x + shift, for a residual stream whose biases are summed apart (``model/residual.py``)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .dispatch import Op, Tensor, metal_kernel
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
 MAX_WIDTH = 2048  # 16 float4 a lane
 SIMDGROUPS = 8  # of a threadgroup
-BUSY = 2048  # simdgroups that fill a GPU; beyond, each takes several rows
+BUSY = 2048  # simdgroups fill a GPU; with more rows than that, each takes several
 
 # A simdgroup keeps a row in registers: each element is read once and written once, neighbouring lanes read neighbouring
 # elements, and nothing is shared. Shift, weight and bias stay in registers from row to row. Mean and variance are taken
@@ -87,7 +87,7 @@ shifted_layer_norm_op = Op(
     supports=_supports,
     variant=lambda x, *rest: f"{str(x.dtype).removeprefix('mlx.core.')} C={x.shape[-1]}",
     size=lambda x, *rest: f"N={x.size // x.shape[-1]}",
-    small=lambda x, *rest: _case(SIMDGROUPS + 3, x.shape[-1]),
+    check_case=lambda x, *rest: _case(SIMDGROUPS + 3, x.shape[-1]),
     minimum_bytes=lambda x, *rest: 2 * x.nbytes + (4 + 2 * x.dtype.size) * x.shape[-1],
     cases=(  # x, shift, weight, bias, eps
         _case(1, 8),

@@ -8,7 +8,7 @@ import mlx.core as mx
 def window_partition(x: mx.array, window: int, outside: mx.array) -> mx.array:
     """(B, H, W, C) -> (B * windows, window, window, C); places beyond the right and bottom edges hold ``outside``.
 
-    Nothing masks them: as in the official code they are tokens like the others.
+    They are not masked: as in the official code they are tokens like the others.
     """
     b, h, w, c = x.shape
     pad_h, pad_w = -h % window, -w % window
@@ -22,7 +22,7 @@ def window_partition(x: mx.array, window: int, outside: mx.array) -> mx.array:
 
 
 def window_unpartition(x: mx.array, rows: int, columns: int, height: int, width: int) -> mx.array:
-    """(B * rows * columns, window, window, C) -> (B, height, width, C), without what lies beyond."""
+    """(B * rows * columns, window, window, C) -> (B, height, width, C), cropped to the grid."""
     window, c = x.shape[2:]
     x = x.reshape(-1, rows, columns, window, window, c).swapaxes(2, 3)
     x = x.reshape(-1, rows * window, columns * window, c)

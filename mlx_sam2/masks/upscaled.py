@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from ..model.layers import source_positions
+from ..model.resize import source_positions
 
 SLACK = 1e-6  # rounding of an upscaled logit, relative to the largest
 

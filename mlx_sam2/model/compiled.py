@@ -1,8 +1,8 @@
-"""Where ``mx.compile`` is applied: whole stages of the model, on a GPU.
+"""``mx.compile`` for whole stages of the model, on a GPU.
 
-A compiled stage is a pure function of the module's weights and its arguments: weights are handed to it at every call,
-so that one that is loaded, trained, cast or quantised afterwards counts at once. MLX keeps one graph for each set of
-shapes, as long as the module lives.
+A compiled stage is a pure function of the module's weights and its arguments. The weights are passed at every call, so
+weights that are loaded, trained, cast or quantised later take effect at once. MLX keeps one graph per set of shapes
+for as long as the module lives.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from ..kernels.dispatch import is_watched
 
 
 def compiles() -> bool:
-    """Whether stages run compiled now. The one rule; asked at every call, replaceable in tests.
+    """Whether stages run compiled now. Asked at every call; tests replace it.
 
     Not on the CPU: MLX would start the machine's C++ compiler, and the longest chain there, GELU, is faster in pieces
-    that fit the cache (``layers.gelu``). Not while the ops are listed or recorded: a compiled stage calls them once.
+    that fit the cache (``layers.gelu``). Not while the ops are listed or recorded: a compiled
+    stage calls them only once.
     """
     return mx.default_device().type == mx.gpu and not is_watched()
 
 
 def compiled(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Decorate a method of a module: compiled where ``compiles`` says so.
+    """Decorate a method of a module so that it runs compiled if ``compiles()``.
 
-    Its arguments are arrays, constants (int, float, str, None) and trees of them; its result is a tree of arrays. It
-    must not depend on anything else that changes. A nested one is part of the outer one.
+    The method takes arrays, constants (int, float, str, None) and trees of them, returns a tree of arrays, and depends
+    on nothing else that changes. A compiled method that calls another one makes it a part of its own graph.
     """
 
     @functools.wraps(method)
@@ -48,7 +49,7 @@ def run(method: Callable[..., Any], module: nn.Module, args: tuple[Any, ...]) ->
     functions = vars(module).setdefault("_compiled", _Functions())
     token = _called.set(module)
     try:
-        return functions.of(method)(module, _ways(), *args)
+        return functions.of(method)(module, _kernel_settings(), *args)
     finally:
         _called.reset(token)
 
@@ -70,17 +71,19 @@ class _Functions:
 
 
 def _pure(method: Callable[..., Any]) -> Callable[..., Any]:
-    """A method as a function of the module's weights. It runs once for each set of shapes, to be traced."""
+    """A method as a function of the module's weights. MLX runs it once for each set of shapes, to trace it."""
 
-    def function(weights: dict[str, Any], ways: str, *args: Any) -> Any:
+    def function(weights: dict[str, Any], settings: str, *args: Any) -> Any:
         return method(_holding(_called.get(), weights), *args)
 
     return function
 
 
 def _holding(part: Any, weights: Any) -> Any:
-    """A copy of a module, or of a part of its tree, with these weights: the module itself is left alone, so that
-    neither an error nor another thread finds what belongs to the trace in it."""
+    """A copy of a module, or of a part of its tree, with these weights.
+
+    The module itself is left alone: an error or another thread must not find traced arrays in it.
+    """
     if isinstance(part, dict):
         twin = copy.copy(part)
         for name, value in weights.items():
@@ -91,6 +94,6 @@ def _holding(part: Any, weights: Any) -> Any:
     return weights
 
 
-def _ways() -> str:
-    """What the ops ask for at every call: a graph is made for each."""
+def _kernel_settings() -> str:
+    """The kernel settings that the ops read at every call, as an argument: MLX makes a graph for each value."""
     return f"{rules.metal_allowed()} {rules.metal_forced()}"

@@ -1,4 +1,4 @@
-"""Values computed from arrays that seldom change, such as weights: once, and again when these have changed."""
+"""A cached value computed from weights; recomputed when a weight changes."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
-    """Keeps one value, and what it was computed from.
+class Derived(Generic[T]):
+    """One cached value and the arrays that it was computed from.
 
-    Assigned weights and weights changed in place (``weight += 1``, ``weight[0] = 0``) are noticed alike: either gives
-    an array other memory while its old memory is held here. So is what ``mx.grad`` puts in the place of a weight,
-    another array with the same memory: gradients do not end at a value that was kept. Nothing is kept of arrays that
-    have no memory, under ``mx.compile`` or an export. A copy starts empty.
+    A change is noticed whether a weight is assigned or changed in place (``weight += 1``, ``weight[0] = 0``): either
+    way the array gets other memory, because its old memory is held here. ``mx.grad`` puts another array with the same
+    memory in the place of a weight; that counts as a change too, so a cached value never cuts a gradient off. Traced
+    arrays (``mx.compile``, export) have no memory, and nothing is cached for them. A copy starts empty.
     """
 
     def __init__(self) -> None:
@@ -27,14 +27,14 @@ class Kept(Generic[T]):
         self._value: T | None = None
 
     def get(self, sources: Sequence[mx.array], make: Callable[[], T]) -> T:
-        """``make()``, or what it returned the last time if none of the sources has changed since."""
+        """``make()``, or its last result if none of the sources has changed since."""
         try:
             places = [_place(source) for source in sources]
-        except RuntimeError:  # MLX's, of an array that is being traced
+        except RuntimeError:  # the array is being traced
             return make()
         if self._value is None or places != self._places:
             self._value = make()
-            # Held, so that neither goes to another array; a copy shares the memory, but not the later changes.
+            # Holding the arrays keeps their ids and memory from reuse. A copy shares the memory, but no later change.
             self._sources, self._places = [(source, copy.copy(source)) for source in sources], places
         return self._value
 
@@ -42,14 +42,14 @@ class Kept(Generic[T]):
         """Forget the value."""
         self.__init__()
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Kept[T]:
-        return Kept()
+    def __deepcopy__(self, memo: dict[int, Any]) -> Derived[T]:
+        return Derived()
 
-    def __reduce__(self) -> tuple[type[Kept[T]], tuple[()]]:
-        return Kept, ()
+    def __reduce__(self) -> tuple[type[Derived[T]], tuple[()]]:
+        return Derived, ()
 
 
 def _place(array: mx.array) -> tuple[int, int, int]:
-    """Which array it is, where it lies in memory, and its bytes."""
+    """The identity of an array, its address in memory, and its size in bytes."""
     data = memoryview(array)  # evaluates it
     return id(array), (np.frombuffer(data, np.uint8).ctypes.data if data.contiguous else 0), data.nbytes

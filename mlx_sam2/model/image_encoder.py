@@ -10,10 +10,12 @@ import mlx.nn as nn
 from ..config.parts import FpnConfig, HieraConfig
 from ..config.sam2 import SAM2Config
 from ..kernels import attend, mask_unit_attention
+from ..kernels.cpu import in_pieces
 from ..kernels.windows import max_pool
-from .derived import Kept
-from .layers import MLP, in_pieces, pointwise, resize_bicubic, resize_bilinear
-from .residual import Stream, by_rows
+from .derived import Derived
+from .layers import MLP, pointwise
+from .residual import ResidualStream, by_rows
+from .resize import resize_bicubic, resize_bilinear
 
 TRUNK_NORM_EPS = 1e-6
 
@@ -62,25 +64,25 @@ class MultiScaleBlock(nn.Module):
 
     def __call__(self, x: mx.array) -> mx.array:
         """(B, H, W, dim) -> (B, H', W', dim_out), half the grid where the queries are pooled."""
-        return self.advance(Stream.of(x)).value()
+        return self.advance(ResidualStream.of(x)).value()
 
-    def advance(self, stream: Stream) -> Stream:
-        """The same of a residual stream."""
+    def advance(self, stream: ResidualStream) -> ResidualStream:
+        """``__call__`` on a residual stream."""
         if not in_pieces():
             return self._add_mlp(self._add_attention(stream))
-        if self.attn.window:  # windows know nothing of each other
+        if self.attn.window:  # windows are independent of each other
             return by_rows(lambda s: self._add_mlp(self._add_attention(s)), stream, self.attn.window)
         return by_rows(self._add_mlp, self._add_attention(stream), 1)
 
-    def _add_attention(self, stream: Stream) -> Stream:
+    def _add_attention(self, stream: ResidualStream) -> ResidualStream:
         normed = stream.normed(self.norm1)
         if "proj" in self:  # the shortcut is projected from the normed input
-            stream = Stream.starting(self.proj, normed)
+            stream = ResidualStream.starting(self.proj, normed)
             if self.q_stride is not None:
                 stream = stream._replace(x=max_pool(stream.x, self.q_stride))
         return stream.plus(self.attn.proj, self.attn(normed))
 
-    def _add_mlp(self, stream: Stream) -> Stream:
+    def _add_mlp(self, stream: ResidualStream) -> ResidualStream:
         return stream.plus(self.mlp.layers[-1], self.mlp.hidden(stream.normed(self.norm2)))
 
 
@@ -104,7 +106,7 @@ class Hiera(nn.Module):
         super().__init__()
         self._stage_ends = config.stage_end_indices
         self._patches = (config.patch_kernel_size - 2 * config.patch_padding, config.patch_stride)
-        self._kept_position: Kept[dict[object, mx.array]] = Kept()
+        self._position: Derived[dict[object, mx.array]] = Derived()
         window = config.window_spec[0]
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = mx.zeros((1, *config.window_pos_embed_bkg_spatial_size, config.embed_dim))
@@ -118,23 +120,23 @@ class Hiera(nn.Module):
         return background + mx.tile(self.pos_embed_window, (1, height // window, width // window, 1))
 
     def position_of(self, pixels: mx.array) -> mx.array:
-        """The position embedding for images of this size and dtype, kept until its parameters or the size change."""
+        """The position embedding for images of this size and dtype; cached until its parameters or the size change."""
         kernel, stride = self._patches
         key = (*((side - kernel) // stride + 1 for side in pixels.shape[1:3]), pixels.dtype)
-        kept = self._kept_position.get([self.pos_embed, self.pos_embed_window], dict)
-        if key not in kept:
-            kept.clear()
-            kept[key] = self.position_embedding(*key[:2]).astype(pixels.dtype)
-        return kept[key]
+        positions = self._position.get([self.pos_embed, self.pos_embed_window], dict)
+        if key not in positions:
+            positions.clear()
+            positions[key] = self.position_embedding(*key[:2]).astype(pixels.dtype)
+        return positions[key]
 
     def __call__(self, pixels: mx.array, position: mx.array | None = None) -> list[mx.array]:
         """(B, H, W, 3) normalised pixels -> one (B, H / stride, W / stride, width) per stage.
 
-        ``position`` is ``position_of`` the pixels, where it is at hand.
+        ``position`` is ``position_of(pixels)`` if the caller has it.
         """
         x = self.patch_embed(pixels)
         x = x + (self.position_embedding(*x.shape[1:3]).astype(x.dtype) if position is None else position)
-        stream, features = Stream.of(x), []
+        stream, features = ResidualStream.of(x), []
         for i, block in enumerate(self.blocks):
             stream = block.advance(stream)
             if i in self._stage_ends:
@@ -152,7 +154,7 @@ class LateralConv(nn.Module):
         )
 
     def __call__(self, x: mx.array, head: nn.Conv2d | None = None) -> mx.array:
-        """The convolution, then a 1x1 convolution ``head``: one of both, (W2 W1) x + (W2 b1 + b2)."""
+        """The convolution, then a 1x1 convolution ``head``, as one convolution: (W2 W1) x + (W2 b1 + b2)."""
         weight, bias = self.conv.weight, self.conv.bias  # (O, kH, kW, I), (O,)
         if head is not None:
             second = head.weight.reshape(len(head.bias), -1).astype(mx.float32)  # (O2, O)
@@ -175,8 +177,8 @@ class FpnNeck(nn.Module):
     def __call__(self, features: list[mx.array], heads: Sequence[nn.Conv2d] = ()) -> list[mx.array]:
         """Per level (B, H, W, C_level) -> (B, H, W, d_model), highest resolution first.
 
-        ``heads`` are 1x1 convolutions that the first levels go through afterwards. A level that nothing else reads then
-        never exists: its two convolutions are one.
+        ``heads`` are 1x1 convolutions applied to the first levels. A level that nothing else reads is never computed:
+        its two convolutions are joined into one.
         """
         outputs: list[mx.array] = []
         previous = None

@@ -9,14 +9,14 @@ import mlx.nn as nn
 
 from ..config.sam2 import SAM2Config
 from .layers import GELU, MLP
-from .two_way_transformer import ImageSide, TwoWayTransformer
+from .two_way_transformer import ImageProjections, TwoWayTransformer
 
 UPSCALE_NORM_EPS = 1e-6  # LayerNorm2d; the transformer's norms use 1e-5, MLX's default
 PRESENT = 10.0  # object score of a model without an object-score head
 
 
 class DecoderOutput(NamedTuple):
-    """All that the decoder predicts for a batch of B prompts; M masks, the first for unambiguous prompts."""
+    """Predictions for B prompts. The first of the M masks is meant for unambiguous prompts."""
 
     masks: mx.array  # (B, M, 4h, 4w) logits, float32
     ious: mx.array  # (B, M) predicted IoU, float32
@@ -25,9 +25,9 @@ class DecoderOutput(NamedTuple):
 
 
 class DoublingConv(nn.ConvTranspose2d):
-    """A transposed convolution of kernel 2 and stride 2, whose outputs do not overlap: one matrix product.
+    """A transposed convolution of kernel 2 and stride 2 as one matrix product: its outputs do not overlap.
 
-    MLX's own takes 20 times as long on a CPU.
+    MLX's transposed convolution takes 20 times as long on a CPU.
     """
 
     def __init__(self, in_channels: int, out_channels: int):
@@ -39,7 +39,7 @@ class DoublingConv(nn.ConvTranspose2d):
         matrix = self.weight.transpose(1, 2, 0, 3).reshape(4 * out, c)  # rows (dy, dx, output channel)
         y = mx.addmm(mx.tile(self.bias, 4), x.reshape(b * h * w, c), matrix.T)
         y = y.reshape(b, h, w, 2, 2, out).swapaxes(2, 3)  # (B, h, dy, w, dx, C_out)
-        if more is not None:  # added where it lies, or the two axes would be brought together by a copy
+        if more is not None:  # added before the axes are joined, which needs a copy
             y = y + more.reshape(-1, h, 2, w, 2, out)
         return y.reshape(b, 2 * h, 2 * w, out)
 
@@ -77,13 +77,13 @@ class MaskDecoder(nn.Module):
             sigmoid_output=config.iou_prediction_use_sigmoid,
         )
 
-    def image_side(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> ImageSide:
-        """What prompts on one image share beyond its features. Arguments as for a call, all of batch 1."""
+    def project_image(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> ImageProjections:
+        """Project an image for all prompts without a mask. Arguments as for ``__call__``, all of batch 1."""
         image, position = self._flat(image, image_pe, dense)
-        return self.transformer.layers[0].image_side(image, position)
+        return self.transformer.layers[0].project_image(image, position)
 
-    def image_side_weights(self) -> list[mx.array]:
-        """The weights that ``image_side`` depends on."""
+    def projection_weights(self) -> list[mx.array]:
+        """The weights that ``project_image`` depends on."""
         layer = self.transformer.layers[0]
         to_image, to_tokens = layer.cross_attn_token_to_image, layer.cross_attn_image_to_token
         return [w for p in (to_image.k_proj, to_image.v_proj, to_tokens.q_proj) for w in (p.weight, p.bias)]
@@ -95,7 +95,7 @@ class MaskDecoder(nn.Module):
         sparse: mx.array,
         dense: mx.array,
         high_res: tuple[mx.array, mx.array] | None,
-        shared: ImageSide | None = None,
+        projected: ImageProjections | None = None,
     ) -> DecoderOutput:
         """Decode B prompts.
 
@@ -104,11 +104,11 @@ class MaskDecoder(nn.Module):
             image_pe: (1, h, w, C) dense position encoding.
             sparse: (B, N, C) prompt tokens.
             dense: (B or 1, h or 1, w or 1, C) mask embedding, added to the image.
-            high_res: strides 4 and 8 after ``conv_s0`` and ``conv_s1`` (``SAM2.encode_image``), each (B or 1, ...), or
-                None for a model without.
-            shared: ``image_side`` of the same image, position encoding and mask embedding, if it is at hand.
+            high_res: strides 4 and 8 after ``conv_s0`` and ``conv_s1`` (``SAM2.encode_image``), each (B or 1, ...);
+                None for a model that uses none.
+            projected: ``project_image`` of the same image, position encoding and mask embedding, if known.
         """
-        hidden, pixels = self._transform(image, image_pe, sparse, dense, shared)
+        hidden, pixels = self._transform(image, image_pe, sparse, dense, projected)
         first = 1 if "obj_score_token" in self else 0
         tokens = hidden[:, first + 1 : first + 1 + self._num_mask_tokens]
         kernels = mx.stack([mlp(tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], axis=1)
@@ -122,11 +122,16 @@ class MaskDecoder(nn.Module):
     def _flat(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> tuple[mx.array, mx.array]:
         """The image with its mask embedding, (B or 1, h * w, C), and its positions, (1, h * w, C), of one dtype."""
         h, w, c = image.shape[1:]
-        image = image + dense  # of batch 1 as long as neither image nor mask differs between the prompts
+        image = image + dense  # of batch 1 unless image or mask differ between the prompts
         return image.reshape(-1, h * w, c), image_pe.astype(image.dtype).reshape(1, h * w, c)
 
     def _transform(
-        self, image: mx.array, image_pe: mx.array, sparse: mx.array, dense: mx.array, shared: ImageSide | None = None
+        self,
+        image: mx.array,
+        image_pe: mx.array,
+        sparse: mx.array,
+        dense: mx.array,
+        projected: ImageProjections | None = None,
     ) -> tuple[mx.array, mx.array]:
         """Run the transformer; returns tokens (B, N', C) and the image (B, h, w, C)."""
         output_tokens = [self.iou_token.weight, self.mask_tokens.weight]
@@ -135,8 +140,11 @@ class MaskDecoder(nn.Module):
         fixed = mx.concatenate(output_tokens)[None]  # [object score, IoU, masks]
         b, (h, w, c) = sparse.shape[0], image.shape[1:]
         tokens = mx.concatenate([mx.broadcast_to(fixed, (b, *fixed.shape[1:])), sparse], axis=1)
-        src, position = self._flat(image, image_pe, dense) if shared is None else (shared.tokens, shared.position)
-        hidden, src = self.transformer(src, position, tokens, shared)
+        if projected is None:
+            src, position = self._flat(image, image_pe, dense)
+        else:
+            src, position = projected.tokens, projected.position
+        hidden, src = self.transformer(src, position, tokens, projected)
         return hidden, src.reshape(b, h, w, c)
 
     def _upscale(self, x: mx.array, high_res: tuple[mx.array, mx.array] | None) -> mx.array:
@@ -145,13 +153,13 @@ class MaskDecoder(nn.Module):
         stride_4, stride_8 = high_res if high_res is not None else (None, None)
         return act2(up2(act1(norm(up1(x, stride_8))), stride_4))
 
-    # ---- which of the masks to return
+    # ---- choosing the masks to return
 
     def select(self, output: DecoderOutput, multimask: bool) -> tuple[mx.array, mx.array]:
         """Masks (B, M', 4h, 4w) and IoUs (B, M') to return: all but the first, or a single one.
 
-        The single mask is the first unless its stability is below the threshold and the configuration asks for the
-        dynamic choice; then it is the best of the others by predicted IoU, decided for every prompt by itself.
+        The single mask is the first one. With ``dynamic_multimask_via_stability``, a prompt whose first mask is less
+        stable than the threshold gets the best of the others by predicted IoU instead.
         """
         if multimask:
             return output.masks[:, 1:], output.ious[:, 1:]

@@ -9,7 +9,8 @@ import mlx.nn as nn
 
 from ..config.parts import MemoryConfig, MemoryEncoderConfig
 from ..kernels import axial_rope, memory_attention
-from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, sine_position_encoding, split_heads
+from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, split_heads
+from .position_encoding import sine_position_encoding
 
 ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
 POSITION_SCALE = 0.1  # of the sine encoding added to the input of memory attention
@@ -34,8 +35,7 @@ class RoPEAttention(Attention):
     ) -> mx.array:
         """q (B or 1, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
 
-        With ``pooling`` the keys are averaged after their rotation, ``v`` is pooled already, and ``bias`` is that of
-        the pooled keys.
+        With ``pooling`` above 1 the keys are averaged after their rotation; ``v`` and ``bias`` are given pooled.
         """
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
         k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
@@ -44,12 +44,12 @@ class RoPEAttention(Attention):
         if self.num_heads > 1:
             v = split_heads(self.v_proj(v), self.num_heads)
             return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
-        # the weights of a query sum to 1, so an affine projection of the values may as well follow: then the attention
-        # is to C_kv channels instead of C, and the projection is of h * w tokens instead of those of all memories
+        # The weights of a query sum to 1, so the affine projection of the values can follow the attention. Then the
+        # attention reads C_kv channels instead of C, and h * w tokens are projected instead of all memories.
         return self._project(memory_attention(q, k, v[:, None], bias).squeeze(1))
 
     def _project(self, x: mx.array) -> mx.array:
-        """The projections of the values and of the results as one, (B, h * w, C_kv) -> (B, h * w, C)."""
+        """Both projections, of the values and of the results, as one: (B, h * w, C_kv) -> (B, h * w, C)."""
         first, second = self.v_proj, self.out_proj
         if not (type(first) is type(second) is nn.Linear):  # quantised
             return second(first(x))
@@ -127,15 +127,15 @@ class MemoryAttention(nn.Module):
         """Attend to memories.
 
         Args:
-            features: (B or 1, h, w, C) of the frame; one for all objects attends to itself once in the first layer.
+            features: (B or 1, h, w, C) of the frame; with 1, the self-attention of the first layer runs once for all.
             position: (1, h, w, C) sine encoding of the frame.
-            keys, values: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers; the
-                keys with their positions, where the configuration adds these.
+            keys, values: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers. The
+                keys include their positions if the configuration adds these.
             num_tail: tokens at the end of memory that are not rotated.
-            present: (B, T + num_tail) bool: frames and pointer tokens that count; the others are only padding, and left
-                out exactly. None where all count.
-            pooling: an approximation: keys and values of memories are averaged over so many rows and columns, and such
-                a mean counts as often as the cells in it.
+            present: (B, T + num_tail) bool, False for frames and pointer tokens that are padding; these are left out
+                exactly. None if there is no padding.
+            pooling: an approximation if above 1: keys and values of memories are averaged over this many rows and
+                columns, and such a mean counts as often as the cells in it.
 
         Returns:
             (B, h, w, C).
@@ -153,7 +153,7 @@ class MemoryAttention(nn.Module):
 
 
 def _key_bias(present: mx.array | None, keys: mx.array, num_tail: int, cells: int, pooling: int) -> mx.array | None:
-    """What is added to the scores of all keys (B, Nk, M), (B, Nk) float32: -inf for padding."""
+    """A bias for the scores of keys (B, Nk, M): (B, Nk) float32, -inf for padding. None if all are 0."""
     b, n, _ = keys.shape
     if present is None and pooling == 1:
         return None

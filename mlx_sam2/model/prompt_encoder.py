@@ -6,8 +6,9 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.sam2 import SAM2Config
-from .derived import Kept
-from .layers import GELU, PositionEmbeddingRandom
+from .derived import Derived
+from .layers import GELU
+from .position_encoding import PositionEmbeddingRandom
 
 # Labels of points. A box is two points, its corners.
 PADDING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3
@@ -23,7 +24,7 @@ class PromptEncoder(nn.Module):
         dim, hidden = config.neck.d_model, config.decoder.mask_in_chans
         self._image_size = config.image_size
         self._embedding_size = config.embedding_size
-        self._position: Kept[mx.array] = Kept()  # of every cell
+        self._position: Derived[mx.array] = Derived()  # of every cell
         self.pe_layer = PositionEmbeddingRandom(dim // 2)
         self.point_embeddings = [nn.Embedding(1, dim) for _ in range(NUM_POINT_LABELS)]
         self.not_a_point_embed = nn.Embedding(1, dim)
@@ -44,7 +45,7 @@ class PromptEncoder(nn.Module):
         return 4 * self._embedding_size, 4 * self._embedding_size
 
     def dense_position_encoding(self) -> mx.array:
-        """Position of every cell of the feature map, (1, h, w, d_model) in the dtype of the weights; computed once."""
+        """Position of every cell of the feature map, (1, h, w, d_model) in the dtype of the weights; cached."""
 
         def compute() -> mx.array:
             grid = self.pe_layer.grid(self._embedding_size, self._embedding_size)
@@ -63,7 +64,7 @@ class PromptEncoder(nn.Module):
         points = mx.concatenate([points.astype(mx.float32) + 0.5, mx.zeros((b, 1, 2))], axis=1)
         labels = mx.concatenate([labels.astype(mx.int32), mx.full((b, 1), PADDING, mx.int32)], axis=1)
         tokens = self.pe_layer(points / self._image_size)
-        # row 0 for padding, whose token replaces the position; rows 1.. are added to it
+        # row 0 is for padding and replaces the position; rows 1.. are added to it
         table = mx.concatenate([self.not_a_point_embed.weight, *(e.weight for e in self.point_embeddings)])
         labels = labels[..., None]
         added = table.astype(mx.float32)[mx.clip(labels[..., 0], PADDING, BOTTOM_RIGHT) + 1]

@@ -1,7 +1,7 @@
-"""Which layers may be quantised, and how a model gets them (``mlx.nn.quantize``, affine groups of weights).
+"""Which layers are quantised, and how (``mlx.nn.quantize``, affine groups of weights).
 
-A matrix (O, I) becomes integers of 4 or 8 bits and, for every ``group_size`` inputs, a scale and a bias. A width that
-the group size does not divide takes the next smaller group that divides it; where none does the layer stays as it is.
+A matrix (O, I) becomes integers of 4 or 8 bits and, for every ``group_size`` inputs, a scale and a bias. If the group
+size does not divide a width, the next smaller group that divides it is used; if none does, the layer stays as it is.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def plan(model: nn.Module, scheme: Scheme) -> tuple[dict[str, Scheme], list[str]
     """The layers to quantise, each with its scheme, and those that no group size fits.
 
     Returns:
-        {name of a layer: scheme}, in which only the group size may differ from what was asked for; and the names of
-        layers of ``QUANTIZED`` that have to stay as they are.
+        {name of a layer: scheme}, where the group size may be smaller than asked for; and the names of layers of
+        ``QUANTIZED`` that stay as they are.
     """
     chosen: dict[str, Scheme] = {}
     left: list[str] = []
@@ -62,7 +62,8 @@ def plan(model: nn.Module, scheme: Scheme) -> tuple[dict[str, Scheme], list[str]
 
 
 def quantize(model: nn.Module, schemes: Mapping[str, Scheme]) -> None:
-    """Replace the named linear layers by quantised ones, in place; a name or a width that does not fit is left out."""
+    """Replace the named linear layers by quantised ones, in place. Names that are no linear layer are left out, and
+    layers whose width the group size does not divide."""
 
     def scheme_of(name: str, layer: nn.Module) -> dict[str, int] | bool:
         scheme = schemes.get(name)
@@ -74,9 +75,9 @@ def quantize(model: nn.Module, schemes: Mapping[str, Scheme]) -> None:
 
 
 def unquantize(model: nn.Module) -> None:
-    """Replace quantised layers by linear ones with the weights that they stand for, in place.
+    """Replace quantised layers by linear ones with the unpacked weights, in place.
 
-    On a CPU these are several times faster: MLX unpacks there while it multiplies.
+    On a CPU linear layers are several times faster: MLX unpacks there while it multiplies.
     """
     layers = []
     for name, layer in model.named_modules():
@@ -99,7 +100,7 @@ def recognise(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> dict[s
     """The schemes of packed layers, from the shapes of their tensors and the widths of the unquantised model.
 
     Raises:
-        ValueError: one line, where tensors called ``.scales`` are not those of a layer packed in 4 or 8 bits.
+        ValueError: one line, if a tensor called ``.scales`` does not belong to a layer packed in 4 or 8 bits.
     """
     layers = dict(model.named_modules())
     found = {}
@@ -129,5 +130,5 @@ def pack(weight: mx.array, scheme: Scheme) -> tuple[mx.array, mx.array, mx.array
 
 
 def unpack(weight: mx.array, scales: mx.array, biases: mx.array, scheme: Scheme) -> mx.array:
-    """The inverse of ``pack``, as far as there is one: (O, I) in the dtype of the scales."""
+    """The inverse of ``pack`` but for its rounding: (O, I) in the dtype of the scales."""
     return mx.dequantize(weight, scales, biases, group_size=scheme.group_size, bits=scheme.bits)

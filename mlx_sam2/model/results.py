@@ -1,4 +1,4 @@
-"""What the parts of the model hand on: features of images, and what a frame says about objects."""
+"""What passes between the parts of the model: features of images, predictions about objects."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from typing import NamedTuple
 
 import mlx.core as mx
 
-from .derived import Kept
-from .two_way_transformer import ImageSide
+from .derived import Derived
+from .two_way_transformer import ImageProjections
 
 
 @dataclass(frozen=True)
 class ImageFeatures:
-    """What the image encoder leaves of B images."""
+    """Features of B images."""
 
     embedding: mx.array  # (B, h, w, C), stride 16, without the no-memory embedding
     high_res: tuple[mx.array, mx.array] | None  # (B, 4h, 4w, C / 8) and (B, 2h, 2w, C / 4)
-    image_side: Kept[ImageSide] = field(default_factory=Kept, repr=False, compare=False)  # for prompts after the first
+    # of the mask decoder's first layer, for the prompts after the first
+    projections: Derived[ImageProjections] = field(default_factory=Derived, repr=False, compare=False)
 
     def image(self, index: int) -> ImageFeatures:
         """The features of one image, batch axis kept."""
@@ -30,7 +31,7 @@ class ImageFeatures:
 
 
 class ObjectPrediction(NamedTuple):
-    """What one frame says about B objects."""
+    """The prediction for B objects on one frame."""
 
     low_res_mask: mx.array  # (B, 4h, 4w, 1) logits, float32; -1024 everywhere where the object is absent
     pointer: mx.array  # (B, C) object pointer, float32

@@ -11,13 +11,15 @@ from mlx.utils import tree_flatten
 from ..config.sam2 import SAM2Config
 from .compiled import compiled
 from .image_encoder import ImageEncoder
-from .layers import MLP, resize_bilinear, sine_position_encoding, sine_time_encoding
+from .layers import MLP
 from .mask_decoder import DecoderOutput, MaskDecoder
 from .memory import MemoryAttention, MemoryEncoder
+from .position_encoding import sine_position_encoding, sine_time_encoding
 from .prompt_encoder import PADDING, PromptEncoder
 from .quantization import quantize, schemes_of
+from .resize import resize_bilinear
 from .results import ImageFeatures, ObjectPrediction
-from .two_way_transformer import ImageSide
+from .two_way_transformer import ImageProjections
 
 NO_OBJECT_LOGIT = -1024.0
 MASK_SCALE, MASK_BIAS = 20.0, -10.0  # a given 0/1 mask as logits: -10 and +10
@@ -59,10 +61,10 @@ class SAM2(nn.Module):
         return self.no_mem_embed.dtype
 
     def with_config(self, config: SAM2Config) -> SAM2:
-        """The same weights under another configuration, e.g. other options of the mask decoder.
+        """A model with the same weights and another configuration, e.g. other options of the mask decoder.
 
         Raises:
-            ValueError: when the configuration needs weights that this model has not, or of another shape.
+            ValueError: the configuration needs weights that this model lacks, or of other shapes.
         """
         model = SAM2(config)
         for part in set(SAM2(self._config)) - set(self):  # video modules that an image-only checkpoint left out
@@ -94,7 +96,7 @@ class SAM2(nn.Module):
         return stride_16, (stride_4, stride_8)
 
     def add_no_memory(self, embedding: mx.array) -> mx.array:
-        """Features of a frame that has no memory to attend to, as training adds them (``no_mem_embed``)."""
+        """The features of a frame without memories: ``no_mem_embed`` is added, as in training."""
         return embedding + self.no_mem_embed
 
     def decode(
@@ -105,7 +107,7 @@ class SAM2(nn.Module):
         labels: mx.array | None,
         mask: mx.array | None,
         position: mx.array | None = None,
-        shared: ImageSide | None = None,
+        projected: ImageProjections | None = None,
     ) -> DecoderOutput:
         """Run prompt encoder and mask decoder on B prompts.
 
@@ -114,12 +116,12 @@ class SAM2(nn.Module):
             high_res: as in ``ImageFeatures``, (B or 1, ...).
             points, labels: (B, N, 2) as (x, y) pixels of the S x S input and (B, N), or None.
             mask: (B, 4h, 4w, 1) logits, or None.
-            position: the prompt encoder's ``dense_position_encoding``, if it is at hand.
-            shared: the mask decoder's ``image_side`` of the embedding without a mask, if it is at hand.
+            position: the prompt encoder's ``dense_position_encoding``, if known.
+            projected: the mask decoder's ``project_image`` of the embedding without a mask, if known.
         """
         if position is None:
             position = self.sam_prompt_encoder.dense_position_encoding()
-        return DecoderOutput(*self._decode(embedding, high_res, points, labels, mask, position, shared))
+        return DecoderOutput(*self._decode(embedding, high_res, points, labels, mask, position, projected))
 
     @compiled
     def _decode(
@@ -130,11 +132,11 @@ class SAM2(nn.Module):
         labels: mx.array | None,
         mask: mx.array | None,
         position: mx.array,
-        shared: tuple[mx.array, ...] | None,
+        projected: tuple[mx.array, ...] | None,
     ) -> tuple[mx.array, ...]:
         sparse, dense = self.sam_prompt_encoder(points, labels, mask)
-        side = None if shared is None else ImageSide(*shared)
-        return tuple(self.sam_mask_decoder(embedding, position, sparse, dense, high_res, side))
+        projections = None if projected is None else ImageProjections(*projected)
+        return tuple(self.sam_mask_decoder(embedding, position, sparse, dense, high_res, projections))
 
     def predict_masks(
         self,
@@ -146,25 +148,25 @@ class SAM2(nn.Module):
     ) -> tuple[mx.array, mx.array]:
         """Masks of still images: (B, M, 4h, 4w) logits and (B, M) predicted IoU, float32, for B prompts.
 
-        Arguments as in ``decode``; M is ``num_multimask_outputs`` with ``multimask``, else 1. The object score plays
-        no part here, as in the official image predictor.
+        Arguments as in ``decode``; M is ``num_multimask_outputs`` with ``multimask``, else 1. The object score is
+        ignored, as in the official image predictor.
         """
         embedding, high_res = self.add_no_memory(features.embedding), features.high_res
         one_image = mask is None and len(embedding) == 1 and not self.training
-        shared = self._image_side(features) if one_image else None
-        output = self.decode(embedding, high_res, points, labels, mask, shared=shared)
+        projected = self._project_image(features) if one_image else None
+        output = self.decode(embedding, high_res, points, labels, mask, projected=projected)
         return self.sam_mask_decoder.select(output, multimask)
 
-    def _image_side(self, features: ImageFeatures) -> ImageSide:
-        """What prompts without a mask share of one image, computed for the first of them and kept in its features."""
+    def _project_image(self, features: ImageFeatures) -> ImageProjections:
+        """Project one image for prompts without a mask; cached in ``features``."""
         prompts, decoder = self.sam_prompt_encoder, self.sam_mask_decoder
         position, no_mask = prompts.dense_position_encoding(), prompts.no_mask_embed.weight
 
-        def compute() -> ImageSide:
-            return decoder.image_side(self.add_no_memory(features.embedding), position, no_mask[:, None, None])
+        def compute() -> ImageProjections:
+            return decoder.project_image(self.add_no_memory(features.embedding), position, no_mask[:, None, None])
 
-        weights = decoder.image_side_weights()
-        return features.image_side.get([features.embedding, self.no_mem_embed, position, no_mask, *weights], compute)
+        weights = decoder.projection_weights()
+        return features.projections.get([features.embedding, self.no_mem_embed, position, no_mask, *weights], compute)
 
     # ---- objects in video
 
@@ -180,8 +182,8 @@ class SAM2(nn.Module):
     ) -> ObjectPrediction:
         """Best mask, pointer and presence of B objects (official ``_forward_sam_heads``).
 
-        Arguments as in ``decode``, with ``embedding`` already conditioned on memory. Without points one padding point
-        is sent, as the official video code does.
+        Arguments as in ``decode``, with ``embedding`` already conditioned on memory. Without points, one padding point
+        stands in, as in the official video code.
         """
         if points is None:
             batch = max(embedding.shape[0], 1 if mask is None else mask.shape[0])
@@ -218,8 +220,8 @@ class SAM2(nn.Module):
     def predict_from_mask(self, features: ImageFeatures, mask: mx.array) -> ObjectPrediction:
         """Take a given mask (B, S, S, 1) of 0 and 1 as the answer (official ``_use_mask_as_output``).
 
-        The decoder runs only for the pointer, on features without the no-memory embedding; presence is whether the
-        mask has any pixel.
+        The decoder runs only for the pointer, on features without the no-memory embedding. The object is present if
+        the mask has any pixel.
         """
         mask = mask.astype(mx.float32)
         size = (mask.shape[1] // 4, mask.shape[2] // 4)
@@ -276,8 +278,8 @@ class SAM2(nn.Module):
             memories: (B, T, h, w, M), T memories of each object in the order of attention.
             time_indices: (B, T) integers, rows of ``maskmem_tpos_enc``.
             pointers: (B, P, C) object pointers, or None.
-            pointer_times: (B, P) distances in frames, divided by the largest one that is looked at.
-            present: (B, T + P) bool, which memories and pointers are more than padding; None where all are.
+            pointer_times: (B, P) distances in frames, divided by the largest one in use.
+            present: (B, T + P) bool, False for memories and pointers that are padding; None if none is.
             pooling: as for ``MemoryAttention``.
 
         Returns:
@@ -318,8 +320,8 @@ class SAM2(nn.Module):
     ) -> tuple[ObjectPrediction, mx.array | None]:
         """A frame of B objects without prompts: memory attention, mask decoder and memory encoder, as one graph.
 
-        Arguments as for ``attend_memory`` and ``predict_object``. The second result is what ``remember`` gives for the
-        mask as it was decoded, or None without ``remember``.
+        Arguments as for ``attend_memory`` and ``predict_object``. The second result is the memory of the decoded mask
+        (``remember``), or None if ``remember`` is False.
         """
         recalled = memories, time_indices, pointers, pointer_times, present, pooling
         position = self.sam_prompt_encoder.dense_position_encoding()

@@ -17,7 +17,7 @@ from .. import masks
 from ..config.sam2 import SAM2Config
 from ..images.preprocess import preprocess_frame
 from ..model import compiled
-from ..model.layers import resize_bilinear
+from ..model.resize import resize_bilinear
 from ..model.results import ImageFeatures, ObjectPrediction
 from ..model.sam2 import NO_OBJECT_LOGIT, SAM2
 from .approximations import Approximations
@@ -247,37 +247,6 @@ def _rounded(count: int, full: int) -> int:
 
 def _filled(values: Sequence[Any], count: int, filling: Any) -> list[Any]:
     return [*values, *[filling] * (count - len(values))]
-
-
-def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
-    """A bool mask (H, W) at the model's input size, (S, S) bool: antialiased and thresholded at one half.
-
-    At simple ratios (3 to 2, 15 to 8) many pixels are one half up to rounding. So that these fall as in PyTorch's
-    ``F.interpolate(antialias=True)``, sums go tap by tap in its order, fused, and not through a matrix product.
-    """
-    if mask.shape == (image_size, image_size):
-        return mask
-    rows = _resize_rows(mask.T.astype(np.float32), image_size)  # (S, H): the width first
-    return _resize_rows(rows.T, image_size) >= 0.5
-
-
-def _resize_rows(x: np.ndarray, size: int) -> np.ndarray:
-    """(N, M) -> (size, M) with a triangle filter that widens with the reduction, float32."""
-    one, half = np.float32(1), np.float32(0.5)
-    scale = np.float32(len(x)) / np.float32(size)
-    support = max(scale, one)
-    centre = scale * (np.arange(size, dtype=np.float32) + half)
-    first = np.maximum((centre - support + half).astype(np.int64), 0)
-    last = np.minimum((centre + support + half).astype(np.int64), len(x))
-    index = first[:, None] + np.arange((last - first).max())  # (size, taps)
-    offset = (index.astype(np.float32) - centre[:, None] + half) * (one / support)
-    weights = np.where(index < last[:, None], np.maximum(one - np.abs(offset), 0), 0).astype(np.float32)
-    weights /= weights.cumsum(axis=1)[:, -1:]  # cumsum adds one after the other
-    out = np.zeros((size, x.shape[1]), np.float32)
-    for tap in range(index.shape[1]):
-        taken = x[np.minimum(index[:, tap], len(x) - 1)].astype(np.float64)
-        out = (out + taken * weights[:, tap, None]).astype(np.float32)  # rounded once, as a fused multiply-add
-    return out
 
 
 def video_masks(low_res: Sequence[np.ndarray | None], size: tuple[int, int], non_overlap: bool) -> np.ndarray:

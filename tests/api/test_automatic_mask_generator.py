@@ -20,7 +20,7 @@ from mlx_sam2.images.crops import Crop, crops, layer_grids, near_crop_edge, poin
 from mlx_sam2.images.files import ImageError
 from mlx_sam2.masks import mask_to_box, mask_to_rle, rle_to_mask
 from mlx_sam2.masks.upscaled import PackedLogits, UpscaledMask, _samples, surely_unstable
-from mlx_sam2.model.layers import resize_bilinear
+from mlx_sam2.model.resize import resize_bilinear
 
 SIZES = [(64, 64), (100, 37), (37, 100), (400, 613), (1, 300), (300, 1), (5, 3), (65, 129), (63, 62), (1, 1)]
 OVERRIDES = {  # small masks with high scores, as in the goldens

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlx_sam2.config.parts import DecoderConfig
-from mlx_sam2.model.derived import Kept
+from mlx_sam2.model.derived import Derived
 from mlx_sam2.model.layers import Attention
 from mlx_sam2.model.mask_decoder import DoublingConv
 from mlx_sam2.model.results import ImageFeatures
@@ -62,7 +62,7 @@ def test_the_first_layer_shares_one_image(count: int) -> None:
     """Three prompts on one image, its projections made once, as three prompts on three images that are alike."""
     block = with_weights(TwoWayAttentionBlock(16, DecoderConfig(num_heads=2, mlp_dim=24), skip_first_layer_pe=True))
     tokens, image, position = array("t", 3, count, 16), array("i", 1, 30, 16), array("p", 1, 30, 16)
-    shared = block(tokens, image, tokens, position, block.image_side(image, position))
+    shared = block(tokens, image, tokens, position, block.project_image(image, position))
     apart = block(tokens, mx.broadcast_to(image, (3, 30, 16)), tokens, position)
     for got, expected in zip(shared, apart, strict=True):
         close(got, expected)
@@ -90,7 +90,7 @@ def test_doubling_is_a_transposed_convolution() -> None:
 
 @pytest.mark.parametrize("dtype", [mx.float32, mx.float16, mx.bfloat16])
 def test_kept_until_a_source_changes(dtype: mx.Dtype) -> None:
-    weights, kept, made = [mx.ones((4, 4), dtype), mx.zeros((3,), dtype)], Kept(), []
+    weights, kept, made = [mx.ones((4, 4), dtype), mx.zeros((3,), dtype)], Derived(), []
 
     def get() -> float:
         return kept.get(weights, lambda: made.append(None) or (weights[0].sum() + weights[1].sum()).item())
@@ -106,7 +106,7 @@ def test_kept_until_a_source_changes(dtype: mx.Dtype) -> None:
 
 
 def test_nothing_is_kept_of_a_traced_array() -> None:
-    kept = Kept()
+    kept = Derived()
     double = mx.compile(lambda x: kept.get([x], lambda: 2 * x))
     assert double(mx.array(3.0)).item() == 6 and double(mx.array(4.0)).item() == 8
     assert kept.get([mx.array(1.0)], lambda: 5) == 5
@@ -167,8 +167,8 @@ def test_changed_weights_count_at_once(model: SAM2, name: str) -> None:
 
 def test_further_clicks_project_no_image(model: SAM2, monkeypatch: pytest.MonkeyPatch) -> None:
     predictor, calls = SAM2ImagePredictor(model), []
-    project = TwoWayAttentionBlock.image_side
-    monkeypatch.setattr(TwoWayAttentionBlock, "image_side", lambda *args: calls.append(args) or project(*args))
+    project = TwoWayAttentionBlock.project_image
+    monkeypatch.setattr(TwoWayAttentionBlock, "project_image", lambda *args: calls.append(args) or project(*args))
     predictor.set_image(picture())
     assert not calls  # whoever only encodes pays nothing
     for _ in range(3):
@@ -178,7 +178,7 @@ def test_further_clicks_project_no_image(model: SAM2, monkeypatch: pytest.Monkey
     assert len(calls) == 1
     features = predictor._features[0]
     predictor.reset_predictor()
-    assert not predictor._features and features.image_side._value is not None  # it goes with the features
+    assert not predictor._features and features.projections._value is not None  # it goes with the features
     predictor.set_image(picture(seed=1))
     predictor.predict(**POINT)
     assert len(calls) == 2

@@ -17,7 +17,7 @@ from test_manifest import parameter_shapes
 import synthetic
 from mlx_sam2.checkpoint import key_map
 from mlx_sam2.config.sam2 import SAM2Config
-from mlx_sam2.model.layers import resize_bilinear
+from mlx_sam2.model.resize import resize_bilinear
 from mlx_sam2.model.sam2 import SAM2
 
 REASON = "needs the extra `reference`: pip install -e '.[reference]'"

@@ -288,7 +288,7 @@ def call_of(clock: Clock, kernel_ms: float, mlx_ms: float, factor: float = 2, **
         supports=lambda x: changes.get("serves", True),
         variant=lambda x: "float32",
         size=lambda x: f"n={x.size}",
-        small=lambda x: (Tensor((3,)),),
+        check_case=lambda x: (Tensor((3,)),),
         minimum_bytes=lambda x: 2 * x.nbytes,
     )
     return Call(op, (Tensor((250_000,), mx.float32),), 5)

@@ -24,7 +24,7 @@ from mlx_sam2.checkpoint import loading
 from mlx_sam2.export import command
 from mlx_sam2.images import preprocess
 from mlx_sam2.kernels import dispatch, rules
-from mlx_sam2.model.layers import resize_bilinear
+from mlx_sam2.model.resize import resize_bilinear
 from mlx_sam2.model.sam2 import SAM2
 
 ROOT = Path(__file__).parents[2]

@@ -107,7 +107,7 @@ def test_products_by_their_definition(
     name: str, cached: int, by_products: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Pieces of less than a key, of some keys, of whole heads and items, and all at once."""
-    monkeypatch.setattr(cpu, "CACHED", cached)
+    monkeypatch.setattr(cpu, "PIECE", cached)
     monkeypatch.setattr(cpu, "QUERIES", 2)
     q, k, v = inputs(*SHAPES[name])
     got = attend(*(mx.array(x) for x in (q, k, v)))
@@ -116,7 +116,7 @@ def test_products_by_their_definition(
 
 @pytest.mark.parametrize("cached", [7, 1 << 18])
 def test_products_leave_out_a_key_exactly(cached: int, by_products: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "CACHED", cached)
+    monkeypatch.setattr(cpu, "PIECE", cached)
     q, k, v = (mx.array(x) for x in inputs(2, 3, 4, 11, 8, 8))
     bias = mx.array([[0.0] * 8 + [-np.inf] * 3] * 2)
     wild = mx.concatenate([v[:, :, :8], mx.full((2, 3, 3, 8), 1e30)], axis=2)
@@ -131,7 +131,7 @@ def test_products_leave_out_a_key_exactly(cached: int, by_products: None, monkey
 
 @pytest.mark.parametrize("cached", [5, 1 << 18])
 def test_softmax_by_products(cached: int, by_products: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cpu, "CACHED", cached)
+    monkeypatch.setattr(cpu, "PIECE", cached)
     x = mx.array(20 * normal("x", (3, 4, 7), 0))
     np.testing.assert_allclose(
         np.array(attention.softmax(x)), np.array(mx.softmax(x, axis=-1)), rtol=0, atol=1e-6

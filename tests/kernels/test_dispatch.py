@@ -61,7 +61,7 @@ def make_op(kernel: Callable[..., mx.array] | None = None, **changes: Any) -> Op
         supports=lambda x: x.ndim > 0,
         variant=lambda x: str(x.dtype),
         size=lambda x: f"n={x.size}",
-        small=lambda x: (Tensor((3,)),),
+        check_case=lambda x: (Tensor((3,)),),
         minimum_bytes=lambda x: 2 * x.nbytes,
     )
     op = dataclasses.replace(op, **changes)
@@ -219,7 +219,7 @@ def test_ops_inside_a_kernel_function_and_a_reference() -> None:
     np.testing.assert_array_equal(np.array(outer(X)), 2 * np.arange(8))
     assert inner.calls == [(8,)]
     # an inner kernel whose own check sees nothing must not vouch for the outer one
-    sly = make_op(lambda x: 2 * x if x.size == 5 else 3 * x, name="sly", small=lambda x: (Tensor((5,)),))
+    sly = make_op(lambda x: 2 * x if x.size == 5 else 3 * x, name="sly", check_case=lambda x: (Tensor((5,)),))
     outer = make_op(lambda x: 3 * x, name="outer 2", reference=lambda x: sly(x))
     with pytest.warns(RuntimeWarning, match="kernel outer 2 "):
         assert not outer.uses_kernel(X)

@@ -126,7 +126,7 @@ def test_small_case_is_of_the_same_variant(dtype: str) -> None:
     for case in OP.cases:
         args = [mx.zeros(tensor.shape, metal.NAMES[dtype]) for tensor in case]
         if OP.supports(*args):
-            small = OP.small(*args)
+            small = OP.check_case(*args)
             assert OP.variant(*make_arguments(small, metal.NAMES[dtype])) == OP.variant(*args)
             assert sum(np.prod(tensor.shape) for tensor in small) < 300_000
 

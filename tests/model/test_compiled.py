@@ -179,7 +179,7 @@ def test_other_threads(on_gpu: None) -> None:
 
 def test_gradients_reach_every_weight_of_the_encoder(monkeypatch: pytest.MonkeyPatch) -> None:
     """Through pieces and bands too; and what is kept must not stand in for what is differentiated."""
-    monkeypatch.setattr(residual, "CACHED", 1)
+    monkeypatch.setattr(residual, "PIECE", 1)
     model = synthetic.nano_model()
     x = pixels(model)
     before = encoded(model, x)

@@ -10,16 +10,9 @@ import pytest
 
 import synthetic
 from answers import make_layers
-from mlx_sam2.model.layers import (
-    MLP,
-    Attention,
-    PositionEmbeddingRandom,
-    gelu,
-    resize_bicubic,
-    resize_bilinear,
-    sine_position_encoding,
-    sine_time_encoding,
-)
+from mlx_sam2.model.layers import MLP, Attention, gelu
+from mlx_sam2.model.position_encoding import PositionEmbeddingRandom, sine_position_encoding, sine_time_encoding
+from mlx_sam2.model.resize import resize_bicubic, resize_bilinear
 from synthetic import normal
 
 STORED = np.load(synthetic.DATA / "layers.npz")

@@ -21,8 +21,9 @@ from mlx_sam2.config.parts import DecoderConfig, HieraConfig
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model import image_encoder, residual
 from mlx_sam2.model.image_encoder import MultiScaleBlock
-from mlx_sam2.model.layers import resize_bicubic, resize_bilinear, sine_position_encoding
 from mlx_sam2.model.mask_decoder import DecoderOutput
+from mlx_sam2.model.position_encoding import sine_position_encoding
+from mlx_sam2.model.resize import resize_bicubic, resize_bilinear
 from mlx_sam2.model.results import ImageFeatures
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.model.two_way_transformer import TwoWayAttentionBlock
@@ -562,7 +563,7 @@ def test_hiera_block_by_its_definition(
         global_att_blocks=(2,) if kind == "global" else (),
     )
     monkeypatch.setattr(image_encoder, "in_pieces", lambda: in_bands)
-    monkeypatch.setattr(residual, "CACHED", 1)  # bands of one window
+    monkeypatch.setattr(residual, "PIECE", 1)  # bands of one window
     index, heads = {"pooling": (1, 4), "widening": (1, 4), "plain": (0, 2), "global": (2, 4)}[kind]
     block = MultiScaleBlock(config, index)
     weights = fill(block)
@@ -583,7 +584,7 @@ def test_a_block_in_bands_needs_less_memory(index: int, monkeypatch: pytest.Monk
     peaks = {}
     for in_bands in (False, True):
         monkeypatch.setattr(image_encoder, "in_pieces", lambda in_bands=in_bands: in_bands)
-        monkeypatch.setattr(residual, "CACHED", 1 << 14)
+        monkeypatch.setattr(residual, "PIECE", 1 << 14)
         if index == 2:  # its attention aside, which is whole either way
             monkeypatch.setattr(block, "_add_attention", lambda stream: stream)
         mx.eval(block(x))

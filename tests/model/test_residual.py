@@ -13,7 +13,7 @@ from metal import NAMES, RELATIVE, emulated
 from mlx_sam2.kernels import dispatch, shifted_layer_norm
 from mlx_sam2.kernels.dispatch import exact_reference, make_arguments, relative_difference
 from mlx_sam2.kernels.shifted_layer_norm import shifted_layer_norm_op as OP
-from mlx_sam2.model.residual import Stream
+from mlx_sam2.model.residual import ResidualStream
 from synthetic import normal
 
 SMALL = [case for case in OP.cases if case[0].shape in ((1, 8), (5, 20), (64, 132), (19, 96), (19, 1152))]
@@ -86,11 +86,11 @@ def test_a_stream_is_a_sum(packed: tuple[int, ...]) -> None:
         linear[i] = linear[i].to_quantized(group_size=32, bits=8)
     y, z = (mx.array(normal(name, (2, 5, 64), 0)) for name in "yz")
     x = linear[0](y)
-    stream = Stream.starting(linear[0], y).plus(linear[1], z)
+    stream = ResidualStream.starting(linear[0], y).plus(linear[1], z)
     total = x + linear[1](z)
     np.testing.assert_allclose(np.array(stream.value()), np.array(total), rtol=0, atol=1e-4)  # measured: 1e-5
     np.testing.assert_allclose(np.array(stream.normed(norm)), np.array(norm(total)), rtol=0, atol=1e-5)
-    np.testing.assert_array_equal(np.array(Stream.of(x).plus(linear[1], z).shift != 0).any(), 1 not in packed)
+    np.testing.assert_array_equal(np.array(ResidualStream.of(x).plus(linear[1], z).shift != 0).any(), 1 not in packed)
 
 
 class Adapter(nn.Linear):
@@ -103,5 +103,7 @@ class Adapter(nn.Linear):
 def test_a_layer_of_another_kind_is_called() -> None:
     layer, y = Adapter(64, 32), mx.array(normal("y", (5, 64), 0))
     expected = np.array(layer(y))
-    np.testing.assert_allclose(np.array(Stream.starting(layer, y).value()), expected, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(np.array(Stream.of(0 * layer(y)).plus(layer, y).value()), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(np.array(ResidualStream.starting(layer, y).value()), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        np.array(ResidualStream.of(0 * layer(y)).plus(layer, y).value()), expected, rtol=0, atol=1e-6
+    )

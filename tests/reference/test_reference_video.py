@@ -24,6 +24,7 @@ import numpy as np
 import pytest
 
 import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
+from mlx_sam2.model.resize import fit_mask
 from mlx_sam2.video import tracker
 from mlx_sam2.video.memory_bank import ResultStore
 from official import torch  # skips with its reason where the official code is missing
@@ -527,7 +528,7 @@ def test_mask_prompt_ties(size: tuple[int, int]) -> None:
         resized = torch.nn.functional.interpolate(
             given, (1024, 1024), mode="bilinear", align_corners=False, antialias=True
         )
-        assert (tracker.fit_mask(mask, 1024) == (resized[0, 0] >= 0.5).numpy()).all()
+        assert (fit_mask(mask, 1024) == (resized[0, 0] >= 0.5).numpy()).all()
 
 
 # ---------------------------------------------------------------------------------------------- ours against ours
