@@ -44,10 +44,10 @@ def brief(value: object) -> str:
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
-    """The first of the names, in their order, and how many more there are: "a, b and 3 more"."""
-    names = list(names)
+    """The first of the names, sorted and ``shown``, and how many more there are: "a, b and 3 more"."""
+    names = sorted(set(names))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(names[:limit]) + more
+    return ", ".join(map(shown, names[:limit])) + more
 
 
 def dtype_name(dtype: mx.Dtype) -> str:

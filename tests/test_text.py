@@ -31,8 +31,9 @@ def test_names_of_strangers_are_safe_to_print() -> None:
 
 
 def test_some_names_and_how_many_more() -> None:
-    assert text.some("abcd") == "a, b, c, d"
+    assert text.some("dabcab") == "a, b, c, d"
     assert text.some("abcdefg", 3) == "a, b, c and 4 more"
+    assert text.some(["\x1b"]) == "\\x1b"
 
 
 def test_dtypes_have_their_short_names() -> None:

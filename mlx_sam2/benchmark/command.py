@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import BAD_INPUT, FAILURE, Parser, complain
+from ..text import dtype_name
 from .peers import PEERS
 
 if TYPE_CHECKING:
@@ -194,7 +195,7 @@ def _run(args: argparse.Namespace) -> int:
         return _run_modelled(args)
     model = stages.build_model(args.size, args.model, args.dtype)
     name = args.model or args.size
-    report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": str(model.dtype).removeprefix("mlx.core.")}
+    report: dict[str, Any] = {"machine": machine(), "model": name, "dtype": dtype_name(model.dtype)}
     results: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="mlx_sam2-benchmark-") as temporary:
         folder = Path(temporary) / "model"
@@ -225,7 +226,7 @@ def _compare(args: argparse.Namespace) -> int:
         report |= bars.run(spec, args.peer_python, args.repeat, args.chip or BARS_CHIP, args.modelled)
         text = bars.table(report)
     else:
-        spec["dtype"] = report["dtype"] = loading.dtype_name(loading.parse_dtype(args.dtype))
+        spec["dtype"] = report["dtype"] = dtype_name(loading.parse_dtype(args.dtype))
         report |= peers.run(args.peer, spec, args.peer_python, args.repeat, args.chip)
         text = peers.table(report, args.chip)
     if not args.json:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import mlx.core as mx
 
 from ..config.official import parse_override_value
-from ..config.parts import ConfigError, DecoderConfig, brief
+from ..config.parts import ConfigError, DecoderConfig
 from ..config.sam2 import SAM2Config
+from ..text import brief
 from .loading import load
 
 if TYPE_CHECKING:

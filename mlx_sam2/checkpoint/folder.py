@@ -17,10 +17,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..config.parts import ConfigError, brief
+from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config
 from ..config.transformers import kept_fields
 from ..model.quantization import Scheme
+from ..text import brief
 
 SECTION = "mlx_sam2"
 

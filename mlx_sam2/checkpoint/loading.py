@@ -25,9 +25,10 @@ from ..hub import download
 from ..model.quantization import quantize, schemes_of
 from ..model.quantization import recognise as recognise_schemes
 from ..model.sam2 import SAM2
+from ..text import dtype_name, some
 from . import folder as converted
 from . import key_map
-from .reader import Checkpoint, CheckpointError, Weight, read, read_config, some
+from .reader import Checkpoint, CheckpointError, Weight, read, read_config
 
 __all__ = [
     "Checkpoint",
@@ -94,11 +95,6 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
         if dtype == value if isinstance(dtype, mx.Dtype) else dtype == name:
             return value
     raise ValueError(f"dtype={dtype!r} is not one that weights may have: use {', '.join(DTYPES)}")
-
-
-def dtype_name(dtype: mx.Dtype) -> str:
-    """ "float16" for ``mx.float16``."""
-    return str(dtype).removeprefix("mlx.core.")
 
 
 SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"

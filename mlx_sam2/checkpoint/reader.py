@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,9 +22,9 @@ import mlx.core as mx
 from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config
 from ..formats import safetensors_file, torch_file
-from ..formats.torch_pickle import shown
 from ..hub import download
 from ..hub.client import MAX_CONFIG_BYTES
+from ..text import dtype_name, one_line, shown, some
 from . import key_map
 
 MAX_YAML_BYTES = 1 << 16
@@ -132,7 +132,7 @@ class _SafetensorsFile:
         self.path = path
         self._arrays, self.metadata = safetensors_file.read(path)
         self.tensors = {
-            name: _Raw(tuple(value.shape), str(value.dtype).removeprefix("mlx.core."), lambda n=name: self._take(n))
+            name: _Raw(tuple(value.shape), dtype_name(value.dtype), lambda n=name: self._take(n))
             for name, value in self._arrays.items()
         }
 
@@ -281,11 +281,4 @@ def _read_yaml(path: Path) -> dict[str, Any]:
         return yaml.safe_load(data.decode())
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
         # but for the first these are what PyYAML's constructors meet in numbers, dates and tags that are none
-        raise ConfigError(f"is not valid YAML ({shown(' '.join(str(error).split()))})") from None
-
-
-def some(names: Iterable[str], limit: int = 4) -> str:
-    """The first of the names, for a message, and how many more there are."""
-    names = sorted(set(names))
-    more = f" and {len(names) - limit} more" if len(names) > limit else ""
-    return ", ".join(map(shown, names[:limit])) + more
+        raise ConfigError(f"is not valid YAML ({shown(one_line(error))})") from None

@@ -11,7 +11,8 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-from .parts import PARTS, ConfigError, brief
+from ..text import brief
+from .parts import PARTS, ConfigError
 from .sam2 import SAM2Config
 
 # Ours -> path in the official YAML, below "model". Defaults are those of the official constructors.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import reprlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
+
+from ..text import brief
 
 _C = TypeVar("_C", bound="Config")
 Rule = tuple[bool, "Config", str, str]
@@ -14,22 +15,6 @@ Rule = tuple[bool, "Config", str, str]
 
 class ConfigError(ValueError):
     """A configuration breaks a rule; the message names the field, its value and the rule."""
-
-
-class _Brief(reprlib.Repr):
-    """repr that stays short whatever a stranger's file holds."""
-
-    def repr_int(self, x: int, level: int) -> str:
-        return repr(x) if x.bit_length() <= 64 else f"an integer of {x.bit_length()} bits"
-
-
-_shorten = _Brief()
-_shorten.maxlevel = 2
-
-
-def brief(value: object) -> str:
-    text = _shorten.repr(value)
-    return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def require(ok: bool, owner: object, name: str, rule: str) -> None:

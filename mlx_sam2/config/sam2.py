@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ..text import brief
 from .parts import (
     PARTS,
     Config,
@@ -23,7 +24,6 @@ from .parts import (
     MemoryConfig,
     MemoryEncoderConfig,
     Rule,
-    brief,
 )
 
 __all__ = [
@@ -37,7 +37,6 @@ __all__ = [
     "MemoryEncoderConfig",
     "PublishedModel",
     "SAM2Config",
-    "brief",
 ]
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import cli
+from ..text import dtype_name
 
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
@@ -92,7 +93,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
         "machine": facts,
         "float32_product": product,
         "model": args.weights or args.model,
-        "dtype": str(model.dtype).removeprefix("mlx.core."),
+        "dtype": dtype_name(model.dtype),
         "ops": [dataclasses.asdict(row) for row in measured],
         "stored": stored,
         "weights": verification and {**dataclasses.asdict(verification), "agrees": verification.agrees},

@@ -15,6 +15,7 @@ import mlx.core as mx
 from ..kernels import dispatch
 from ..kernels.dispatch import Op, Tensor
 from ..model.sam2 import SAM2
+from ..text import first_line
 
 ROUNDS, QUICK_ROUNDS = 11, 3
 REDUCED_TOLERANCE = 1e-2  # of the largest value, where float32 products are those of TF32
@@ -133,7 +134,7 @@ def _difference(op: Op, args: tuple[Any, ...], quick: bool) -> tuple[float | Non
         result = op.kernel(*args)  # when quick, too: it may fail at this size alone
         mx.eval(result)
     except (RuntimeError, ValueError) as error:
-        return None, f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
+        return None, f"it failed: {first_line(error)}"
     if quick:
         args = dispatch.make_arguments(op.check_case(*args), dtype)
         result = op.kernel(*args)

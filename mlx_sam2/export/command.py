@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, cli
 from ..cli import UsageError
+from ..text import dtype_name
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -172,7 +173,7 @@ def _write(path: Path, function: Callable[..., list[mx.array]], traces: list[lis
 
 
 def _tensor(name: str, array: mx.array) -> dict[str, Any]:
-    return {"name": name, "shape": list(array.shape), "dtype": str(array.dtype).removeprefix("mlx.core.")}
+    return {"name": name, "shape": list(array.shape), "dtype": dtype_name(array.dtype)}
 
 
 def _manifest(model: SAM2, kernels: Counter[str]) -> dict[str, Any]:
@@ -184,7 +185,7 @@ def _manifest(model: SAM2, kernels: Counter[str]) -> dict[str, Any]:
         "format": 1,
         "mlx_sam2": __version__,
         "mlx": mx.__version__,
-        "dtype": str(model.dtype).removeprefix("mlx.core."),
+        "dtype": dtype_name(model.dtype),
         "kernels": dict(kernels),
         "device": "gpu" if mx.default_device() == mx.gpu else "cpu",  # of all operations but the kernels
         "image_size": model.config.image_size,

@@ -12,6 +12,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..text import one_line, shown
+
 if TYPE_CHECKING:
     import mlx.core as mx
 
@@ -37,7 +39,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
     try:
         return mx.load(str(path), format="safetensors"), metadata
     except (RuntimeError, OverflowError) as error:  # an element type that MLX has not (F64), axes beyond 32 bits
-        raise SafetensorsFileError(f"{path}: MLX cannot read it ({_shown(error)})") from None
+        raise SafetensorsFileError(f"{path}: MLX cannot read it ({shown(one_line(error), 160)})") from None
 
 
 def check(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -60,15 +62,10 @@ def check(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(str(path), framework="numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
-        why = _shown(error)
+        why = shown(one_line(error), 160)
         raise SafetensorsFileError(
             f"{path}: no safetensors file, or truncated or damaged ({why}); download or copy it again"
         ) from None
-
-
-def _shown(error: Exception) -> str:
-    """What a reader says of a file, safe to print: it may quote names that are in the file."""
-    return ascii(" ".join(str(error).split()))[1:-1][:160]
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
@@ -100,7 +97,7 @@ def read_json(path: Path, limit: int) -> dict[str, Any]:
     try:
         value = json.loads(data)
     except (ValueError, RecursionError) as error:
-        raise SafetensorsFileError(f"{path}: is not valid JSON ({_shown(error)})") from None
+        raise SafetensorsFileError(f"{path}: is not valid JSON ({shown(one_line(error), 160)})") from None
     if not isinstance(value, dict):
         raise SafetensorsFileError(f"{path}: holds a {type(value).__name__}, not an object")
     return value

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from ..text import shown
 from . import torch_pickle
-from .torch_pickle import TensorClaim, TorchFileError, shown
+from .torch_pickle import TensorClaim, TorchFileError
 
 MAX_PICKLE_BYTES = 4 << 20  # SAM 2 large needs 0.2 MB, with its optimizer 0.6 MB
 MAX_DIRECTORY_BYTES = 4 << 20  # of the archive; as many again

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from ..text import shown
+
 MAX_DIMS = 16
 
 _REBUILD_TENSOR = "torch._utils._rebuild_tensor_v2"
@@ -72,12 +74,6 @@ class _Forgotten:
 
 _FORGOTTEN = _Forgotten()
 _MARK = object()
-
-
-def shown(text: object) -> str:
-    """A name out of the file, safe to print on one line."""
-    plain = ascii(text)[1:-1] if isinstance(text, str) else type(text).__name__
-    return plain if len(plain) <= 120 else plain[:117] + "..."
 
 
 def loads(data: bytes) -> Any:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import mlx.core as mx
 import numpy as np
 
+from ..text import dtype_name
 from .cpu import PIECE, in_pieces, one_by_one
 from .dispatch import Op, Tensor, metal_kernel
 
@@ -135,7 +136,7 @@ axial_rope_op = Op(
     reference=axial_rope_reference,
     kernel=axial_rope_kernel,
     supports=_supports,
-    variant=lambda x, *rest: f"{str(x.dtype).removeprefix('mlx.core.')} D={x.shape[-1]}",
+    variant=lambda x, *rest: f"{dtype_name(x.dtype)} D={x.shape[-1]}",
     size=lambda x, height, width, theta, num_tail: f"N={x.shape[2]} grid={height}x{width} tail={num_tail}",
     check_case=_check_case,
     minimum_bytes=_minimum_bytes,

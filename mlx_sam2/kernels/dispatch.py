@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
+from ..text import dtype_name, first_line
 from . import choices, rules  # modules: tests replace the rules there
 
 TOLERANCE = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the largest value; a wrong kernel is far off
@@ -114,9 +115,9 @@ def check(op: Op, *args: Any) -> str | None:
         result = op.kernel(*case)
         mx.eval(result)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # the last two: an MLX that differs
-        return f"it failed: {next(iter(str(error).strip().splitlines()), 'no message')}"
+        return f"it failed: {first_line(error)}"
     if result.dtype != dtype:
-        return f"it gives {result.dtype} in place of {dtype}".replace("mlx.core.", "")
+        return f"it gives {dtype_name(result.dtype)} in place of {dtype_name(dtype)}"
     difference = relative_difference(result, exact_reference(op, case))
     if difference <= TOLERANCE[dtype]:
         return None

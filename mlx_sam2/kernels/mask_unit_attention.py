@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from ..text import dtype_name
 from .attention import attend
 from .dispatch import Op, Tensor, metal_kernel
 from .mask_unit_layout import layout
@@ -285,7 +286,7 @@ def _minimum_bytes(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q
 
 
 def _variant(qkv: mx.array, bias: mx.array, num_heads: int, window: int, q_stride: int) -> str:
-    dtype, head_dim = str(qkv.dtype).removeprefix("mlx.core."), qkv.shape[-1] // 3 // num_heads
+    dtype, head_dim = dtype_name(qkv.dtype), qkv.shape[-1] // 3 // num_heads
     return f"{dtype} D={head_dim} window={window} q_stride={q_stride}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..text import dtype_name
 from .attention import attend, fused_width
 from .dispatch import Op, Tensor, metal_kernel
 
@@ -263,7 +264,7 @@ def _preferred(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = No
 def _variant(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> str:
     parts = "keys split" if key_splits(q, k, v) > 1 else "keys whole"
     parts += "" if bias is None else " biased"
-    return f"{str(q.dtype).removeprefix('mlx.core.')} D={q.shape[-1]} Dv={v.shape[-1]} {parts}"
+    return f"{dtype_name(q.dtype)} D={q.shape[-1]} Dv={v.shape[-1]} {parts}"
 
 
 def _check_case(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> tuple[object, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mlx.core as mx
 
+from ..text import dtype_name
 from .dispatch import Op, Tensor, metal_kernel
 
 MAX_ELEMENTS = 1 << 31  # offsets are 32-bit
@@ -85,7 +86,7 @@ shifted_layer_norm_op = Op(
     reference=shifted_layer_norm_reference,
     kernel=shifted_layer_norm_kernel,
     supports=_supports,
-    variant=lambda x, *rest: f"{str(x.dtype).removeprefix('mlx.core.')} C={x.shape[-1]}",
+    variant=lambda x, *rest: f"{dtype_name(x.dtype)} C={x.shape[-1]}",
     size=lambda x, *rest: f"N={x.size // x.shape[-1]}",
     check_case=lambda x, *rest: _case(SIMDGROUPS + 3, x.shape[-1]),
     minimum_bytes=lambda x, *rest: 2 * x.nbytes + (4 + 2 * x.dtype.size) * x.shape[-1],

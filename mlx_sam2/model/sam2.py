@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..config.sam2 import SAM2Config
+from ..text import some
 from .compiled import compiled
 from .image_encoder import ImageEncoder
 from .layers import MLP
@@ -74,8 +75,9 @@ class SAM2(nn.Module):
         differing = {name for name, value in ours if name not in needed or needed[name].shape != value.shape}
         differing |= needed.keys() - dict(ours).keys()
         if differing:
-            names = ", ".join(sorted(differing)[:3]) + (", ..." if len(differing) > 3 else "")
-            raise ValueError(f"these options ask for another model: {len(differing)} weights do not fit ({names})")
+            raise ValueError(
+                f"these options ask for another model: {len(differing)} weights do not fit ({some(differing)})"
+            )
         model.load_weights(ours, strict=True)
         return model.eval()
 

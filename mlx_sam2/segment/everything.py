@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
+from ..text import dtype_name
 
 if TYPE_CHECKING:
     from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
@@ -78,7 +79,7 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     """What the results depend on, the same on every machine: the model, by its contents if it is a local one, the
     dtype, the thresholds; not ``points_per_batch``.
     """
-    from ..checkpoint.loading import dtype_name, parse_dtype
+    from ..checkpoint.loading import parse_dtype
     from ..hub import download
     from .parts import digest
 

@@ -21,9 +21,10 @@ from safetensors.numpy import save, save_file
 from checkpoint_files import Raw, Tensor, global_op, pickled, write_archive
 from mlx_sam2.checkpoint import reader
 from mlx_sam2.config.official import parse_override_value
-from mlx_sam2.config.parts import ConfigError, brief
+from mlx_sam2.config.parts import ConfigError
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.formats import safetensors_file, torch_file
+from mlx_sam2.text import brief
 from synthetic import nano_config
 
 MEMORY_MB = 300  # over what a process needs that has loaded MLX and read a good file; none was seen to take 150
