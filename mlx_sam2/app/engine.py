@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..hub.client import HubError
 from ..worker import Worker
+from .faults import FAILURES, describe, report
 from .image_work import ImageWork
-from .jobs import FAILURES, Job, Steps, describe, report
+from .job import Job, Steps
 from .schemas import ApiError, EverythingAsk, Mask, ModelState
 from .session import Session
 from .session_store import Sessions
@@ -72,7 +73,7 @@ class Engine:
     def encode(self, session: Session) -> None:
         """Make a session ready for clicks."""
         try:
-            with self.sessions.warm(session) as source:
+            with self.sessions.loaded(session) as source:
                 work = self.work_of(session)
                 if isinstance(work, VideoWork):
                     work.encode(0)
@@ -84,7 +85,7 @@ class Engine:
         session.hub.publish("status", {"status": session.status, "message": session.message})
 
     def work_of(self, session: Session) -> ImageWork | VideoWork:
-        """The encoded picture, or the predictor's session; made where it is not there. Call it in ``Sessions.warm``.
+        """The encoded picture, or the predictor's session; made where it is not there. Call it in ``Sessions.loaded``.
 
         Raises:
             ApiError: there is no model, or none that can follow objects.

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import zipfile
 from collections.abc import Generator
 from pathlib import Path
@@ -19,60 +18,22 @@ from PIL import Image
 from ..frames.films import OverlaySink
 from ..images.drawing import cutout, mask_picture, paint_object, without_cross
 from ..masks.boxes import mask_to_bbox
-from ..masks.rle import rle_to_mask
-from .jobs import Job, Steps
-from .media import Limits, SharedSource
+from .job import Job, Steps
+from .projects import write_project
 from .schemas import ApiError, ExportAsk, Mask, Object
 from .session import Session
 from .session_store import Sessions
-
-
-class Export:
-    """What an export is made of: a copy of the objects and masks as they were when it began.
-
-    What is hidden is left out; a project (`with_hidden`) holds everything.
-    """
-
-    def __init__(
-        self, job: Job, source: SharedSource, frame: int | None, limits: Limits, with_hidden: bool = False
-    ) -> None:
-        session = job.session
-        self.job, self.session, self.source, self.limits = job, session, source, limits
-        self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
-        with session.lock:
-            self.objects = {
-                n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items()) if obj.visible or with_hidden
-            }
-            self.masks: dict[int, dict[int, Mask]] = {}
-            for obj_id, masks in session.masks.items():
-                for t, mask in masks.items():
-                    if obj_id in self.objects and frame in (None, t):
-                        self.masks.setdefault(t, {})[obj_id] = mask
-
-    @property
-    def frames(self) -> list[int]:
-        """The frames that have a mask."""
-        return sorted(self.masks)
-
-    def seen(self, frame: int) -> dict[int, np.ndarray]:
-        """The masks of a frame that are not empty, (H, W) bool by object."""
-        masks = sorted(self.masks.get(frame, {}).items())
-        return {obj_id: rle_to_mask(_rle(mask)) for obj_id, mask in masks if mask.area}
-
-    def label(self, obj_id: int) -> str:
-        """A name of an object for a file."""
-        return f"{obj_id:03d}_{re.sub(r'[^A-Za-z0-9_-]+', '_', self.objects[obj_id].name)[:40]}"
+from .snapshot import Snapshot
 
 
 def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
     """Steps that write the file that is asked for."""
-    from .projects import write_project
 
     def steps(job: Job) -> Steps:
         session = job.session
         if session.source is None:
             raise ApiError(404, "not_found", "this session was closed")
-        export = Export(job, session.source, ask.frame, sessions.limits, with_hidden=ask.format == "project")
+        export = Snapshot(job, session.source, ask.frame, sessions.limits, with_hidden=ask.format == "project")
         if not export.masks and ask.format != "project":
             why = "hidden objects are not exported: show one" if session.masks else "there is no mask to export yet"
             raise ApiError(409, "empty", why)
@@ -119,11 +80,7 @@ def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> 
             sessions.give_disk(session, size)
 
 
-def _rle(mask: Mask) -> dict[str, Any]:
-    return {"size": list(mask.size), "counts": mask.counts}
-
-
-def _each(export: Export, frames: list[int]) -> Generator[int, None, None]:
+def _each(export: Snapshot, frames: list[int]) -> Generator[int, None, None]:
     for done, t in enumerate(frames):
         export.job.progress(done, len(frames))
         yield t
@@ -138,11 +95,11 @@ def _write_png(archive: zipfile.ZipFile, name: str, picture: np.ndarray) -> None
         Image.fromarray(picture).save(file, format="PNG", compress_level=3)
 
 
-def _name(export: Export, obj_id: int, t: int) -> str:
+def _name(export: Snapshot, obj_id: int, t: int) -> str:
     return f"{export.label(obj_id)}.png" if export.session.kind == "image" else f"{export.label(obj_id)}/{t:05d}.png"
 
 
-def _write_masks(export: Export, path: Path) -> Steps:
+def _write_masks(export: Snapshot, path: Path) -> Steps:
     """A PNG for each object, and in videos each frame: 255 inside, 0 outside."""
     size = (export.session.height, export.session.width)
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
@@ -154,7 +111,7 @@ def _write_masks(export: Export, path: Path) -> Steps:
             yield
 
 
-def _write_cutouts(export: Export, path: Path) -> Steps:
+def _write_cutouts(export: Snapshot, path: Path) -> Steps:
     """A PNG for each object, cut to its box, on a transparent ground."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for t in _each(export, export.frames):
@@ -175,14 +132,14 @@ def drawn(frame: np.ndarray, masks: dict[int, np.ndarray], objects: dict[int, Ob
     return picture
 
 
-def _write_picture(export: Export, path: Path) -> Steps:
+def _write_picture(export: Snapshot, path: Path) -> Steps:
     """One frame with its objects."""
     t = export.frames[0]
     Image.fromarray(drawn(export.source[t], export.seen(t), export.objects)).save(path, format="PNG", compress_level=3)
     yield
 
 
-def _write_video(export: Export, path: Path) -> Steps:
+def _write_video(export: Snapshot, path: Path) -> Steps:
     """All frames with their objects, H.264."""
     count = export.session.num_frames
     with OverlaySink(path, fps=export.session.fps) as sink:
@@ -195,7 +152,7 @@ def _write_video(export: Export, path: Path) -> Steps:
 # ---- COCO
 
 
-def _write_coco(export: Export, path: Path) -> Steps:
+def _write_coco(export: Snapshot, path: Path) -> Steps:
     """Images, annotations with run-length encodings, and a category for each name among the objects."""
     session = export.session
     names = sorted({obj.name for obj in export.objects.values()})
@@ -225,7 +182,7 @@ def _annotation(number: int, image: int, obj_id: int, mask: Mask) -> dict[str, A
         "image_id": image,
         "track_id": obj_id,
         "iscrowd": 0,
-        "segmentation": _rle(mask),
+        "segmentation": mask.rle,
         "area": mask.area,
         "bbox": list(mask.bbox),
         "score": mask.score,

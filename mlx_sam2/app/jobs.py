@@ -2,75 +2,18 @@
 
 from __future__ import annotations
 
-import logging
-import secrets
-from collections.abc import Callable, Generator
-from concurrent.futures import Future
+from collections.abc import Callable
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any, Literal
 
 from ..worker import Worker
-from .schemas import ApiError, JobState
+from .faults import FAILURES, describe, report
+from .job import Job, Steps
+from .schemas import ApiError
 from .session import Session
 from .session_store import Sessions
 
 KEPT = 4  # jobs of a session that are over and can still be asked about, or for their file
-
-Steps = Generator[None, None, None]
-
-
-class Job:
-    """A job of a session. `done`, `total` and `file` are set by its steps."""
-
-    def __init__(self, session: Session, kind: Literal["propagate", "everything", "export"]) -> None:
-        self.id = secrets.token_urlsafe(9)
-        self.session = session
-        self.kind = kind
-        self.status: Literal["queued", "running", "done", "cancelled", "failed"] = "queued"
-        self.message = ""
-        self.done, self.total = 0, 0
-        self.file: str | None = None  # how the file is called when it leaves
-        self.path: Path | None = None  # where it is
-        self.media_type = "application/octet-stream"
-        self.stopped = False
-        self.watched = session.has_listeners
-
-    @property
-    def is_live(self) -> bool:
-        return self.status in ("queued", "running")
-
-    def state(self) -> JobState:
-        return JobState(
-            id=self.id,
-            kind=self.kind,
-            status=self.status,
-            message=self.message,
-            done=self.done,
-            total=self.total,
-            file=self.file if self.status == "done" else None,
-        )
-
-    def cancel(self) -> None:
-        """End after the step in work."""
-        self.stopped = True
-
-    def check(self) -> None:
-        """For steps that take long: raise an ApiError when the job is to end."""
-        if self.stopped:
-            raise ApiError(409, "cancelled", "cancelled")
-
-    def progress(self, done: int, total: int) -> None:
-        self.done, self.total = done, total
-        self.session.hub.publish("progress", {"job": self.id, "done": done, "total": total})
-
-    def enter(self, status: Literal["running", "done", "cancelled", "failed"], message: str = "") -> None:
-        self.status, self.message = status, " ".join(message.split())
-        self.session.hub.publish("job", self.state().model_dump())
-
-
-# What a step may raise because of what it works on; anything else is a fault of the program.
-FAILURES = (ApiError, ValueError, RuntimeError, ArithmeticError, OSError, MemoryError)
 
 
 class Jobs:
@@ -93,8 +36,8 @@ class Jobs:
         """
         if session.running:
             raise ApiError(409, "busy", "this session has a job already: wait for it, or cancel it")
-        if sum(bool(other.running) for other in self._sessions.all()) >= self._sessions.limits.warm:
-            raise ApiError(409, "busy", f"{self._sessions.limits.warm} jobs are at work already: wait, or cancel one")
+        if sum(bool(other.running) for other in self._sessions.all()) >= self._sessions.limits.loaded:
+            raise ApiError(409, "busy", f"{self._sessions.limits.loaded} jobs are at work already: wait, or cancel one")
         job = Job(session, kind)
         for old in list(session.jobs.values())[:-KEPT]:
             self._forget(old)
@@ -114,9 +57,9 @@ class Jobs:
         self._worker.submit_always(self._step, job, work).add_done_callback(report)
 
     def _work(self, job: Job, steps: Callable[[Job], Steps]) -> Steps:
-        """The steps, with the session held warm around them."""
+        """The steps, with the session held loaded around them."""
         with ExitStack() as stack:
-            stack.enter_context(self._sessions.warm(job.session))
+            stack.enter_context(self._sessions.loaded(job.session))
             job.enter("running")
             yield
             yield from steps(job)
@@ -138,19 +81,6 @@ class Jobs:
             raise
         else:
             self._submit(job, work)
-
-
-def report(future: Future[Any]) -> None:
-    """Tell the terminal about a fault of the program in something that nobody waits for."""
-    if not future.cancelled() and (error := future.exception()) is not None:
-        logging.getLogger("mlx_sam2.app").error("a fault of the app", exc_info=error)
-
-
-def describe(error: BaseException) -> str:
-    """One line, without paths of this machine."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"the disk: {error.strerror}"
-    return str(error) or type(error).__name__
 
 
 def propagate_steps(sessions: Sessions, frame: int, direction: str, work_of: Callable[[Session], Any]) -> Any:

@@ -20,6 +20,8 @@ from ..frames.source import FolderSource, FrameSource, VideoError
 from ..images.files import ImageError
 from .schemas import ApiError, Kind
 
+NAME_LENGTH = 200  # characters of a file's name
+
 
 @dataclass(frozen=True)
 class Limits:
@@ -31,13 +33,20 @@ class Limits:
     frames: int = 20_000
     sessions: int = 64
     idle_seconds: float = 2 * 3600
-    warm: int = 3  # sessions that are held encoded
+    loaded: int = 3  # sessions that are held encoded
     objects: int = 40  # of a video: each has memories; a picture may have schemas.MAX_OBJECT
     prompts: int = 500  # of a video: a frame with a prompt stays in memory
     mask_bytes: int = 256 << 20  # of all encoded masks together
     listeners: int = 16  # event streams of one session
     grace_seconds: float = 5.0  # a job goes on without its last listener
     rest_seconds: float = 300.0  # a session that no page listens to stays encoded
+
+
+def shown_name(name: str) -> str:
+    """A file's name as pages show it and projects hold it: one line of at most 200 characters, no path, never empty."""
+    text = name.encode("utf-8", "replace").decode()  # names of a disk that are not UTF-8 hold lone surrogates
+    text = "".join("_" if c in "/\\" or not c.isprintable() else c for c in text)
+    return text[:NAME_LENGTH] or "untitled"
 
 
 def kind_of(path: Path) -> Kind:

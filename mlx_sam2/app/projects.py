@@ -17,12 +17,12 @@ from typing import IO, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from ..frames.source import FolderSource
-from .exports import Export
-from .jobs import Steps
+from .job import Steps
 from .media import Limits, frame_suffix, kind_of
 from .schemas import MAX_OBJECT, ApiError, Kind, Mask, Object, Wire
 from .session import Session
 from .session_store import Sessions
+from .snapshot import Snapshot
 
 FORMAT = 1
 JSON_BYTES = 64 << 20  # of project.json
@@ -55,7 +55,7 @@ class MaskLine(Mask):
 # ---- writing
 
 
-def write_project(export: Export, path: Path) -> Steps:
+def write_project(export: Snapshot, path: Path) -> Steps:
     """Write the session, with what it was opened from. ApiError where it could not be opened again."""
     session = export.session
     most = export.limits.upload_bytes

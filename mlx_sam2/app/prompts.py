@@ -1,4 +1,4 @@
-"""A prompt on an object: answered, and kept with its mask. On the worker's thread, in ``Sessions.warm``."""
+"""A prompt on an object: answered, and kept with its mask. On the worker's thread, in ``Sessions.loaded``."""
 
 from __future__ import annotations
 

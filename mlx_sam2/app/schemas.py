@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
@@ -47,6 +47,11 @@ class Rle(Wire):
 
     size: tuple[Annotated[int, Field(ge=1, le=65_535)], Annotated[int, Field(ge=1, le=65_535)]]
     counts: Annotated[str, Field(max_length=MAX_COUNTS, pattern=r"^[0-o]*$")]
+
+    @property
+    def rle(self) -> dict[str, Any]:
+        """The encoding alone, as ``masks.rle`` takes it."""
+        return {"size": list(self.size), "counts": self.counts}
 
 
 class Mask(Rle):

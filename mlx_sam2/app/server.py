@@ -19,7 +19,7 @@ from .. import __version__
 from ..frames.source import VideoError
 from ..images.files import ImageError
 from .app import App
-from .jobs import describe
+from .faults import describe
 from .routes import routes
 from .schemas import ApiError
 from .security import Guard

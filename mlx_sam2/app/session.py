@@ -30,7 +30,7 @@ from .schemas import (
 
 if TYPE_CHECKING:
     from .image_work import ImageWork
-    from .jobs import Job
+    from .job import Job
     from .video_work import VideoWork
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..worker import Worker
 from .events import Hub
-from .media import Limits, SharedSource, open_media
+from .media import Limits, SharedSource, open_media, shown_name
 from .schemas import ApiError, Kind, Mask
 from .session import Session
 
@@ -84,6 +84,7 @@ class Sessions:
 
     def add(self, kind: Kind, name: str, path: Path, folder: Path) -> Session:
         """Open a file or folder of frames as a session. ApiError where it cannot be; takes as long as reading it."""
+        name = shown_name(name)
         source = open_media(path, kind, name, self.limits)
         hub = Hub(self.on_loop, self.limits.listeners, lambda: self._left(session))
         session = Session(kind, name, path, folder, source, hub)
@@ -94,7 +95,7 @@ class Sessions:
                 source.close()
                 raise
             self._sessions[session.id] = session
-        self._cool(session)
+        self._drop_idle(session)
         return session
 
     def close(self, session_id: str) -> None:
@@ -114,7 +115,7 @@ class Sessions:
 
     def _release(self, session: Session) -> None:
         """What a closed session holds, once nothing uses it."""
-        self._chill(session)
+        self._unload(session)
         shutil.rmtree(session.folder, ignore_errors=True)
         self.give_disk(session, session.disk)
 
@@ -128,7 +129,7 @@ class Sessions:
             elif rest > self.limits.rest_seconds:
                 with self._lock:
                     if session.pins == 0:
-                        self._chill(session)
+                        self._unload(session)
 
     def _left(self, session: Session) -> None:
         """The last page has gone: unless one comes back soon, nobody waits for the jobs that it started."""
@@ -145,7 +146,7 @@ class Sessions:
     # ---- what is held encoded
 
     @contextmanager
-    def warm(self, session: Session) -> Iterator[SharedSource]:
+    def loaded(self, session: Session) -> Iterator[SharedSource]:
         """The source of a session, open as long as the block lasts. ApiError where the session is closed."""
         with self._lock:
             if session.closed:
@@ -155,7 +156,7 @@ class Sessions:
             with session.lock:
                 if session.source is None:
                     session.source = open_media(session.path, session.kind, session.name, self.limits)
-            self._cool(session)
+            self._drop_idle(session)
             yield session.source
         finally:
             with self._lock:
@@ -164,15 +165,15 @@ class Sessions:
             if gone:
                 self._release(session)
 
-    def _cool(self, in_use: Session) -> None:
-        """Let go of what was used longest ago, until few enough sessions are warm."""
+    def _drop_idle(self, in_use: Session) -> None:
+        """Let go of what was used longest ago, until few enough sessions are loaded."""
         with self._lock:
-            warm = [s for s in self.all() if s.source is not None]
-            idle = [s for s in reversed(warm) if s.pins == 0 and s is not in_use]
-            for session in idle[: max(len(warm) - self.limits.warm, 0)]:
-                self._chill(session)
+            held = [s for s in self.all() if s.source is not None]
+            idle = [s for s in reversed(held) if s.pins == 0 and s is not in_use]
+            for session in idle[: max(len(held) - self.limits.loaded, 0)]:
+                self._unload(session)
 
-    def _chill(self, session: Session) -> None:
+    def _unload(self, session: Session) -> None:
         work, session.work = session.work, None
         source, session.source = session.source, None
         if work is not None:

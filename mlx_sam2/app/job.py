@@ -1,0 +1,64 @@
+"""One job: how far it is, and what its steps may ask."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Generator
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from .schemas import ApiError, JobState
+
+if TYPE_CHECKING:
+    from .session import Session
+
+Steps = Generator[None, None, None]
+
+
+class Job:
+    """A job of a session. `done`, `total` and `file` are set by its steps."""
+
+    def __init__(self, session: Session, kind: Literal["propagate", "everything", "export"]) -> None:
+        self.id = secrets.token_urlsafe(9)
+        self.session = session
+        self.kind = kind
+        self.status: Literal["queued", "running", "done", "cancelled", "failed"] = "queued"
+        self.message = ""
+        self.done, self.total = 0, 0
+        self.file: str | None = None  # how the file is called when it leaves
+        self.path: Path | None = None  # where it is
+        self.media_type = "application/octet-stream"
+        self.stopped = False
+        self.watched = session.has_listeners
+
+    @property
+    def is_live(self) -> bool:
+        return self.status in ("queued", "running")
+
+    def state(self) -> JobState:
+        return JobState(
+            id=self.id,
+            kind=self.kind,
+            status=self.status,
+            message=self.message,
+            done=self.done,
+            total=self.total,
+            file=self.file if self.status == "done" else None,
+        )
+
+    def cancel(self) -> None:
+        """End after the step in work."""
+        self.stopped = True
+
+    def check(self) -> None:
+        """For steps that take long: raise an ApiError when the job is to end."""
+        if self.stopped:
+            raise ApiError(409, "cancelled", "cancelled")
+
+    def progress(self, done: int, total: int) -> None:
+        self.done, self.total = done, total
+        self.session.hub.publish("progress", {"job": self.id, "done": done, "total": total})
+
+    def enter(self, status: Literal["running", "done", "cancelled", "failed"], message: str = "") -> None:
+        self.status, self.message = status, " ".join(message.split())
+        self.session.hub.publish("job", self.state().model_dump())

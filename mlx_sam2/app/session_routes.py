@@ -1,0 +1,122 @@
+"""Addresses of sessions: opening, looking, listening, closing."""
+
+from __future__ import annotations
+
+import io
+import shutil
+from typing import Annotated
+
+import numpy as np
+from fastapi import APIRouter, Path, Query, Request
+from PIL import Image
+from starlette.responses import Response, StreamingResponse
+
+from .addresses import EVENTS, JPEG, UPLOAD, Frame, Name, SessionId
+from .app import App
+from .examples import EXAMPLES, write_example
+from .faults import report
+from .media import kind_of
+from .projects import read_project
+from .schemas import ApiError, SessionState
+from .session import Session
+from .uploads import Upload
+
+
+def add_opening(router: APIRouter, app: App) -> None:
+    @router.post("/sessions", status_code=201, openapi_extra=UPLOAD)
+    async def open_session(request: Request, name: Name = "untitled") -> SessionState:
+        """Open a picture, a video, or (multipart/form-data, many `files`) the numbered frames of one."""
+        async with Upload(request, app.sessions) as upload:
+            path = await upload.receive()
+
+            def read() -> Session:
+                return app.sessions.add(kind_of(path), name, path, upload.folder)
+
+            return _opened(app, upload, await app.view(read))
+
+    @router.post("/examples/{name}", status_code=201)
+    async def open_example(name: Annotated[str, Path(max_length=40)]) -> SessionState:
+        """Open one of the examples of /api/state."""
+        if name not in {example.name for example in EXAMPLES}:
+            raise ApiError(404, "not_found", "there is no such example")
+
+        def read() -> Session:
+            folder = app.sessions.new_folder()
+            try:
+                path = write_example(name, folder)
+                return app.sessions.add(kind_of(path), f"{name}.{'png' if name == 'still' else 'mp4'}", path, folder)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
+
+        return _encoded(app, await app.view(read))
+
+    @router.post("/projects", status_code=201, openapi_extra=UPLOAD)
+    async def open_project(request: Request) -> SessionState:
+        """Open a project file."""
+        async with Upload(request, app.sessions) as upload:
+            path = await upload.receive()
+            if path.is_dir():
+                raise ApiError(415, "unsupported", "send the project file itself, not a form")
+            session = await app.view(lambda: read_project(app.sessions, path, upload.folder))
+            path.unlink()
+            return _opened(app, upload, session)
+
+
+def add_sessions(router: APIRouter, app: App) -> None:
+    @router.get("/sessions/{session_id}")
+    def get_session(session_id: SessionId) -> SessionState:
+        """All that was asked for in a session, and where there are masks."""
+        return app.sessions.get(session_id).state()
+
+    @router.delete("/sessions/{session_id}", status_code=204)
+    def close_session(session_id: SessionId) -> None:
+        """Close a session; its work is cancelled and its files are removed."""
+        app.sessions.get(session_id)
+        app.sessions.close(session_id)
+
+    @router.get("/sessions/{session_id}/frames/{frame}", response_class=Response, responses={200: JPEG})
+    async def get_frame(
+        session_id: SessionId, frame: Frame, side: Annotated[int | None, Query(ge=16, le=4096)] = None
+    ) -> Response:
+        """A frame as JPEG, its longer side at most `side` pixels."""
+        session = app.sessions.get(session_id)
+        session.require_frame(frame)
+
+        def read() -> bytes:
+            with app.sessions.loaded(session) as source:
+                return jpeg(source[frame], side)
+
+        return Response(await app.view(read), media_type="image/jpeg")
+
+    @router.get("/sessions/{session_id}/events", response_class=Response, responses={200: EVENTS})
+    async def events(session_id: SessionId) -> Response:
+        """Server-sent events: state, status, model, job, progress, frame, everything, closed."""
+        session = app.sessions.get(session_id)
+        for job in session.running:
+            job.watched = True
+        stream = session.hub.listen(lambda: ("state", session.state().model_dump()))
+        return StreamingResponse(stream, media_type="text/event-stream")
+
+
+def _opened(app: App, upload: Upload, session: Session) -> SessionState:
+    """Hand an upload over to its session, and have it encoded."""
+    session.disk += upload.size
+    upload.keep()
+    return _encoded(app, session)
+
+
+def _encoded(app: App, session: Session) -> SessionState:
+    """Have a new session encoded; what it is meanwhile."""
+    app.worker.submit_always(app.engine.encode, session).add_done_callback(report)
+    return session.state()
+
+
+def jpeg(frame: np.ndarray, side: int | None) -> bytes:
+    """A frame (H, W, 3) uint8 as JPEG, made smaller where its longer side has more than `side` pixels."""
+    picture = Image.fromarray(frame)
+    if side is not None and max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=90)
+    return file.getvalue()
