@@ -1,7 +1,7 @@
 """``segment --everything``: all masks of photos, as pictures, folders of PNGs, JSON, or COCO's JSON of a folder.
 
-A run over a folder keeps what is done in a folder of parts (``segment_parts.py``), from which everything is written:
-it can be stopped anywhere and repeated, and several processes can share it (``segment_ranks.py``).
+A run over a folder keeps what is done in a folder of parts (``parts.py``), from which everything is written:
+it can be stopped anywhere and repeated, and several processes can share it (``ranks.py``).
 """
 
 from __future__ import annotations
@@ -16,63 +16,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import cli
+from tqdm import tqdm
+
+from .. import cli, images
 from ..cli import UsageError
+from ..images.files import ImageError
+from ..masks.rle import rle_to_bbox
 from ..text import dtype_name
+from .options import PROG, generator_options, refuse_options
+from .outputs import Outputs, find_photos
+from .parts import FORMAT, Part, Parts, Photo, digest, fingerprint, merge, read_settings
+from .ranks import Ranks, RanksError
 
 if TYPE_CHECKING:
     from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
-    from .outputs import Places
-    from .parts import Part, Photo
-    from .ranks import Ranks
-
-PROG = "python -m mlx_sam2.segment"
-
-_share = cli.number(float, 0, 1)
-OPTIONS: cli.Options = [
-    *cli.MASK_OPTIONS,
-    ("crop-layers", "crop_n_layers", cli.number(int, 0, 4), 0, "look again at crops: 4 for one layer, 20 for two"),
-    ("crop-nms", "crop_nms_thresh", _share, 0.7, "as --nms, between crops"),
-    ("crop-overlap", "crop_overlap_ratio", _share, 512 / 1500, "how far crops overlap, of the short side"),
-    ("crop-downscale", "crop_n_points_downscale_factor", cli.number(int, 1), 1, "fewer points a side in each layer"),
-    ("min-area", "min_mask_region_area", cli.number(int, 0), 0, "fill holes, remove specks up to this many pixels"),
-]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("everything in the photo, instead of prompts")
-    group.add_argument("--everything", action="store_true", help="find all masks; IMAGE may be a folder")
-    for flag, name, kind, default, text in OPTIONS:
-        help_text = f"{text}; default: {default:.3g}" if isinstance(default, float) else f"{text}; default: {default}"
-        group.add_argument(f"--{flag}", dest=name, type=kind, metavar="X", help=help_text)
-    group.add_argument("--m2m", dest="use_m2m", action="store_true", help="refine every mask once, prompted by itself")
-    group.add_argument("--coco", type=Path, metavar="JSON", help="COCO's JSON of all photos; repeat to go on")
-    group.add_argument("--merge", action="store_true", help="only write --coco, from the parts that are done")
-
-
-def refuse_options(args: argparse.Namespace) -> None:
-    """Refuse options of this module without --everything, and what does not go with it.
-
-    Raises:
-        UsageError: one line.
-    """
-    if args.everything:
-        for name in ("point", "negative", "box", "mask", "multimask", "cutout"):
-            if getattr(args, name):
-                raise UsageError(f"--everything finds all masks by itself: --{name} does not go with it")
-        return
-    values = [(f"--{flag}", getattr(args, name)) for flag, name, *_ in OPTIONS]
-    for flag, value in [*values, ("--m2m", args.use_m2m), ("--coco", args.coco), ("--merge", args.merge)]:
-        if value is not None and value is not False:
-            raise UsageError(f"{flag} belongs to --everything")
-
-
-def generator_options(args: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of ``SAM2AutomaticMaskGenerator`` that change its results, or its memory."""
-    given = {name: getattr(args, name) for _, name, *_ in OPTIONS}
-    defaults = {name: default for _, name, _, default, _ in OPTIONS}
-    chosen = {name: defaults[name] if value is None else value for name, value in given.items()}
-    return {**chosen, "use_m2m": args.use_m2m}
 
 
 def run_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -81,7 +38,6 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     """
     from ..checkpoint.loading import parse_dtype
     from ..hub import download
-    from .parts import digest
 
     path = Path(args.model).expanduser()
     if not path.exists():
@@ -102,16 +58,12 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
 # ---- what is to be done
 
 
-def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Places]:
+def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Outputs]:
     """Check photos and outputs before anything is loaded.
 
     Raises:
         UsageError, ImageError: one line.
     """
-    from .. import images
-    from .outputs import Places, find_photos
-    from .parts import FORMAT, Parts, read_settings
-
     folders = [path for path in args.images if os.path.isdir(path)]
     asked = args.output or args.overlay or args.coco or args.json
     if folders and not asked:
@@ -123,10 +75,10 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Places]:
     photos = find_photos(args.images)
     for path in args.images:
         if not os.path.lexists(path):
-            raise images.ImageError(f"no such image: {path}")
+            raise ImageError(f"no such image: {path}")
     is_file = bool(args.overlay and args.overlay.suffix and not folders and len(photos) == 1)
     is_file = is_file and not os.path.isdir(args.overlay)
-    places = Places(args.output, args.overlay, is_file, beside=not asked, coco=args.coco)
+    outputs = Outputs(args.output, args.overlay, is_file, beside=not asked, coco=args.coco)
     kept = args.coco or (folders and (args.output or args.overlay))
     if kept:
         if not kept.name:
@@ -135,18 +87,18 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Places]:
         begun = read_settings(folder) if args.merge else None
         if args.merge and (begun is None or begun["format"] != FORMAT):
             raise UsageError(f"--merge: there is no folder {folder} with parts of this version")
-        places.parts = Parts(folder, begun or run_settings(args))
-        places.parts.check(args.overwrite)
-    places.check(photos, args.overwrite)
-    if len(photos) == 1 and not places.parts:
+        outputs.parts = Parts(folder, begun or run_settings(args))
+        outputs.parts.check(args.overwrite)
+    outputs.check(photos, args.overwrite)
+    if len(photos) == 1 and not outputs.parts:
         images.read(photos[0].path)  # what is wrong with it is said before the model is fetched
-    return photos, places
+    return photos, outputs
 
 
 # ---- doing it
 
 
-class Stop(Exception):
+class Abort(Exception):
     """The run cannot go on: why, and the exit code."""
 
     def __init__(self, reason: BaseException, code: int) -> None:
@@ -155,12 +107,12 @@ class Stop(Exception):
 
 
 @contextmanager
-def _or_stop() -> Iterator[None]:
+def _or_abort() -> Iterator[None]:
     """The disk fails: no other photo would fare better."""
     try:
         yield
     except OSError as error:
-        raise Stop(error, cli.FAILURE) from None
+        raise Abort(error, cli.FAILURE) from None
 
 
 def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
@@ -172,14 +124,14 @@ def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
     try:
         return SAM2AutomaticMaskGenerator.from_pretrained(args.model, **options)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError, ConfigError, an option
-        raise Stop(error, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE) from None
+        raise Abort(error, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE) from None
 
 
 class Finder:
     """Finds the masks of one photo after another; the model is loaded for the first that is not done."""
 
-    def __init__(self, args: argparse.Namespace, places: Places) -> None:
-        self.args, self.places = args, places
+    def __init__(self, args: argparse.Namespace, outputs: Outputs) -> None:
+        self.args, self.outputs = args, outputs
         self.generator: SAM2AutomaticMaskGenerator | None = None
 
     def do(self, photo: Photo) -> tuple[Part, dict[str, Any], bool]:
@@ -187,12 +139,9 @@ class Finder:
 
         Raises:
             ImageError, ArithmeticError, MemoryError, RuntimeError: this photo cannot be done.
-            Stop, UsageError, OSError: none can.
+            Abort, UsageError, OSError: none can.
         """
-        from .. import images
-        from .parts import Part, fingerprint
-
-        parts, pixels = self.places.parts, None
+        parts, pixels = self.outputs.parts, None
         part = parts.load(photo) if parts else None
         was_done = part is not None
         if part is None:
@@ -201,16 +150,14 @@ class Finder:
             source = fingerprint(photo.path) if parts else {}
             records = self.generator.generate(pixels)
             part = Part(photo.name, *pixels.shape[:2], [_annotation(record) for record in records])
-            self.places.remove(photo)
+            self.outputs.remove(photo)
             if parts:
                 parts.save(photo, part, source)
-        return part, self.places.write(photo, part, pixels), was_done
+        return part, self.outputs.write(photo, part, pixels), was_done
 
 
 def _annotation(record: dict[str, Any]) -> dict[str, Any]:
     """A record in COCO's terms: the box counts both end pixels; scores that are no number are null."""
-    from ..masks.rle import rle_to_bbox
-
     segmentation = record["segmentation"]
     scores = {name: record[name] for name in ("predicted_iou", "stability_score")}
     return {
@@ -234,8 +181,8 @@ def _json_line(photo: Photo, part: Part, files: dict[str, Any]) -> str:
     return json.dumps({**head, "masks": masks, "files": overlay})
 
 
-def _text_line(photo: Photo, part: Part, places: Places) -> str:
-    written = [str(path) for path in (places.masks_of(photo), places.overlay_of(photo), places.coco) if path]
+def _text_line(photo: Photo, part: Part, outputs: Outputs) -> str:
+    written = [str(path) for path in (outputs.masks_of(photo), outputs.overlay_of(photo), outputs.coco) if path]
     return f"{photo.path}: {_count(len(part.masks), 'mask')} -> {', '.join(written)}"
 
 
@@ -243,17 +190,13 @@ def _count(number: int, thing: str) -> str:
     return f"{number} {thing}{'' if number == 1 else 's'}"
 
 
-def _find_all(args: argparse.Namespace, photos: list[Photo], places: Places, quiet: bool) -> int:
+def _find_all(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, quiet: bool) -> int:
     """Do the photos of this process; returns how many failed."""
-    from tqdm import tqdm
-
-    from ..images.files import ImageError
-
-    finder, failed, before = Finder(args, places), 0, 0
+    finder, failed, before = Finder(args, outputs), 0, 0
     hidden = True if quiet or not sys.stderr else None  # None: where stderr is no terminal
     for photo in tqdm(photos, unit="photo", leave=False, disable=hidden):
         try:
-            with _or_stop():
+            with _or_abort():
                 part, files, was_done = finder.do(photo)
         except (ImageError, ArithmeticError, MemoryError, RuntimeError) as error:
             cli.complain(PROG, str(error) if photo.path.name in str(error) else f"{photo.path}: {error}")
@@ -262,80 +205,82 @@ def _find_all(args: argparse.Namespace, photos: list[Photo], places: Places, qui
         before += was_done
         if args.json or not was_done:
             with tqdm.external_write_mode():
-                print(_json_line(photo, part, files) if args.json else _text_line(photo, part, places), flush=True)
+                print(_json_line(photo, part, files) if args.json else _text_line(photo, part, outputs), flush=True)
     if before and not args.json:
         print(f"{before} of {len(photos)} were done before", flush=True)
     return failed
 
 
-def _merge(args: argparse.Namespace, photos: list[Photo], places: Places, failed: int) -> int:
+def _merge(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, failed: int) -> int:
     """Write the COCO file, unless photos are missing that did not fail: other machines have their parts."""
-    from .parts import merge
-
-    absent = sum(not places.parts.path(photo).exists() for photo in photos)
+    absent = sum(not outputs.parts.path(photo).exists() for photo in photos)
     if absent > failed and not args.merge:
-        where = f"{absent} of {len(photos)} photos have no part in {places.parts.folder}"
+        where = f"{absent} of {len(photos)} photos have no part in {outputs.parts.folder}"
         remedy = "where other machines keep theirs, bring them together there and give the same command with --merge"
         cli.complain(PROG, f"{where}: {remedy}")
         return cli.FAILURE
-    with _or_stop():
-        images, masks, missing = merge(places.parts, photos, places.coco)
+    with _or_abort():
+        done, masks, missing = merge(outputs.parts, photos, outputs.coco)
     if not args.json:
-        done = f"{images} of {len(photos)} photos" if missing else _count(images, "photo")
-        print(f"{places.coco}: {done}, {_count(masks, 'mask')}", flush=True)
+        share = f"{done} of {len(photos)} photos" if missing else _count(done, "photo")
+        print(f"{outputs.coco}: {share}, {_count(masks, 'mask')}", flush=True)
     if missing and args.merge:
         names = ", ".join(photo.name for photo in missing[:3]) + (", ..." if len(missing) > 3 else "")
         cli.complain(PROG, f"{len(missing)} of {len(photos)} photos are not done: {names}")
     return cli.FAILURE if missing else 0
 
 
-def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], places: Places) -> int:
+def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], outputs: Outputs) -> int:
     if args.merge:
-        return _merge(args, photos, places, 0) if ranks.rank == 0 else 0
-    if places.parts:
-        with _or_stop():
+        return _merge(args, photos, outputs, 0) if ranks.rank == 0 else 0
+    if outputs.parts:
+        with _or_abort():
             if args.overwrite:
-                places.parts.clear()
-            places.sweep()
+                outputs.parts.clear()
+            outputs.sweep()
             ranks.total(0)  # none begins before all have checked and cleared
-            places.parts.begin([path for path in (places.masks, places.overlay) if path])
+            outputs.parts.begin([path for path in (outputs.masks, outputs.overlay) if path])
     try:
-        failed = _find_all(args, ranks.share(photos), places, quiet=len(photos) == 1 or ranks.size > 1)
+        failed = _find_all(args, ranks.share(photos), outputs, quiet=len(photos) == 1 or ranks.size > 1)
     except KeyboardInterrupt:
-        if places.parts:
-            done = sum(places.parts.path(photo).exists() for photo in photos)
+        if outputs.parts:
+            done = sum(outputs.parts.path(photo).exists() for photo in photos)
             again = f"the same command{' without --overwrite' if args.overwrite else ''} goes on"
             print(f"stopped: {done} of {len(photos)} photos are done; {again}", file=sys.stderr)
         raise
     (failed,) = ranks.total(failed)
     code = cli.FAILURE if failed else 0
-    if places.coco and ranks.rank == 0:
-        code = max(code, _merge(args, photos, places, failed))
+    if outputs.coco and ranks.rank == 0:
+        code = max(code, _merge(args, photos, outputs, failed))
     (code,) = ranks.total(code)  # none ends before the file is written: mlx.launch would end the others
     return cli.FAILURE if code else 0
 
 
 def run_everything(args: argparse.Namespace) -> int:
     """Run ``segment --everything`` and return its exit code."""
-    from ..images.files import ImageError
-    from .ranks import Ranks, RanksError
-
+    try:
+        refuse_options(args)
+        if not args.merge:
+            cli.check_model(args.model, args.revision)
+    except UsageError as error:
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT
     try:
         ranks = Ranks.join()
-        code, photos, places = 0, [], None
+        code, photos, outputs = 0, [], None
         try:
-            with _or_stop():
-                photos, places = make_plan(args)
+            with _or_abort():
+                photos, outputs = make_plan(args)
         except (UsageError, ImageError) as error:
             cli.complain(PROG, error)
             code = cli.BAD_INPUT
         (others,) = ranks.total(code)
         if others:
             return cli.BAD_INPUT  # another process has said why
-        return _run(args, ranks, photos, places)
-    except Stop as stop:
-        cli.complain(PROG, stop.reason)
-        return stop.code
+        return _run(args, ranks, photos, outputs)
+    except Abort as abort:
+        cli.complain(PROG, abort.reason)
+        return abort.code
     except UsageError as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT

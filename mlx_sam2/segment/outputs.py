@@ -45,7 +45,7 @@ def find_photos(paths: Sequence[Path]) -> list[Photo]:
 
 
 @dataclass
-class Places:
+class Outputs:
     """Where the results of photos go. `parts` keeps what is done, for a run that can go on."""
 
     masks: Path | None = None  # a folder: one for each photo in it

@@ -201,7 +201,7 @@ def test_options_are_those_of_the_generator() -> None:
     """Defaults, and all arguments that a command can give."""
     import inspect
 
-    from mlx_sam2.segment.everything import OPTIONS
+    from mlx_sam2.segment.options import OPTIONS
 
     theirs = {n: p.default for n, p in inspect.signature(SAM2AutomaticMaskGenerator).parameters.items()}
     for _, name, _, default, _ in OPTIONS:

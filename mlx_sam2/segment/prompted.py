@@ -1,0 +1,214 @@
+"""``segment`` with prompts: what is to be done, checked before anything is loaded; then doing it, photo by photo."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from tqdm import tqdm
+
+from .. import cli, images
+from ..cli import UsageError
+from ..images.files import ImageError
+from ..masks.boxes import mask_to_bbox
+from ..masks.polygons import mask_to_polygons
+from ..masks.rle import mask_to_rle
+from .options import PROG, refuse_options
+
+if TYPE_CHECKING:
+    from ..sam2_image_predictor import SAM2ImagePredictor
+
+
+# ---- what is to be done
+
+
+@dataclass
+class Job:
+    """One photo, its size, and the files to write: {"mask", "overlay" or "cutout": one path a mask}."""
+
+    path: Path
+    height: int
+    width: int
+    outputs: dict[str, list[Path]] = field(default_factory=dict)
+    pixels: np.ndarray | None = None  # kept from the check when there is one photo only
+    mask: np.ndarray | None = None  # the --mask, read before any output could replace it
+
+
+def _plan(args: argparse.Namespace) -> list[Job]:
+    """Check prompts, photos and outputs.
+
+    Raises:
+        UsageError, ImageError: one line.
+    """
+    if not (args.point or args.negative or args.box or args.mask):
+        raise UsageError("nothing to look for: give --point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask)")
+    jobs = []
+    for path in args.images:
+        pixels = images.read(path)
+        job = Job(path, *pixels.shape[:2], pixels=pixels if len(args.images) == 1 else None)
+        _check_prompts(args, job)
+        job.outputs = _outputs(args, job)
+        jobs.append(job)
+    _check_outputs(jobs, args.overwrite)
+    if args.mask:
+        prompt = images.read(args.mask)
+        for job in jobs:
+            _check_mask(args.mask, prompt, job)
+            job.mask = prompt
+    return jobs
+
+
+def _check_prompts(args: argparse.Namespace, job: Job) -> None:
+    size, where = (job.height, job.width), str(job.path)
+    for option, points in (("--point", args.point), ("--negative", args.negative)):
+        for x, y in points:
+            cli.check_point(f"{option} {x:g},{y:g}", (x, y), size, where)
+    if args.box:
+        cli.check_box(f"--box {','.join(f'{c:g}' for c in args.box)}", args.box, size, where)
+
+
+def _check_mask(path: Path, prompt: np.ndarray, job: Job) -> None:
+    height, width = prompt.shape[:2]
+    if (height, width) != (job.height, job.width) and height != width:
+        raise UsageError(
+            f"--mask {path} has {width} x {height} pixels: it must have those of {job.path}, "
+            f"{job.width} x {job.height}, or be square, as the model sees the photo"
+        )
+    if not (prompt.max(axis=2) >= 128).any():
+        raise UsageError(f"--mask {path} is empty: it must be white (128 or more of 255) on the object")
+
+
+def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
+    """The files to write for one photo."""
+    chosen = {"mask": args.output, "overlay": args.overlay, "cutout": args.cutout}
+    if not (any(chosen.values()) or args.json):
+        chosen = {"mask": job.path.parent, "overlay": job.path.parent, "cutout": None}
+    outputs = {}
+    for kind, place in chosen.items():
+        if place is None:
+            continue
+        if os.path.isdir(place):
+            path = place / f"{job.path.stem}_{kind}.png"
+        elif len(args.images) > 1:
+            option = "output" if kind == "mask" else kind
+            raise UsageError(f"--{option} {place} is not a folder: for several images it must be one that exists")
+        else:
+            path = place
+        numbers = ["_1", "_2", "_3"] if args.multimask else [""]
+        outputs[kind] = [path.with_name(f"{path.stem}{number}{path.suffix}") for number in numbers]
+    return outputs
+
+
+def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
+    taken = {os.path.realpath(job.path): f"the photo {job.path}" for job in jobs}
+    for job in jobs:
+        for kind, paths in job.outputs.items():
+            for path in paths:
+                user = f"the {kind} of {job.path}"
+                real = os.path.realpath(path)
+                if real in taken:
+                    raise UsageError(f"{path} would be both {taken[real]} and {user}")
+                taken[real] = user
+                images.check_output(path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS)
+
+
+# ---- doing it
+
+
+def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> dict[str, Any]:
+    """Predict, write the files, and return what --json prints."""
+    from ..images.preprocess import mask_prompt  # MLX, which the checks do without
+
+    pixels = images.read(job.path) if job.pixels is None else job.pixels
+    if pixels.shape[:2] != (job.height, job.width):
+        raise UsageError(f"{job.path} has changed while it was waiting")
+    predictor.set_image(pixels)
+    size = predictor.model.sam_prompt_encoder.mask_input_size
+    points = args.point + args.negative
+    labels = [1] * len(args.point) + [0] * len(args.negative)
+    is_click = len(points) == 1 and args.box is None and args.mask is None
+    masks, scores, _ = predictor.predict(
+        point_coords=points or None,
+        point_labels=labels or None,
+        box=args.box,
+        mask_input=None if job.mask is None else mask_prompt(job.mask, size),
+        multimask_output=args.multimask or is_click,
+    )
+    if not np.isfinite(scores).all():
+        raise ArithmeticError(f"{job.path}: the model gave no finite score; try --dtype float32")
+    best_first = np.argsort(-scores, kind="stable")[: len(masks) if args.multimask else 1]
+    entries = []
+    for rank, i in enumerate(best_first):
+        mask = masks[i] > 0
+        files = {kind: paths[rank] for kind, paths in job.outputs.items()}
+        for kind, path in files.items():
+            if kind == "overlay":
+                picture, allowed = images.overlay(pixels, mask, points, labels, args.box), images.PICTURES
+            else:
+                picture = images.mask_picture(mask) if kind == "mask" else images.cutout(pixels, mask)
+                allowed = images.LOSSLESS
+            images.write(path, picture, overwrite=args.overwrite, suffixes=allowed)
+        entries.append(_entry(mask, float(scores[i]), files, with_shapes=args.json))
+    return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
+
+
+def _entry(mask: np.ndarray, score: float, files: dict[str, Path], with_shapes: bool) -> dict[str, Any]:
+    entry = {"score": score, "area": int(np.count_nonzero(mask)), "bbox": mask_to_bbox(mask)}
+    if with_shapes:
+        entry |= {"rle": mask_to_rle(mask), "polygons": mask_to_polygons(mask)}
+    return entry | {"files": {kind: str(path) for kind, path in files.items()}}
+
+
+def _line(result: dict[str, Any]) -> str:
+    best = result["masks"][0]
+    share = best["area"] / (result["width"] * result["height"])
+    files = [file for entry in result["masks"] for file in entry["files"].values()]
+    box = ",".join(map(str, best["bbox"]))
+    return (
+        f"{result['image']}: score {best['score']:.3f}, {best['area']} pixels ({share:.1%}), "
+        f"x,y,width,height {box} -> {', '.join(files)}"
+    )
+
+
+def load_predictor(args: argparse.Namespace) -> SAM2ImagePredictor:
+    from ..sam2_image_predictor import SAM2ImagePredictor
+
+    options = {"dtype": args.dtype, "revision": args.revision, **cli.image_size(args)}
+    return SAM2ImagePredictor.from_pretrained(args.model, **options)
+
+
+def run_prompted(args: argparse.Namespace) -> int:
+    """Run ``segment`` with prompts and return its exit code."""
+    try:
+        refuse_options(args)
+        cli.check_model(args.model, args.revision)
+        jobs = _plan(args)
+    except (UsageError, ImageError) as error:
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT
+    from ..hub.client import HubError
+
+    try:
+        predictor = load_predictor(args)
+    except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
+    code = 0
+    quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
+    for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
+        try:
+            result = _segment(args, predictor, job)
+        except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
+            cli.complain(PROG, error)  # the other photos are still done
+            code = max(code, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE)
+            continue
+        text = json.dumps(result) if args.json else _line(result)
+        with tqdm.external_write_mode():
+            print(text, flush=True)
+    return code
