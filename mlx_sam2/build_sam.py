@@ -10,7 +10,8 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from .checkpoint.build import build_model
-from .config.sam2 import PUBLISHED, SAM2Config
+from .config.published import PUBLISHED
+from .config.sam2 import SAM2Config
 from .sam2_video_predictor import SAM2VideoPredictor
 
 if TYPE_CHECKING:

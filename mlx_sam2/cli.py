@@ -133,13 +133,16 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
 
 def check_model(name: str, revision: str | None) -> None:
     """Refuse a model that no download can bring: neither a path that exists, nor a short name, nor a Hub id."""
+    from .config.published import published
+    from .formats.names import FILE_SUFFIXES
     from .hub import download
+    from .hub.client import HubError
 
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(download.FILE_SUFFIXES)
-    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or download.published(name)):
+    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(FILE_SUFFIXES)
+    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or published(name)):
         try:
             download.resolve(name, revision)
-        except download.HubError as error:
+        except HubError as error:
             raise UsageError(str(error)) from None
 
 

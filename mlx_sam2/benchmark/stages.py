@@ -15,6 +15,7 @@ import numpy as np
 from mlx.utils import tree_map
 
 from ..checkpoint import loading
+from ..config import published as models
 from ..config.sam2 import SAM2Config
 from ..hub import download
 from ..images.preprocess import preprocess_photo
@@ -71,7 +72,7 @@ def build_model(size: str, source: str | None = None, dtype: str | None = None) 
 def read_config(size: str, source: str | None = None) -> SAM2Config:
     """The configuration of ``build_model``; reads no weights into memory. Raises what that raises."""
     if source is None:
-        published = download.published(size)
+        published = models.published(size)
         if published is None:
             raise ValueError(f"--size {size!r} is none of the published sizes: tiny, small, base_plus, large, ...")
         return published.config

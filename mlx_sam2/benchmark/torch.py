@@ -54,11 +54,10 @@ def transformers(spec: dict[str, Any], torch: types.ModuleType, device: str, dty
     from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
 
     from ..config.sam2 import SAM2Config
-    from ..config.transformers import to_transformers
 
     config = SAM2Config.from_dict(spec["config"])
     size = config.image_size
-    model = Sam2VideoModel(Sam2VideoConfig(**to_transformers(config))).to(device=device, dtype=dtype).eval()
+    model = Sam2VideoModel(Sam2VideoConfig(**config.to_transformers())).to(device=device, dtype=dtype).eval()
     if spec["compile"]:
         model.vision_encoder = torch.compile(model.vision_encoder)
         model.memory_attention = torch.compile(model.memory_attention)
@@ -158,7 +157,7 @@ def _official(spec: dict[str, Any], device: str) -> Any:
     """Built from the configuration that the official package brings, with random weights."""
     from sam2.build_sam import build_sam2
 
-    from ..config.sam2 import PUBLISHED
+    from ..config.published import PUBLISHED
 
     name = next((p.name for p in PUBLISHED.values() if spec["size"] in (p.name, p.short_name)), None)
     if name is None or spec["model"] is not None:

@@ -18,8 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config.parts import ConfigError
-from ..config.sam2 import SAM2Config
-from ..config.transformers import kept_fields
+from ..config.sam2 import SAM2Config, foreign_fields
 from ..model.quantization import Scheme
 from ..text import brief
 
@@ -68,7 +67,7 @@ def describe(
     """
     from .. import __version__
 
-    kept = _with_dtype(kept_fields(values or {}), dtype)
+    kept = _with_dtype(foreign_fields(values or {}), dtype)
     out = {**kept, **config.to_dict()}
     if schemes:
         default = default or _commonest(schemes.values())

@@ -19,8 +19,10 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..config.sam2 import PUBLISHED, SAM2Config
+from ..config.published import DEMO, PUBLISHED
+from ..config.sam2 import SAM2Config
 from ..formats import safetensors_writer, torch_file
+from ..formats.names import CONFIG
 from ..hub import download
 from ..model.quantization import quantize, schemes_of
 from ..model.quantization import recognise as recognise_schemes
@@ -110,7 +112,7 @@ def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
     """
     shapes = {key: weight.mlx_shape for key, weight in checkpoint.weights.items()}
     found = _signature(shapes)
-    for config in (*(model.config for model in PUBLISHED.values()), read_config(download.DEMO)):
+    for config in (*(model.config for model in PUBLISHED.values()), read_config(DEMO)):
         trunk = config.trunk
         if found == ((trunk.embed_dim,), trunk.total_blocks, trunk.window_pos_embed_bkg_spatial_size) and (
             _is_2_1(shapes) == config.no_obj_embed_spatial
@@ -241,7 +243,7 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
             metadata = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": converted.digest(describe(files={}))}
             files = safetensors_writer.write(temporary, tensors, metadata)
             values = describe(files=files)
-            (temporary / download.CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+            (temporary / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
             safetensors_writer.finish(temporary, files)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 import mlx.core as mx
 
 from ..config.parts import ConfigError
+from ..config.published import published, shipped, short_names
 from ..config.sam2 import SAM2Config
 from ..formats import safetensors_file, torch_file
-from ..hub import download
-from ..hub.client import MAX_CONFIG_BYTES
+from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES, WEIGHTS
+from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from ..text import dtype_name, one_line, shown, some
 from . import key_map
 
@@ -85,8 +86,8 @@ def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Chec
         if path.exists() and not (path.is_dir() or path.is_file()):  # reading a pipe would wait for ever
             raise CheckpointError(f"{path} is neither a file nor a folder")
         file = _weights_file(path) if path.is_dir() else path
-        config_file = file.parent / download.CONFIG
-        has_config = path.is_dir() or file.name in (download.WEIGHTS, safetensors_file.INDEX_NAME)
+        config_file = file.parent / CONFIG
+        has_config = path.is_dir() or file.name in (WEIGHTS, INDEX)
         values: dict[str, Any] = {}
         if config is None and has_config and config_file.is_file():
             values, config = _read_json(config_file), read_config(config_file)
@@ -100,17 +101,17 @@ def read(path: str | os.PathLike[str], config: SAM2Config | None = None) -> Chec
 
 def _weights_file(folder: Path) -> Path:
     """The file of a folder that holds the weights, or its index of several."""
-    for name in (download.WEIGHTS, safetensors_file.INDEX_NAME):
+    for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             return folder / name
-    for suffixes in ((".safetensors",), download.TORCH_SUFFIXES):
+    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
         found = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
         if len(found) == 1:
             return found[0]
         if found:
             names = ", ".join(p.name for p in found[:5])
             raise CheckpointError(f"{folder} holds {len(found)} weights files ({names}): pass the one to load")
-    raise CheckpointError(f"{folder} holds no weights: no {download.WEIGHTS} and no .pt file")
+    raise CheckpointError(f"{folder} holds no weights: no {WEIGHTS} and no .pt file")
 
 
 class _Raw(NamedTuple):
@@ -249,11 +250,11 @@ def read_config(source: SAM2Config | dict[str, Any] | str | os.PathLike[str]) ->
     text = os.fspath(source)
     path = Path(os.path.expanduser(text))
     if not os.path.isfile(path):
-        if (folder := download.shipped(text)) is not None:
-            return read_config(folder / download.CONFIG)
-        model = download.published(text)
+        if (folder := shipped(text)) is not None:
+            return read_config(folder / CONFIG)
+        model = published(text)
         if model is None:
-            raise ConfigError(f"config={text!r} is neither a file nor a published model ({download.short_names()})")
+            raise ConfigError(f"config={text!r} is neither a file nor a published model ({short_names()})")
         return model.config
     try:
         values = _read_yaml(path) if path.suffix in (".yaml", ".yml") else _read_json(path)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .parts import ConfigError, DecoderConfig, FpnConfig, HieraConfig, MemoryConfig, MemoryEncoderConfig
-from .sam2 import PUBLISHED, SAM2Config
+from .published import PUBLISHED
+from .sam2 import SAM2Config
 
 __all__ = [
     "PUBLISHED",

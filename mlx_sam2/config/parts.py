@@ -1,4 +1,4 @@
-"""Configuration of the parts of a SAM 2 model, and what all configuration classes share; see ``config.py``."""
+"""Configuration of the parts of a SAM 2 model, and what all configuration classes share."""
 
 from __future__ import annotations
 

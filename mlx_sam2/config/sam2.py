@@ -1,9 +1,4 @@
-"""Configuration of a SAM 2 model: frozen dataclasses with the field names of the official YAML files.
-
-``SAM2Config.from_dict`` reads three forms: our own ``to_dict``, the official YAML (``configs/sam2.1/*.yaml``) as a
-dict, and the ``config.json`` that transformers writes (``Sam2VideoConfig``, ``Sam2Config``).
-``PUBLISHED`` lists the eight checkpoints that Meta released.
-"""
+"""The configuration of a whole model, with the field names of the official YAML files."""
 
 from __future__ import annotations
 
@@ -14,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..text import brief
+from . import official, transformers
 from .parts import (
-    PARTS,
     Config,
     ConfigError,
     DecoderConfig,
@@ -25,20 +20,6 @@ from .parts import (
     MemoryEncoderConfig,
     Rule,
 )
-
-__all__ = [
-    "PARTS",
-    "PUBLISHED",
-    "ConfigError",
-    "DecoderConfig",
-    "FpnConfig",
-    "HieraConfig",
-    "MemoryConfig",
-    "MemoryEncoderConfig",
-    "PublishedModel",
-    "SAM2Config",
-]
-
 
 BESIDE = ("model_type", "quantization", "mlx_sam2")  # in our config.json, and not of the configuration
 
@@ -141,14 +122,14 @@ class SAM2Config(Config):
         Raises:
             ConfigError: one line naming the field and the rule it breaks, or that the form is not known.
         """
-        from . import official  # there and not above: it builds the classes of this file
-
         if not isinstance(values, dict):
             raise ConfigError(f"a SAM 2 configuration is an object with named fields, got {type(values).__name__}")
         if official.is_official(values):
-            return official.from_official(values)
-        if official.is_transformers(values):
-            return official.from_transformers(values)
+            return super().from_dict(official.from_official(values))
+        if transformers.is_transformers(values):
+            config = super().from_dict(transformers.from_transformers(values))
+            transformers.check_repeated(values, config.to_dict())
+            return config
         ours = {k: v for k, v in values.items() if k not in BESIDE}
         if "vision_config" in ours:  # a converted folder keeps what transformers wrote beside our own fields
             ours = {k: v for k, v in ours.items() if k in {f.name for f in dataclasses.fields(cls)}}
@@ -178,60 +159,45 @@ class SAM2Config(Config):
         return dataclasses.replace(self, decoder=decoder, binarize_mask_from_pts_for_mem_enc=binarize)
 
     def with_overrides(self, overrides: Sequence[str]) -> SAM2Config:
-        """Apply hydra overrides such as ``"++model.num_maskmem=4"`` (official ``hydra_overrides_extra``)."""
-        from . import official
+        """Apply hydra overrides such as ``"++model.num_maskmem=4"`` (official ``hydra_overrides_extra``).
 
-        return official.with_overrides(self, overrides)
+        Raises:
+            ConfigError: an override is not of this form, names no known key, or breaks a rule.
+        """
+        return super().from_dict(official.with_overrides(self.to_dict(), overrides))
 
+    def to_transformers(
+        self, *, video: bool = True, dtype: str = "float32", kept: dict[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """The ``config.json`` of transformers' ``Sam2VideoModel``, or without ``video`` of its ``Sam2Model``.
 
-@dataclass(frozen=True)
-class PublishedModel:
-    """One released checkpoint: its names, its Hub repository and file, its configuration."""
+        Args:
+            video: which of the two.
+            dtype: of the weights beside it.
+            kept: ``foreign_fields`` of the source's ``config.json``, which stay in it.
 
-    name: str  # sam2.1_hiera_tiny
-    short_name: str  # tiny
-    repo_id: str  # facebook/sam2.1-hiera-tiny
-    config: SAM2Config
-
-    @property
-    def filename(self) -> str:
-        return f"{self.name}.pt"
-
-
-_TRUNKS = {
-    "tiny": HieraConfig(),
-    "small": HieraConfig(stages=(1, 2, 11, 2), global_att_blocks=(7, 10, 13)),
-    "base_plus": HieraConfig(
-        embed_dim=112,
-        num_heads=2,
-        stages=(2, 3, 16, 3),
-        global_att_blocks=(12, 16, 20),
-        window_pos_embed_bkg_spatial_size=(14, 14),
-    ),
-    "large": HieraConfig(
-        embed_dim=144, num_heads=2, stages=(2, 6, 36, 4), global_att_blocks=(23, 33, 43), window_spec=(8, 4, 16, 8)
-    ),
-}
-
-
-def _published() -> dict[str, PublishedModel]:
-    table = {}
-    for version, prefix in (("2.1", ""), ("2", "sam2-")):
-        for size, trunk in _TRUNKS.items():
-            widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(4)))
-            new = version == "2.1"
-            config = SAM2Config(
-                trunk=trunk,
-                neck=FpnConfig(backbone_channel_list=widths),
-                no_obj_embed_spatial=new,
-                proj_tpos_enc_in_obj_ptrs=new,
-                use_signed_tpos_enc_to_obj_ptrs=new,
-                add_tpos_enc_to_obj_ptrs=new,
-            )
-            name = f"sam{version}_hiera_{size}"
-            repo_id = f"facebook/sam{version}-hiera-{size.replace('_', '-')}"
-            table[name] = PublishedModel(name, prefix + size, repo_id, config)
-    return table
+        Raises:
+            ConfigError: transformers has no words for one of the values.
+        """
+        tree = transformers.to_transformers(self.to_dict(), video=video, dtype=dtype, kept=kept)
+        read = type(self).from_dict(tree)
+        for part in dataclasses.fields(self):
+            ours, theirs = getattr(self, part.name), getattr(read, part.name)
+            if ours == theirs:
+                continue
+            name, value = part.name, ours
+            if dataclasses.is_dataclass(ours):
+                leaf = next(
+                    f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name)
+                )
+                name, value = f"{part.name}.{leaf}", getattr(ours, leaf)
+            raise ConfigError(f"transformers' config.json cannot say {name} = {value!r}; write --to official instead")
+        return tree
 
 
-PUBLISHED: dict[str, PublishedModel] = _published()
+def foreign_fields(values: dict[str, Any]) -> dict[str, Any]:
+    """What transformers wrote into a ``config.json``, its own or that of a converted folder, beside our fields."""
+    if "vision_config" not in values:
+        return {}
+    ours = {*BESIDE, *(f.name for f in dataclasses.fields(SAM2Config))}
+    return {key: value for key, value in values.items() if key not in ours}

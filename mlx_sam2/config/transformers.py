@@ -1,50 +1,185 @@
-"""Our configuration as the ``config.json`` of transformers' SAM 2; ``config_formats.py`` reads it."""
+"""transformers' ``config.json`` (``Sam2VideoConfig``, ``Sam2Config``) and our own form: a table and its exceptions.
+
+``Sam2Config`` lacks the video part, which has our defaults then.
+"""
 
 from __future__ import annotations
 
 import copy
-import dataclasses
 from typing import Any
 
-from .official import TRANSFORMERS_FIXED, TRANSFORMERS_PATHS, from_transformers
-from .parts import ConfigError
-from .sam2 import BESIDE, SAM2Config
+from ..text import brief
+from .parts import ConfigError, HieraConfig
+from .paths import check_fixed, lookup, nest, put
 
+_FORM = "transformers config.json"  # in errors
+
+# Ours -> path in transformers' config.json.
 _HIERA = "vision_config.backbone_config"
+TRANSFORMERS_PATHS: dict[str, str] = {
+    "trunk.embed_dim": f"{_HIERA}.hidden_size",
+    "trunk.num_heads": f"{_HIERA}.num_attention_heads",
+    "trunk.q_pool": f"{_HIERA}.num_query_pool_stages",
+    "trunk.q_stride": f"{_HIERA}.query_stride",
+    "trunk.stages": f"{_HIERA}.blocks_per_stage",
+    "trunk.mlp_ratio": f"{_HIERA}.mlp_ratio",
+    "trunk.window_pos_embed_bkg_spatial_size": f"{_HIERA}.window_positional_embedding_background_size",
+    "trunk.window_spec": f"{_HIERA}.window_size_per_stage",
+    "trunk.global_att_blocks": f"{_HIERA}.global_attention_blocks",
+    "neck.d_model": "vision_config.fpn_hidden_size",
+    "neck.num_pos_feats": "vision_config.fpn_hidden_size",
+    "neck.backbone_channel_list": "vision_config.backbone_channel_list",
+    "neck.kernel_size": "vision_config.fpn_kernel_size",
+    "neck.stride": "vision_config.fpn_stride",
+    "neck.padding": "vision_config.fpn_padding",
+    "neck.fpn_top_down_levels": "vision_config.fpn_top_down_levels",
+    "decoder.mask_in_chans": "prompt_encoder_config.mask_input_channels",
+    "decoder.mlp_dim": "mask_decoder_config.mlp_dim",
+    "decoder.depth": "mask_decoder_config.num_hidden_layers",
+    "decoder.num_heads": "mask_decoder_config.num_attention_heads",
+    "decoder.attention_downsample_rate": "mask_decoder_config.attention_downsample_rate",
+    "decoder.num_multimask_outputs": "mask_decoder_config.num_multimask_outputs",
+    "decoder.iou_head_depth": "mask_decoder_config.iou_head_depth",
+    "decoder.iou_head_hidden_dim": "mask_decoder_config.iou_head_hidden_dim",
+    **{f"decoder.{n}": f"mask_decoder_config.{n}" for n in (
+        "dynamic_multimask_via_stability", "dynamic_multimask_stability_delta", "dynamic_multimask_stability_thresh",
+    )},
+    "memory_attention.d_model": "memory_attention_hidden_size",
+    "memory_attention.num_layers": "memory_attention_num_layers",
+    "memory_attention.num_heads": "memory_attention_num_attention_heads",
+    "memory_attention.downsample_rate": "memory_attention_downsample_rate",
+    "memory_attention.dim_feedforward": "memory_attention_feed_forward_hidden_size",
+    "memory_attention.activation": "memory_attention_feed_forward_hidden_act",
+    "memory_attention.kv_in_dim": "memory_encoder_output_channels",
+    "memory_attention.rope_theta": "rope_parameters.rope_theta",
+    "memory_encoder.in_dim": "memory_encoder_hidden_size",
+    "memory_encoder.out_dim": "memory_encoder_output_channels",
+    "memory_encoder.num_pos_feats": "memory_encoder_output_channels",
+    **{f"memory_encoder.mask_downsampler_{n}": f"mask_downsampler_{n}" for n in (
+        "kernel_size", "stride", "padding", "total_stride",
+    )},
+    **{f"memory_encoder.fuser_{n}": f"memory_fuser_{n}" for n in (
+        "num_layers", "kernel_size", "padding", "layer_scale_init_value",
+    )},
+    "image_size": "image_size",
+    "num_maskmem": "num_maskmem",
+    "sigmoid_scale_for_mem_enc": "sigmoid_scale_for_mem_enc",
+    "sigmoid_bias_for_mem_enc": "sigmoid_bias_for_mem_enc",
+    "multimask_output_in_sam": "multimask_output_in_sam",
+    "multimask_min_pt_num": "multimask_min_pt_num",
+    "multimask_max_pt_num": "multimask_max_pt_num",
+    "multimask_output_for_tracking": "multimask_output_for_tracking",
+    "max_obj_ptrs_in_encoder": "max_object_pointers_in_encoder",
+    "max_cond_frames_in_attn": "max_cond_frame_num",
+    "no_obj_embed_spatial": "enable_occlusion_spatial_embedding",
+    # one switch in transformers for the three of 2.1 (FACTS: 2.0 gives pointers an all-zero position)
+    "add_tpos_enc_to_obj_ptrs": "enable_temporal_pos_encoding_for_object_pointers",
+    "proj_tpos_enc_in_obj_ptrs": "enable_temporal_pos_encoding_for_object_pointers",
+    "use_signed_tpos_enc_to_obj_ptrs": "enable_temporal_pos_encoding_for_object_pointers",
+}  # fmt: skip
+
+
+# Keys that the model does not vary: any other value describes a different model.
+TRANSFORMERS_FIXED: dict[str, Any] = {
+    f"{_HIERA}.model_type": "sam2_hiera_det_model",
+    f"{_HIERA}.num_channels": 3,
+    f"{_HIERA}.hidden_act": "gelu",
+    f"{_HIERA}.layer_norm_eps": 1e-6,
+    "vision_config.num_feature_levels": 3,
+    "prompt_encoder_config.hidden_act": "gelu",
+    "prompt_encoder_config.layer_norm_eps": 1e-6,
+    "prompt_encoder_config.num_point_embeddings": 4,
+    "prompt_encoder_config.patch_size": 16,
+    "mask_decoder_config.hidden_act": "gelu",
+    "mask_downsampler_hidden_act": "gelu",
+    "memory_fuser_hidden_act": "gelu",
+}
+
+
+def is_transformers(values: dict[str, Any]) -> bool:
+    kind = values.get("model_type")
+    return kind in ("sam2", "sam2_video") or ("vision_config" in values and kind != "mlx_sam2")
+
+
+def from_transformers(values: dict[str, Any]) -> dict[str, Any]:
+    """The ``config.json`` of a ``Sam2VideoModel`` or ``Sam2Model`` in our form, its values unchecked.
+
+    Raises:
+        ConfigError: a sub-configuration is no object, or a value is one that we do not support.
+    """
+    for path in ("vision_config", _HIERA, "prompt_encoder_config", "mask_decoder_config", "rope_parameters"):
+        part = lookup(values, path)
+        if part is not None and not isinstance(part, dict):
+            raise ConfigError(f"{_FORM}: {path} = {brief(part)}: must be an object with named fields")
+    check_fixed(values, TRANSFORMERS_FIXED, _FORM)
+    flat = {ours: value for ours, path in TRANSFORMERS_PATHS.items() if (value := lookup(values, path)) is not None}
+    d_model = flat.get("neck.d_model")
+    if values.get("model_type") == "sam2":  # the image model: its config says nothing about memory or image size
+        flat.update({"memory_attention.d_model": d_model, "memory_encoder.in_dim": d_model})
+        flat.setdefault("image_size", lookup(values, "prompt_encoder_config.image_size"))
+    flat.setdefault("memory_attention.rope_theta", values.get("memory_attention_rope_theta"))  # before transformers 5
+    flat["image_size"] = _side(flat.get("image_size"))
+    for name in ("patch_kernel_size", "patch_stride", "patch_padding"):
+        flat[f"trunk.{name}"] = _side(lookup(values, f"{_HIERA}.{name}"))
+    if isinstance(stride := flat.get("trunk.q_stride"), int):
+        flat["trunk.q_stride"] = [stride, stride]
+    return nest({k: v for k, v in flat.items() if v is not None})
+
+
+def _side(value: Any) -> Any:
+    """transformers writes some sizes as [n, n]; anything else is left to the rules of the field."""
+    square = isinstance(value, list) and len(value) == 2 and value[0] == value[1]
+    return value[0] if square else value
+
+
+def check_repeated(values: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Compare what a ``config.json`` repeats with ``ours``, our form of it.
+
+    Raises:
+        ConfigError: two fields disagree.
+    """
+    derived = _derived(ours)
+    for path in _COMPARED:
+        value, only = lookup(values, path), derived[path]
+        if value is not None and value != only and _side(value) != only:
+            raise ConfigError(f"{_FORM}: {path} = {brief(value)}: must be {only}, as other keys say")
 
 
 def to_transformers(
-    config: SAM2Config, *, video: bool = True, dtype: str = "float32", kept: dict[str, Any] | None = None
+    ours: dict[str, Any], *, video: bool = True, dtype: str = "float32", kept: dict[str, Any] | None = None
 ) -> dict[str, Any]:
-    """The ``config.json`` of a ``Sam2VideoModel``, or without ``video`` of a ``Sam2Model``.
+    """The ``config.json`` of a ``Sam2VideoModel``, or without ``video`` of a ``Sam2Model``, from our form.
 
-    Args:
-        config: what it has to say.
-        dtype: of the weights beside it.
-        kept: what transformers' file said of the model that this one comes from; fields that are not ours stay.
-
-    Raises:
-        ConfigError: transformers has no words for one of the values.
+    ``SAM2Config.to_transformers`` describes the arguments, and checks what comes out.
     """
     kind = "sam2_video" if video else "sam2"
     tree = copy.deepcopy(kept or {})
-    ours = config.to_dict()
     for name, path in TRANSFORMERS_PATHS.items():
-        part, _, leaf = name.rpartition(".")
-        _put(tree, path, ours[part][leaf] if part else ours[name])
-    for path, value in {**TRANSFORMERS_FIXED, **_derived(config), **_kinds(kind)}.items():
-        _put(tree, path, value)
-    tree |= {"architectures": ["Sam2VideoModel" if video else "Sam2Model"], "model_type": kind, "dtype": dtype}
-    _check_said(config, from_transformers(tree))
-    return tree
+        put(tree, path, lookup(ours, name))
+    for path, value in {**TRANSFORMERS_FIXED, **_derived(ours), **_kinds(kind)}.items():
+        put(tree, path, value)
+    return tree | {"architectures": ["Sam2VideoModel" if video else "Sam2Model"], "model_type": kind, "dtype": dtype}
 
 
-def _derived(config: SAM2Config) -> dict[str, Any]:
-    """What transformers says again, or says of what we compute."""
-    trunk, size, width = config.trunk, config.image_size, config.memory_encoder.in_dim
+# Derived fields that readers compare; only one of those that repeat each other is read.
+_COMPARED = (
+    f"{_HIERA}.embed_dim_per_stage",
+    f"{_HIERA}.num_attention_heads_per_stage",
+    "prompt_encoder_config.image_size",
+    "prompt_encoder_config.hidden_size",
+    "mask_decoder_config.hidden_size",
+    "mask_downsampler_embed_dim",
+    "memory_fuser_embed_dim",
+    "memory_fuser_intermediate_dim",
+)
+
+
+def _derived(ours: dict[str, Any]) -> dict[str, Any]:
+    """Fields that transformers stores twice, or that we derive from others."""
+    trunk, size, width = HieraConfig.from_dict(ours["trunk"]), ours["image_size"], ours["memory_encoder"]["in_dim"]
     stages = range(len(trunk.stages))
-    levels = range(len(trunk.stages) - config.scalp)
-    grid = config.embedding_size
+    levels = range(len(trunk.stages) - ours["scalp"])
+    grid = size // ours["backbone_stride"]
     return {
         f"{_HIERA}.image_size": [size, size],
         **{f"{_HIERA}.{n}": [getattr(trunk, n)] * 2 for n in ("patch_kernel_size", "patch_stride", "patch_padding")},
@@ -52,9 +187,9 @@ def _derived(config: SAM2Config) -> dict[str, Any]:
         f"{_HIERA}.num_attention_heads_per_stage": [trunk.num_heads_at_stage(s) for s in stages],
         "vision_config.backbone_feature_sizes": [[trunk.grid_size_at_stage(s, size)] * 2 for s in levels],
         "prompt_encoder_config.image_size": size,
-        "prompt_encoder_config.hidden_size": config.neck.d_model,
+        "prompt_encoder_config.hidden_size": ours["neck"]["d_model"],
         "prompt_encoder_config.scale": 1,
-        "mask_decoder_config.hidden_size": config.neck.d_model,
+        "mask_decoder_config.hidden_size": ours["neck"]["d_model"],
         "mask_downsampler_embed_dim": width,
         "memory_fuser_embed_dim": width,
         "memory_fuser_intermediate_dim": 4 * width,
@@ -69,33 +204,3 @@ def _kinds(kind: str) -> dict[str, str]:
         "prompt_encoder_config.model_type": f"{kind}_prompt_encoder",
         "mask_decoder_config.model_type": f"{kind}_mask_decoder",
     }
-
-
-def _put(tree: dict[str, Any], path: str, value: Any) -> None:
-    *parents, leaf = path.split(".")
-    for parent in parents:
-        if not isinstance(tree.get(parent), dict):
-            tree[parent] = {}
-        tree = tree[parent]
-    tree[leaf] = value
-
-
-def _check_said(config: SAM2Config, said: SAM2Config) -> None:
-    """Refuse to write what would be read as another model."""
-    for part in dataclasses.fields(config):
-        ours, theirs = getattr(config, part.name), getattr(said, part.name)
-        if ours == theirs:
-            continue
-        name, value = part.name, ours
-        if dataclasses.is_dataclass(ours):
-            leaf = next(f.name for f in dataclasses.fields(ours) if getattr(ours, f.name) != getattr(theirs, f.name))
-            name, value = f"{part.name}.{leaf}", getattr(ours, leaf)
-        raise ConfigError(f"transformers' config.json cannot say {name} = {value!r}; write --to official instead")
-
-
-def kept_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """The fields of a ``config.json``, transformers' or that of a converted folder, that are not ours."""
-    if "vision_config" not in values:
-        return {}
-    not_kept = {*BESIDE, *(f.name for f in dataclasses.fields(SAM2Config))}
-    return {key: value for key, value in values.items() if key not in not_kept}

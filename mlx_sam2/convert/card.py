@@ -11,10 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 
 from ..checkpoint.folder import Source
-from ..config.sam2 import PUBLISHED
-from ..formats.safetensors_file import INDEX_NAME
-from ..hub.client import WEIGHTS
-from ..hub.download import FILE_SUFFIXES
+from ..config.published import PUBLISHED
+from ..formats.names import FILE_SUFFIXES, INDEX, WEIGHTS
 from ..model.quantization import Scheme
 from .layouts import ConversionError
 
@@ -58,7 +56,7 @@ def base_name(repo_id: str | None, path: Path) -> str:
         name = repo_id.split("/")[-1]
     else:
         path = path.absolute()
-        path = path.parent if path.name in (WEIGHTS, INDEX_NAME) else path
+        path = path.parent if path.name in (WEIGHTS, INDEX) else path
         name = path.name
         for ending in FILE_SUFFIXES:
             name = name.removesuffix(ending)

@@ -213,7 +213,8 @@ def _print_dry_run(args: argparse.Namespace, job: Conversion, out: Path) -> None
 
 def _upload(args: argparse.Namespace, folder: Path) -> int:
     """Send a folder that passes --verify."""
-    from ..hub import download
+    from ..hub import publish
+    from ..hub.client import HubError
     from . import card, verify
 
     found = verify.check_complete(folder)
@@ -225,8 +226,8 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
         return 0
     card.readdress_file(folder / card.CARD, args.upload_repo)
     try:
-        address = download.upload(folder, args.upload_repo, private=args.private)
-    except download.HubError as error:
+        address = publish.upload(folder, args.upload_repo, private=args.private)
+    except HubError as error:
         word = shlex.quote(f"./{folder}" if str(folder).startswith("-") else str(folder))
         again = f"{PROG} --mlx-path {word} --upload-repo {args.upload_repo}{' --private' if args.private else ''}"
         cli.complain(PROG, error, f"; {folder} is complete, send it again with: {again}")

@@ -16,9 +16,10 @@ import mlx.core as mx
 from ..checkpoint import folder, loading
 from ..checkpoint.folder import Source
 from ..checkpoint.reader import Checkpoint
-from ..config.sam2 import SAM2Config
-from ..config.transformers import kept_fields, to_transformers
+from ..config.published import DEMO, published, shipped
+from ..config.sam2 import SAM2Config, foreign_fields
 from ..formats import safetensors_writer, torch_writer
+from ..formats.names import CONFIG, INDEX
 from ..formats.safetensors_writer import Tensor
 from ..hub import download
 from ..hub.publish import REPO_ID
@@ -82,8 +83,8 @@ class Conversion:
         if self.layout == "official":
             return {}
         if self.layout == "transformers":
-            values = to_transformers(self.config, video=self.video, dtype=self.dtype, kept=kept_fields(self.values))
-            return {download.CONFIG: _json(values)}
+            values = self.config.to_transformers(video=self.video, dtype=self.dtype, kept=foreign_fields(self.values))
+            return {CONFIG: _json(values)}
         card = convert_card.card(
             self.name,
             address=address,
@@ -99,7 +100,7 @@ class Conversion:
             convert_card.CARD: card,
             convert_card.LICENSE: convert_card.license_text(),
             convert_card.NOTICE: convert_card.notice(self.source, self.precision),
-            download.CONFIG: _json(self.describe(files)),
+            CONFIG: _json(self.describe(files)),
         }
 
 
@@ -142,7 +143,7 @@ def prepare(
         tensors = layouts.mlx_layout(parameters, dtype, schemes)
     elif layout == "transformers":
         tensors = layouts.transformers_layout(parameters, dtype or kept)
-        to_transformers(config, video=video)  # raises where it has no words for this model
+        config.to_transformers(video=video)  # raises where it has no words for this model
     else:
         tensors = sorted(layouts.official_layout(parameters, dtype or kept), key=lambda tensor: tensor.name)
     dtype = dtype or own
@@ -199,7 +200,7 @@ def _source(fetched: download.Fetched, found: Checkpoint, dtype: str) -> Source:
 
 
 def _is_demo(fetched: download.Fetched) -> bool:
-    return fetched.path == download.shipped(download.DEMO)
+    return fetched.path == shipped(DEMO)
 
 
 def converted_from(found: Checkpoint) -> str | None:
@@ -222,7 +223,7 @@ def _notes(
         notes.append(f"the weights are {own} already: {dtype} holds the same numbers in twice the space")
     elif layout != "mlx" and own == dtype != "float32":
         notes.append(f"the weights are {own} and stay so")
-    if layout == "mlx" and fetched.repo_id is not None and download.published(fetched.repo_id) is None:
+    if layout == "mlx" and fetched.repo_id is not None and published(fetched.repo_id) is None:
         notes.append(f"the card says apache-2.0, the licence of SAM 2; check that it is that of {fetched.repo_id} too")
     if _is_demo(fetched):
         notes.append("demo was trained on synthetic scenes: it is for trying out and for tests")
@@ -320,6 +321,6 @@ def listing(job: Conversion, address: str, shard_bytes: int = safetensors_writer
     }
     if len(shards) > 1:
         index = safetensors_writer.index_text(dict(zip(names, shards, strict=True)))
-        sizes[safetensors_writer.INDEX_NAME] = len(index.encode())
+        sizes[INDEX] = len(index.encode())
     files = dict.fromkeys(sizes, "0" * 64)
     return sizes | {name: len(text.encode()) for name, text in job.texts(files, address).items()}

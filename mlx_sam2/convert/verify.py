@@ -18,8 +18,8 @@ from ..checkpoint.reader import Checkpoint
 from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config
 from ..formats import safetensors_file
-from ..hub import download
-from ..hub.client import MAX_CONFIG_BYTES
+from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES
+from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from ..model.quantization import Scheme, schemes_of, unquantize
 from . import card, conversion, layouts
 
@@ -60,12 +60,10 @@ def verify(folder: Path) -> Verified:
     """
     if not folder.is_dir():
         raise VerificationError(f"{folder} is no folder, so it is no model that mlx_sam2 converted")
-    if not (folder / download.CONFIG).is_file():
-        raise VerificationError(
-            f"{folder} is not finished, or was not converted by mlx_sam2: it has no {download.CONFIG}"
-        )
+    if not (folder / CONFIG).is_file():
+        raise VerificationError(f"{folder} is not finished, or was not converted by mlx_sam2: it has no {CONFIG}")
     try:
-        values = safetensors_file.read_json(folder / download.CONFIG, MAX_CONFIG_BYTES)
+        values = safetensors_file.read_json(folder / CONFIG, MAX_CONFIG_BYTES)
         section = converted.section(values)
         _check_files(folder, section["files"])
         found = loading.read(folder)
@@ -160,9 +158,9 @@ def source_at_hand(source: Source) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    names = source.files if source.files[0].endswith(download.TORCH_SUFFIXES) else (*source.files, download.CONFIG)
+    names = source.files if source.files[0].endswith(TORCH_SUFFIXES) else (*source.files, CONFIG)
     if len(source.files) > 1:
-        names += (safetensors_file.INDEX_NAME,)
+        names += (INDEX,)
     try:
         found = [try_to_load_from_cache(source.name, name, revision=source.revision) for name in names]
     except HFValidationError:

@@ -249,23 +249,24 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
         ValueError, HubError, OSError: one line.
     """
     from ..checkpoint import loading
-    from ..hub import download
+    from ..config.published import published
+    from ..hub.client import HubError
     from ..model.sam2 import SAM2
 
     if args.weights is None and args.revision is not None:
         raise cli.UsageError("--revision goes with --weights")
     name = args.weights or args.model
-    published = None if os.path.exists(name) else download.published(name)
+    known = None if os.path.exists(name) else published(name)
     reason = None
-    if args.weights or not published:
+    if args.weights or not known:
         cli.check_model(name, args.revision)
         try:
             return loading.load(name, dtype=args.dtype, revision=args.revision), None
-        except download.HubError as error:
-            if not published:
+        except HubError as error:
+            if not known:
                 raise
             reason = str(error)  # the machine can be examined without
-    model = SAM2(published.config)
+    model = SAM2(known.config)
     model.set_dtype(loading.parse_dtype(args.dtype))
     return model.eval(), reason
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 
 from .. import images
-from ..config.sam2 import PUBLISHED, SAM2Config
+from ..config.published import PUBLISHED, shipped
+from ..config.sam2 import SAM2Config
 from ..formats import safetensors_file
 from ..hub import download
 from ..hub.client import (
-    MAX_CONFIG_BYTES,
     HubError,
     calm,
     causes,
@@ -66,8 +66,10 @@ class Verification:
 
 def verify(model: SAM2, name: str) -> Verification:
     """Compare a model's scores on the photo with the published ones; ``unverified`` says why where that can't be."""
-    if download.shipped(name) and not os.path.exists(name):
-        expected = safetensors_file.read_json(download.resolve(name) / DEMO_SCORES, MAX_CONFIG_BYTES)["scores"]
+    if shipped(name) and not os.path.exists(name):
+        expected = safetensors_file.read_json(download.resolve(name) / DEMO_SCORES, safetensors_file.MAX_CONFIG_BYTES)[
+            "scores"
+        ]
         return Verification(name, "demo", tuple(expected), demo_scores(model))
     variant = variant_of(model.config)
     if variant is None:

@@ -17,8 +17,8 @@ from ..text import one_line, shown
 if TYPE_CHECKING:
     import mlx.core as mx
 
-INDEX_NAME = "model.safetensors.index.json"  # lists which of several files holds which tensor
 MAX_INDEX_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 1 << 20
 MAX_HEADER_BYTES = 4 << 20  # large needs 0.1 MB
 
 

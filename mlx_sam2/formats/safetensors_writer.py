@@ -18,9 +18,8 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 
-from .safetensors_file import INDEX_NAME
+from .names import INDEX, WEIGHTS
 
-WEIGHTS = INDEX_NAME.removesuffix(".index.json")
 SHARD_BYTES = 5 << 30  # above it, several files and an index, as the Hub's tools have it
 UNFINISHED = ".unfinished"  # what a file is called beyond its name until it is whole
 
@@ -83,14 +82,14 @@ def write(
     }
     if len(shards) > 1:
         text = index_text(dict(zip(names, shards, strict=True)))
-        (folder / (INDEX_NAME + UNFINISHED)).write_text(text)
-        hashes[INDEX_NAME] = hashlib.sha256(text.encode()).hexdigest()
+        (folder / (INDEX + UNFINISHED)).write_text(text)
+        hashes[INDEX] = hashlib.sha256(text.encode()).hexdigest()
     return hashes
 
 
 def finish(folder: Path, names: Iterable[str]) -> None:
     """Give the files of ``write`` their names; the index comes last, and without it several files are no model."""
-    for name in sorted(names, key=lambda name: name == INDEX_NAME):
+    for name in sorted(names, key=lambda name: name == INDEX):
         (folder / (name + UNFINISHED)).rename(folder / name)
 
 

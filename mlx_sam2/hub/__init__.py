@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
+from ..config.published import published, short_names
 from .client import HubError
-from .download import Fetched, fetch, published, resolve, short_names
+from .download import Fetched, fetch, resolve
 from .publish import upload
 
-__all__ = [
-    "Fetched",
-    "HubError",
-    "fetch",
-    "published",
-    "resolve",
-    "short_names",
-    "upload",
-]
+__all__ = ["Fetched", "HubError", "fetch", "published", "resolve", "short_names", "upload"]

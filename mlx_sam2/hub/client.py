@@ -16,11 +16,6 @@ from typing import TypeVar
 
 _T = TypeVar("_T")
 
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
-TORCH_SUFFIXES = (".pt", ".pth", ".torch")
-MAX_CONFIG_BYTES = 1 << 20
-
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try
 LONGEST_WAIT = 60.0  # a server that asks for more is told to the user instead
 

@@ -15,13 +15,11 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.sam2 import PUBLISHED, PublishedModel
+from ..config.published import DEMO, published, shipped, short_names
 from ..formats import safetensors_file, torch_file
+from ..formats.names import CONFIG, FILE_SUFFIXES, INDEX, TORCH_SUFFIXES, WEIGHTS
+from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from .client import (
-    CONFIG,
-    MAX_CONFIG_BYTES,
-    TORCH_SUFFIXES,
-    WEIGHTS,
     HubError,
     calm,
     causes,
@@ -35,26 +33,6 @@ from .client import (
     start_client,
     status_of,
 )
-from .publish import upload
-
-__all__ = [
-    "CONFIG",
-    "DEMO",
-    "TORCH_SUFFIXES",
-    "WEIGHTS",
-    "Fetched",
-    "HubError",
-    "fetch",
-    "published",
-    "resolve",
-    "shipped",
-    "short_names",
-    "upload",
-]
-
-DEMO = "demo"  # the name of the model in the package
-
-FILE_SUFFIXES = (*TORCH_SUFFIXES, ".bin", ".ckpt", ".safetensors", ".json", ".zip")
 
 _INSTEAD = "or pass a local folder or file instead"
 _TRY_DEMO = f"; a small model for trying out comes with the package: --model {DEMO}"
@@ -67,25 +45,6 @@ class Fetched:
     path: Path  # a folder, or the file itself
     repo_id: str | None = None  # "owner/name"; None: it is a local path
     commit: str | None = None  # of the repository: what the revision stood for
-
-
-def published(name: str) -> PublishedModel | None:
-    """The published model called ``name``: short ("tiny", "sam2-base-plus"), official, or its Hub id."""
-    wanted = name.replace("base-plus", "base_plus")
-    for model in PUBLISHED.values():
-        if name == model.repo_id or wanted in (model.short_name, model.name):
-            return model
-    return None
-
-
-def shipped(name: str) -> Path | None:
-    """The folder in the package with the model of that name; None: there is none, it has to be fetched."""
-    return Path(__file__).parents[1] / DEMO if name == DEMO else None
-
-
-def short_names() -> str:
-    """The names that are no Hub ids, for a message."""
-    return ", ".join([DEMO, *(model.short_name for model in PUBLISHED.values())])
 
 
 def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
@@ -124,7 +83,7 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
         raise HubError(f"no such file or folder: {text}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise HubError(f"no model is called {text!r}: use {short_names()}, a Hub id (owner/name), a folder or a file")
-    return _Repo(text, revision, token).fetch((WEIGHTS, safetensors_file.INDEX_NAME, None))
+    return _Repo(text, revision, token).fetch((WEIGHTS, INDEX, None))
 
 
 def _in_the_package(folder: Path, revision: str | None) -> Path:
@@ -209,7 +168,7 @@ class _Repo:
             return file, commit
         if self._download(CONFIG, commit) is None and self.unreachable is not None and not self._known_absent(commit):
             return None
-        if name == safetensors_file.INDEX_NAME:
+        if name == INDEX:
             shards = sorted(set(safetensors_file.read_index(file).values()))
             if any(self._download(shard, commit) is None for shard in shards):
                 return None

@@ -8,11 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from ..formats import safetensors_file, torch_file
+from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES, WEIGHTS
+from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from .client import (
-    CONFIG,
-    MAX_CONFIG_BYTES,
-    TORCH_SUFFIXES,
-    WEIGHTS,
     HubError,
     calm,
     causes,
@@ -31,7 +29,7 @@ REPO_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]*\w"
 
 # Files of an earlier upload that would be loaded instead of, or beside, the new ones. Those that are sent
 # again are replaced and not removed.
-_REPLACED = [WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", safetensors_file.INDEX_NAME]
+_REPLACED = [WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", INDEX]
 _NEVER_SENT = [".*", "*/.*", "*.unfinished", "*.incomplete"]
 
 
@@ -114,8 +112,8 @@ def check_folder(folder: Path) -> None:
 def _weights_files(folder: Path) -> list[Path]:
     if (folder / WEIGHTS).is_file():
         return [folder / WEIGHTS]
-    if (folder / safetensors_file.INDEX_NAME).is_file():
-        names = sorted(set(safetensors_file.read_index(folder / safetensors_file.INDEX_NAME).values()))
+    if (folder / INDEX).is_file():
+        names = sorted(set(safetensors_file.read_index(folder / INDEX).values()))
         absent = [name for name in names if not (folder / name).is_file()]
         if absent:
             raise HubError(f"{folder} is not complete: {absent[0]} of its index is absent; convert again")

@@ -37,19 +37,18 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     dtype, the thresholds; not ``points_per_batch``.
     """
     from ..checkpoint.loading import parse_dtype
-    from ..hub import download
+    from ..config.published import published, shipped
+    from ..formats.names import FILE_SUFFIXES
 
     path = Path(args.model).expanduser()
     if not path.exists():
-        path = download.shipped(args.model) or path
+        path = shipped(args.model) or path
     if path.exists():
-        files = (
-            [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.endswith(download.FILE_SUFFIXES))
-        )
+        files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.endswith(FILE_SUFFIXES))
         model = "sha256 " + " ".join(digest(file)[:32] for file in files)
     else:
-        published = download.published(args.model)
-        model = published.repo_id if published else args.model
+        known = published(args.model)
+        model = known.repo_id if known else args.model
     options = {**generator_options(args), **cli.image_size(args)}
     del options["points_per_batch"]
     return {"model": model, "revision": args.revision, "dtype": dtype_name(parse_dtype(args.dtype)), **options}

@@ -17,7 +17,8 @@ import synthetic
 from mlx_sam2 import build_sam
 from mlx_sam2.checkpoint import build, loading
 from mlx_sam2.config.parts import ConfigError
-from mlx_sam2.config.sam2 import PUBLISHED, SAM2Config
+from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor

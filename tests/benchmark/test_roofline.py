@@ -12,7 +12,7 @@ from mlx.utils import tree_map
 
 from mlx_sam2.benchmark import roofline
 from mlx_sam2.benchmark.roofline_steps import WHOLE
-from mlx_sam2.config.sam2 import PUBLISHED
+from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.model.compiled import compiled
 from mlx_sam2.model.sam2 import SAM2
 

@@ -22,6 +22,7 @@ from checkpoint_files import (
     Tensor,
     global_op,
     pickled,
+    transformers_config,
     write_archive,
     write_torch,
     write_transformers,
@@ -29,9 +30,10 @@ from checkpoint_files import (
 from mlx_sam2.checkpoint import key_map, loading
 from mlx_sam2.checkpoint.reader import CheckpointError
 from mlx_sam2.config.parts import ConfigError
-from mlx_sam2.config.sam2 import PUBLISHED, SAM2Config
+from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model.sam2 import SAM2
-from synthetic import DATA, config_dict, nano_config, nano_state
+from synthetic import config_dict, nano_config, nano_state
 
 State = dict[str, np.ndarray]
 VIDEO_STATE = "memory_attention.layers.0.linear1.weight"
@@ -98,7 +100,7 @@ def official_with_config(folder: Path) -> tuple[Path, SAM2Config | None]:
 
 
 def transformers(folder: Path, **options: Any) -> tuple[Path, SAM2Config | None]:
-    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     return write_transformers(folder / "hf", nano_state(), config, **options), None
 
 
@@ -154,7 +156,7 @@ def test_other_dtypes_in_the_file(tmp_path: Path) -> None:
 def test_the_image_half_alone(tmp_path: Path, expected: State) -> None:
     """Sam2Model saves no video weights: the model lacks those modules instead of inventing them."""
     image = {key: value for key, value in nano_state().items() if not key_map.is_video_only(key)}
-    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     model = loading.load(write_transformers(tmp_path / "hf", image, config), dtype="float32")
     assert_same(model, {key: value for key, value in expected.items() if key in image})
     assert "memory_attention" not in model

@@ -24,6 +24,7 @@ from mlx_sam2.config.official import parse_override_value
 from mlx_sam2.config.parts import ConfigError
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.formats import safetensors_file, torch_file
+from mlx_sam2.formats.names import INDEX
 from mlx_sam2.text import brief
 from synthetic import nano_config
 
@@ -221,7 +222,7 @@ INDEXES = ["../x.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetens
 
 @pytest.mark.parametrize("name", INDEXES)
 def test_an_index_stays_in_its_folder(tmp_path: Path, name: object) -> None:
-    path = tmp_path / safetensors_file.INDEX_NAME
+    path = tmp_path / INDEX
     path.write_text(json.dumps({"weight_map": {"a": "x.safetensors", "b": name}}))
     with pytest.raises(safetensors_file.SafetensorsFileError, match="beside the index") as caught:
         safetensors_file.read_index(path)
@@ -233,7 +234,7 @@ def test_a_tensor_in_two_shards(tmp_path: Path) -> None:
     for i, name in enumerate(("a.safetensors", "b.safetensors")):
         save_file({"image_encoder.x": np.full(4, i, np.float32), f"y{i}": np.zeros(1, np.float32)}, tmp_path / name)
     weight_map = {"image_encoder.x": "a.safetensors", "y0": "a.safetensors", "y1": "b.safetensors"}
-    (tmp_path / safetensors_file.INDEX_NAME).write_text(json.dumps({"weight_map": weight_map}))
+    (tmp_path / INDEX).write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(reader.CheckpointError, match=r"two of its files hold image_encoder\.x"):
         reader.read(tmp_path)
 

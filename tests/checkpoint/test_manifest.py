@@ -6,21 +6,12 @@ import json
 from pathlib import Path
 
 import pytest
-from mlx.utils import tree_flatten
 
+from checkpoint_files import parameter_shapes
 from mlx_sam2.checkpoint import key_map
-from mlx_sam2.config.sam2 import PUBLISHED, SAM2Config
-from mlx_sam2.model.sam2 import SAM2
+from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.sam2 import SAM2Config
 from synthetic import config_dict, shapes
-
-
-def parameter_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
-    """In PyTorch's axis order. Nothing is computed: a new model's arrays are promises until evaluated."""
-    found = {}
-    for key, value in tree_flatten(SAM2(config).parameters()):
-        axes = key_map.torch_axes(key)
-        found[key] = tuple(value.shape[a] for a in axes) if axes else tuple(value.shape)
-    return found
 
 
 def listed(path: Path) -> dict[str, tuple[int, ...]]:

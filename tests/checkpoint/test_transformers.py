@@ -5,16 +5,14 @@ It differs from that code on purpose in places (mask prompts in video, hole fill
 
 from __future__ import annotations
 
-import json
-from copy import deepcopy
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_manifest import parameter_shapes
 
 import synthetic
+from checkpoint_files import parameter_shapes, published_widths, transformers_config
 from mlx_sam2.checkpoint import key_map
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model.resize import resize_bilinear
@@ -60,7 +58,7 @@ def channels_first(x: np.ndarray) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def config_json() -> dict[str, Any]:
-    return json.loads((synthetic.DATA / "transformers_config_nano.json").read_text())
+    return transformers_config()
 
 
 @pytest.mark.parametrize("name", PROMPTS)
@@ -79,17 +77,6 @@ def test_image_model(name: str, pixels: np.ndarray, config_json: dict, nano_mode
     low_res, scores = nano_model.predict_masks(features, mx.array([points]), mx.array([labels]))
     np.testing.assert_allclose(np.array(low_res), expected.pred_masks[0], rtol=0, atol=LOGIT_TOL)
     np.testing.assert_allclose(np.array(scores), expected.iou_scores[0], rtol=0, atol=SCORE_TOL)
-
-
-def published_widths(config_json: dict[str, Any]) -> dict[str, Any]:
-    """The trunk of nano below the published 256 channels and 64 of memory, which transformers relies on."""
-    values = deepcopy(config_json)
-    values["vision_config"]["fpn_hidden_size"] = 256
-    values["prompt_encoder_config"]["hidden_size"] = values["mask_decoder_config"]["hidden_size"] = 256
-    for key in ("memory_attention_hidden_size", "memory_encoder_hidden_size", "mask_downsampler_embed_dim"):
-        values[key] = 256
-    values |= {"memory_fuser_embed_dim": 256, "memory_fuser_intermediate_dim": 1024}
-    return values | {"memory_encoder_output_channels": 64}
 
 
 def test_video_model(pixels: np.ndarray, config_json: dict) -> None:

@@ -19,10 +19,9 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 from safetensors import safe_open
-from test_manifest import parameter_shapes
 
 import synthetic
-from checkpoint_files import write_torch, write_transformers
+from checkpoint_files import parameter_shapes, transformers_config, write_torch, write_transformers
 from mlx_sam2.checkpoint import key_map, loading
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.convert import card as convert_card
@@ -32,7 +31,7 @@ from mlx_sam2.formats import safetensors_writer, torch_file
 from mlx_sam2.hub import download
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
-from synthetic import DATA, config_dict, nano_config, nano_state
+from synthetic import config_dict, nano_config, nano_state
 
 ROOT = Path(__file__).parents[2]
 FORMATS = {
@@ -50,7 +49,7 @@ class Sources:
     """The same weights in the three layouts, with the options that the command needs for each."""
 
     def __init__(self, folder: Path) -> None:
-        config = json.loads((DATA / "transformers_config_nano.json").read_text()) | {"dtype": "float32"}
+        config = transformers_config() | {"dtype": "float32"}
         (folder / "nano.json").write_text(json.dumps(config_dict()))
         loading.save(synthetic.nano_model(), folder / "ours")
         self.folder = folder
@@ -608,7 +607,7 @@ def test_values_beyond_half_precision(sources: Sources, tmp_path: Path, capsys: 
 def test_the_image_half_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Converts and goes back to transformers' Sam2Model; the official code has no such thing."""
     image = {key: value for key, value in nano_state().items() if not key_map.is_video_only(key)}
-    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     write_transformers(tmp_path / "hf", image, config)
     done(capsys, "--hf-path", tmp_path / "hf", "--mlx-path", tmp_path / "x", "--dtype", "float32")
     done(capsys, "--hf-path", tmp_path / "x", "--mlx-path", tmp_path / "back", "--to", "transformers")
@@ -857,7 +856,7 @@ def test_verify_what_does_not_belong_together(
         capsys, "--verify", sources.paths["mlx"], "--hf-path", sources.paths["official"]
     )
     image = {key: value for key, value in nano_state().items() if not key_map.is_video_only(key)}
-    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     write_transformers(tmp_path / "image", image, config)
     code, _, err = call(capsys, "--verify", sources.paths["mlx"], "--hf-path", tmp_path / "image")
     assert (code, err.count("\n")) == (1, 1)
@@ -896,7 +895,7 @@ def test_memory(tmp_path: Path) -> None:
     state = {key: np.full(shape, 0.1, np.float32) for key, shape in parameter_shapes(config).items()}
     whole, largest = sum(v.nbytes for v in state.values()), max(v.nbytes for v in state.values())
     assert whole > 45e6
-    values = json.loads((DATA / "transformers_config_nano.json").read_text())
+    values = transformers_config()
     values["mask_decoder_config"]["mlp_dim"] = wide
     write_torch(tmp_path / "x.pt", state)
     write_transformers(tmp_path / "hf", state, values)

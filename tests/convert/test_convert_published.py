@@ -14,11 +14,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from test_manifest import parameter_shapes
 
+from checkpoint_files import parameter_shapes
 from mlx_sam2.checkpoint import key_map, loading
-from mlx_sam2.config.sam2 import PUBLISHED
-from mlx_sam2.config.transformers import to_transformers
+from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.convert import conversion
 from mlx_sam2.convert.conversion import _json
 from mlx_sam2.formats import safetensors_writer, torch_file, torch_writer
@@ -68,7 +67,7 @@ def write_source(folder: Path, name: str, layout: str) -> Path:
         )
     )
     (folder / "hf").mkdir()
-    (folder / "hf" / "config.json").write_text(_json(to_transformers(config)))
+    (folder / "hf" / "config.json").write_text(_json(config.to_transformers()))
     safetensors_writer.finish(folder / "hf", safetensors_writer.write(folder / "hf", tensors, {"format": "pt"}))
     return folder / "hf"
 

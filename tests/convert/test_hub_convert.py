@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from checkpoint_files import write_transformers
+from checkpoint_files import transformers_config, write_transformers
 from hub_machine import TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn
-from synthetic import DATA, nano_state, picture
+from synthetic import nano_state, picture
 
 SOURCE, REPO = "someone/tuned", "me/tuned-fp16"
 CONVERT = ("-m", "mlx_sam2.convert")
@@ -38,7 +38,7 @@ class Published:
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    values = json.loads((DATA / "transformers_config_nano.json").read_text())
+    values = transformers_config()
     return write_transformers(tmp_path_factory.mktemp("source") / "repo", nano_state(), values)
 
 

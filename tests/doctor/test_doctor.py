@@ -21,7 +21,7 @@ import synthetic
 from checkpoint_files import write_transformers
 from hub_stand_in import HubStandIn
 from mlx_sam2.checkpoint import loading
-from mlx_sam2.config.sam2 import PUBLISHED
+from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.doctor import command as doctor
 from mlx_sam2.doctor import examination, known_answers, measure
 from mlx_sam2.doctor.measure import Call, Measurement

@@ -10,7 +10,7 @@ import pytest
 from checkpoint_files import write_torch, write_transformers
 from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn
-from mlx_sam2.config.sam2 import PUBLISHED
+from mlx_sam2.config.published import PUBLISHED, published
 from mlx_sam2.hub import download
 from synthetic import config_dict, nano_state
 
@@ -163,8 +163,8 @@ def test_a_hostile_index(machine: Machine, tmp_path: Path) -> None:
 def test_names_of_the_published_models() -> None:
     for name, model in PUBLISHED.items():
         for alias in (name, model.repo_id, model.short_name, model.short_name.replace("_", "-")):
-            assert download.published(alias) is model, alias
-    assert download.published("huge") is None
+            assert published(alias) is model, alias
+    assert published("huge") is None
 
 
 def test_a_local_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,7 +20,7 @@ from checkpoint_files import write_torch, write_transformers
 from hub_machine import DEAD, TOKEN, Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn, Repository
 from mlx_sam2.checkpoint import loading
-from mlx_sam2.hub import client, download
+from mlx_sam2.hub import client, publish
 from mlx_sam2.model.sam2 import SAM2
 from synthetic import config_dict, nano_state
 
@@ -215,8 +215,8 @@ def test_no_network(machine: Machine, folder: Path) -> None:
 @pytest.mark.parametrize("name", ["nano", "me/nano/x", "me/na no", "", "../nano", "me/", "/nano", "me/--", "me/a..b"])
 def test_bad_names(folder: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(download.HubError, match="no name of a Hub repository") as caught:
-        download.upload(folder, name, token=TOKEN)
+    with pytest.raises(client.HubError, match="no name of a Hub repository") as caught:
+        publish.upload(folder, name, token=TOKEN)
     assert "\n" not in str(caught.value)
 
 
@@ -224,8 +224,8 @@ def test_an_incomplete_folder_is_not_sent(folder: Path, tmp_path: Path, monkeypa
     monkeypatch.setenv("HF_ENDPOINT", DEAD)
 
     def refusal(path: Path) -> str:
-        with pytest.raises(download.HubError) as caught:
-            download.upload(path, REPO, token=TOKEN)
+        with pytest.raises(client.HubError) as caught:
+            publish.upload(path, REPO, token=TOKEN)
         return str(caught.value)
 
     def copy(name: str) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from checkpoint_files import Tensor, pickled, write_archive, write_torch
+from checkpoint_files import Tensor, pickled, transformers_config, write_archive, write_torch
 
 DTYPES = [("F32", 32), ("F16", 16), ("BF16", 16), ("F64", 64), ("I64", 64), ("I32", 32), ("U8", 8), ("BOOL", 8)]
 DTYPES += [("F8_E4M3", 8), ("F8_E5M2", 8), ("F4", 4), ("U32", 32), ("U64", 64), ("C64", 64), ("I16", 16), ("X", 8)]
@@ -58,7 +58,7 @@ def json_seeds(folder: Path) -> list[bytes]:
 
     configs = [json.loads((DATA / f"config_{name}.json").read_text()) for name in ("nano", "nano20")]
     configs += [SAM2Config().to_dict(), SAM2Config.from_dict(configs[0]).to_dict()]
-    configs.append(json.loads((DATA / "transformers_config_nano.json").read_text()))
+    configs.append(transformers_config())
     configs[-2]["quantization"] = {"group_size": 64, "bits": 4, "image_encoder.x": False}
     return [json.dumps(config).encode() for config in configs]
 

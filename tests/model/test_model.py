@@ -12,10 +12,10 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from test_manifest import parameter_shapes
 
 import goldens
 import synthetic
+from checkpoint_files import parameter_shapes
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2.config.parts import DecoderConfig, HieraConfig
 from mlx_sam2.config.sam2 import SAM2Config

@@ -14,7 +14,7 @@ import synthetic
 from mlx_sam2 import SAM2ImagePredictor, SAM2VideoPredictor
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.checkpoint.reader import CheckpointError
-from mlx_sam2.config.sam2 import PUBLISHED
+from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
 from mlx_sam2.model.sam2 import SAM2

@@ -8,17 +8,22 @@ from pathlib import Path
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_manifest import parameter_shapes
-from test_transformers import published_widths
 
 import synthetic
-from checkpoint_files import transformers_state, write_torch, write_transformers
-from mlx_sam2.config.sam2 import PUBLISHED, SAM2Config
-from mlx_sam2.config.transformers import to_transformers
+from checkpoint_files import (
+    parameter_shapes,
+    published_widths,
+    transformers_config,
+    transformers_state,
+    write_torch,
+    write_transformers,
+)
+from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.convert import conversion
 from mlx_sam2.hub import download
 from mlx_sam2.model.sam2 import SAM2
-from synthetic import DATA, nano_state
+from synthetic import nano_state
 
 REASON = "needs the extra `reference`: pip install -e '.[reference]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -31,7 +36,7 @@ LOGIT_TOL, SCORE_TOL = 4e-4, 1e-5  # as in test_transformers.py; measured 6e-5 a
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Our own folder in float32, converted from transformers'."""
     folder = tmp_path_factory.mktemp("source")
-    config = json.loads((DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     write_transformers(folder / "hf", nano_state(), config)
     conversion.write(conversion.prepare(download.Fetched(folder / "hf"), dtype="float32"), folder / "ours")
     return folder / "ours"
@@ -75,7 +80,7 @@ def test_the_official_model_takes_the_pt(source: Path, tmp_path: Path, dtype: st
 @pytest.fixture(scope="module")
 def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SAM2Config, dict[str, np.ndarray]]:
     """A .pt of nano with the published widths above its trunk: transformers' video model has some of them built in."""
-    config = SAM2Config.from_dict(published_widths(json.loads((DATA / "transformers_config_nano.json").read_text())))
+    config = SAM2Config.from_dict(published_widths(transformers_config()))
     state = synthetic.make_state(parameter_shapes(config), 1)
     return write_torch(tmp_path_factory.mktemp("wide") / "x.pt", state), config, state
 
@@ -122,7 +127,7 @@ def test_transformers_image_model(source: Path, tmp_path: Path, nano_model: SAM2
 def test_transformers_reads_the_configuration(tmp_path: Path) -> None:
     """The computed fields are those that transformers would compute."""
     config = PUBLISHED["sam2_hiera_large"].config
-    (tmp_path / "config.json").write_text(json.dumps(to_transformers(config)))
+    (tmp_path / "config.json").write_text(json.dumps(config.to_transformers()))
     read = transformers.AutoConfig.from_pretrained(tmp_path)
     assert type(read).__name__ == "Sam2VideoConfig"
     assert read.vision_config.backbone_config.embed_dim_per_stage == [144, 288, 576, 1152]

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 import synthetic
-from checkpoint_files import write_transformers
+from checkpoint_files import transformers_config, write_transformers
 from hub_stand_in import HubStandIn
 from mlx_sam2 import SAM2ImagePredictor, images, masks
 from mlx_sam2.checkpoint import loading
@@ -472,7 +472,7 @@ def test_bad_photos_load_neither_mlx_nor_the_hub(photo: Path) -> None:
 
 def test_from_the_hub_and_again_offline(photo: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
-    config = json.loads((synthetic.DATA / "transformers_config_nano.json").read_text())
+    config = transformers_config()
     write_transformers(repository, synthetic.nano_state(), config)
     hub = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
     args = [photo, *CLICK, "--model", "someone/nano", "--json"]

@@ -6,14 +6,19 @@ import json
 import struct
 import zipfile
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from mlx.utils import tree_flatten
 from safetensors.numpy import save_file
 
 from mlx_sam2.checkpoint import key_map
+from mlx_sam2.config.sam2 import SAM2Config
+from mlx_sam2.model.sam2 import SAM2
+from synthetic import DATA
 
 STORAGES = {
     "float32": "FloatStorage",
@@ -127,3 +132,28 @@ def write_transformers(
         weight_map.update(dict.fromkeys(part, name))
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": weight_map}))
     return folder
+
+
+def transformers_config(name: str = "nano") -> dict[str, Any]:
+    """The ``config.json`` that transformers writes for a small model."""
+    return json.loads((DATA / f"transformers_config_{name}.json").read_text())
+
+
+def published_widths(config_json: dict[str, Any]) -> dict[str, Any]:
+    """The trunk of nano below the published 256 channels and 64 of memory, which transformers relies on."""
+    values = deepcopy(config_json)
+    values["vision_config"]["fpn_hidden_size"] = 256
+    values["prompt_encoder_config"]["hidden_size"] = values["mask_decoder_config"]["hidden_size"] = 256
+    for key in ("memory_attention_hidden_size", "memory_encoder_hidden_size", "mask_downsampler_embed_dim"):
+        values[key] = 256
+    values |= {"memory_fuser_embed_dim": 256, "memory_fuser_intermediate_dim": 1024}
+    return values | {"memory_encoder_output_channels": 64}
+
+
+def parameter_shapes(config: SAM2Config) -> dict[str, tuple[int, ...]]:
+    """In PyTorch's axis order. Nothing is computed: a new model's arrays are promises until evaluated."""
+    found = {}
+    for key, value in tree_flatten(SAM2(config).parameters()):
+        axes = key_map.torch_axes(key)
+        found[key] = tuple(value.shape[a] for a in axes) if axes else tuple(value.shape)
+    return found

@@ -54,7 +54,7 @@ def official_name(config: str) -> str:
 
 @lru_cache(maxsize=1)
 def _model(config: str, seed: int, overrides: str, sha256: str) -> SAM2:
-    from mlx_sam2.config.sam2 import PUBLISHED
+    from mlx_sam2.config.published import PUBLISHED
 
     name = official_name(config)
     manifest = json.loads((synthetic.GOLDEN / "manifest" / f"official_{name}.json").read_text())["keys"]

@@ -1,0 +1,83 @@
+"""The eight checkpoints that Meta released, and the names of all models that need no path: short, official, Hub id."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .parts import FpnConfig, HieraConfig
+from .sam2 import SAM2Config
+
+DEMO = "demo"  # the name of the model in the package
+
+
+@dataclass(frozen=True)
+class PublishedModel:
+    """One released checkpoint: its names, its Hub repository and file, its configuration."""
+
+    name: str  # sam2.1_hiera_tiny
+    short_name: str  # tiny
+    repo_id: str  # facebook/sam2.1-hiera-tiny
+    config: SAM2Config
+
+    @property
+    def filename(self) -> str:
+        return f"{self.name}.pt"
+
+
+_TRUNKS = {
+    "tiny": HieraConfig(),
+    "small": HieraConfig(stages=(1, 2, 11, 2), global_att_blocks=(7, 10, 13)),
+    "base_plus": HieraConfig(
+        embed_dim=112,
+        num_heads=2,
+        stages=(2, 3, 16, 3),
+        global_att_blocks=(12, 16, 20),
+        window_pos_embed_bkg_spatial_size=(14, 14),
+    ),
+    "large": HieraConfig(
+        embed_dim=144, num_heads=2, stages=(2, 6, 36, 4), global_att_blocks=(23, 33, 43), window_spec=(8, 4, 16, 8)
+    ),
+}
+
+
+def _published() -> dict[str, PublishedModel]:
+    table = {}
+    for version, prefix in (("2.1", ""), ("2", "sam2-")):
+        for size, trunk in _TRUNKS.items():
+            widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(4)))
+            new = version == "2.1"
+            config = SAM2Config(
+                trunk=trunk,
+                neck=FpnConfig(backbone_channel_list=widths),
+                no_obj_embed_spatial=new,
+                proj_tpos_enc_in_obj_ptrs=new,
+                use_signed_tpos_enc_to_obj_ptrs=new,
+                add_tpos_enc_to_obj_ptrs=new,
+            )
+            name = f"sam{version}_hiera_{size}"
+            repo_id = f"facebook/sam{version}-hiera-{size.replace('_', '-')}"
+            table[name] = PublishedModel(name, prefix + size, repo_id, config)
+    return table
+
+
+PUBLISHED: dict[str, PublishedModel] = _published()
+
+
+def published(name: str) -> PublishedModel | None:
+    """The published model called ``name``: short ("tiny", "sam2-base-plus"), official, or its Hub id."""
+    wanted = name.replace("base-plus", "base_plus")
+    for model in PUBLISHED.values():
+        if name == model.repo_id or wanted in (model.short_name, model.name):
+            return model
+    return None
+
+
+def shipped(name: str) -> Path | None:
+    """The folder in the package that holds the model of this name; None: none does, it has to be fetched."""
+    return Path(__file__).parents[1] / DEMO if name == DEMO else None
+
+
+def short_names() -> str:
+    """The names that are no Hub ids, for a message."""
+    return ", ".join([DEMO, *(model.short_name for model in PUBLISHED.values())])
