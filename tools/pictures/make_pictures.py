@@ -1,4 +1,4 @@
-"""The pictures of README, made by the model in the package: docs/images/*.png.
+"""The pictures of README and docs, made by the model in the package: docs/images/*.png.
 
 python tools/pictures/make_pictures.py [NAME ...]        (with PyAV; after new weights look at every one of them)
 """

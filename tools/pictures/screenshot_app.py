@@ -1,4 +1,4 @@
-"""The README's picture of the app: the page on its own example clip, tracked by the demo model.
+"""The picture of the app in docs/app.md: the page on its own example clip, tracked by the demo model.
 
     python tools/pictures/screenshot_app.py [FILE.png] [--width 1280] [--height 800] [--theme dark] [--frame 19]
 
