@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..files import beside
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import mask_to_rle
 from .source import VideoError
@@ -141,9 +142,8 @@ class PngSink(FrameSink):
     def _save(self, path: Path, indices: np.ndarray) -> None:
         image = Image.fromarray(indices)
         image.putpalette(self._palette)
-        part = path.with_name(f".{path.name}.part")
-        image.save(part, format="PNG")
-        os.replace(part, path)
+        with beside(path, replace=True) as part:
+            image.save(part, format="PNG")
 
 
 class RleSink(FrameSink):

@@ -14,6 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from ..files import beside, provisional
+from ..text import one_line, shorten
+
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
 MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
 
@@ -70,7 +73,7 @@ def read(path: str | os.PathLike[str]) -> np.ndarray:
     except PermissionError:
         raise ImageError(f"{path} cannot be read: permission denied") from None
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        reason = shorten(one_line(error), 120) or type(error).__name__
         raise ImageError(f"{path} is damaged or cut short ({reason})") from None
 
 
@@ -156,16 +159,11 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
     if os.path.lexists(path) and not overwrite:  # a link that leads nowhere exists, too
         raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     try:
-        os.lstat(_unfinished(path))
+        os.lstat(provisional(path))
     except FileNotFoundError:
         pass
     except OSError as error:  # a name that is too long
         raise ImageError(f"cannot write {path}: {error.strerror.lower()}") from None
-
-
-def _unfinished(path: Path) -> Path:
-    """The name that a file has until it is complete."""
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
 
 
 def write(
@@ -185,15 +183,12 @@ def write(
     """
     path = Path(path)
     check_output(path, overwrite, suffixes)
-    part = _unfinished(path)
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:
-        Image.fromarray(picture).save(part, format=kind, **options)
-        os.replace(part, path)
+        with beside(path, replace=overwrite) as part:
+            Image.fromarray(picture).save(part, format=kind, **options)
     except (OSError, ValueError) as error:
         if isinstance(error, OSError) and error.errno:
             raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
         raise ImageError(f"cannot write {path}: {error}") from None  # an encoder's refusal
-    finally:
-        part.unlink(missing_ok=True)

@@ -19,6 +19,8 @@ from typing import Any
 import mlx.core as mx
 
 from .. import __version__
+from ..files import write_text
+from ..machine import chip
 
 VARIABLE = "MLX_SAM2_CACHE"
 MAX_BYTES = 1 << 20
@@ -49,9 +51,7 @@ def path() -> Path:
 
 def machine() -> str:
     """The key of a machine's choices: chip, version of MLX, version of this package."""
-    device = mx.gpu if mx.metal.is_available() else mx.cpu
-    chip = mx.device_info(device).get("device_name", "unknown chip")
-    return f"{chip}, mlx {mx.__version__}, mlx_sam2 {__version__}"
+    return f"{chip()}, mlx {mx.__version__}, mlx_sam2 {__version__}"
 
 
 def lookup(key: str) -> bool | None:
@@ -94,12 +94,7 @@ def store(measured: Mapping[str, bool]) -> Path:
     machines = dict(list(machines.items())[-(MAX_MACHINES - 1) :])
     file = path()
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        part.write_text(json.dumps({"format": 1, "machines": {**machines, machine(): ours}}, indent=1) + "\n")
-        os.replace(part, file)
-    finally:
-        part.unlink(missing_ok=True)
+    write_text(file, json.dumps({"format": 1, "machines": {**machines, machine(): ours}}, indent=1) + "\n")
     forget()
     return file
 

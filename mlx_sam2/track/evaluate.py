@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..cli import UsageError
+from ..files import write_text
 from ..frames.sinks import PngSink
 from ..frames.source import FolderSource
 from .davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
@@ -131,6 +132,4 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:
-    part = out / f".{RECORD}.part"
-    part.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-    os.replace(part, out / RECORD)
+    write_text(out / RECORD, json.dumps(record, indent=1) + "\n")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
+from ..files import write_text
 from .prompts import MAX_OBJECT, ObjectPrompt
 from .run import Plan, Progress, TrackedFrame, give_prompts, is_live
 
@@ -124,7 +124,5 @@ def resume_words(
         sink.write(last.index, last.pixels, shown)
     name = f"{source.frame_name(last.index)}.png"
     entries = [{"object": obj, "frame": last.index, "mask": f"{obj:03d}/{name}"} for obj in shown]
-    part = folder / ".prompts.json.part"
-    part.write_text(json.dumps(entries), encoding="utf-8")
-    os.replace(part, folder / "prompts.json")
+    write_text(folder / "prompts.json", json.dumps(entries))
     return [*words, "--prompts", str(folder / "prompts.json")]
