@@ -25,9 +25,7 @@ if TYPE_CHECKING:
 BLOCK = 1 << 20  # bytes that are read at once
 
 _numbers = itertools.count()
-_LEFTOVER = re.compile(
-    r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{6})-(?P<pid>[0-9]{1,10})-[0-9]+\.(?P<kind>part|old)", re.S
-)
+_LEFTOVER = re.compile(r"\..+\.(?P<machine>[0-9a-f]{6})-(?P<pid>[0-9]{1,10})-[0-9]+\.(?P<kind>part|old)", re.S)
 
 
 @contextmanager
@@ -45,7 +43,7 @@ def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
         OSError: the disk is full or fails; the error names `path`.
     """
     path = Path(path)
-    part = provisional(path)
+    part = _provisional(path)
     _sweep_once(os.path.abspath(part.parent))
     try:
         yield part
@@ -61,11 +59,6 @@ def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
     finally:
         _remove(part)
-
-
-def provisional(path: Path) -> Path:
-    """A name for `path` while it is being written, another one at each call."""
-    return path.with_name(f".{path.name}.{_machine()}-{os.getpid()}-{next(_numbers)}.part")
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
@@ -97,11 +90,8 @@ def sweep(folder: str | os.PathLike[str]) -> None:
             found = _LEFTOVER.fullmatch(entry.name)
             if not found or found["machine"] != _machine() or _lives(int(found["pid"])):
                 continue
-            path, wanted = Path(entry.path), Path(folder, found["name"])
-            if found["kind"] == "old" and not os.path.lexists(wanted):
-                path.rename(wanted)
-            else:
-                _remove(path)
+            with suppress(OSError):
+                _put_back(Path(entry.path)) if found["kind"] == "old" else _remove(Path(entry.path))
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
@@ -117,16 +107,29 @@ def hexdigest(path: str | os.PathLike[str], digest: _Hash) -> str:
     return digest.hexdigest()
 
 
+def _provisional(path: Path) -> Path:
+    """A name beside `path`, another one at each call; of a long name its beginning, so that it fits."""
+    name = os.fsencode(path.name)[:200].decode(errors="ignore")
+    return path.with_name(f".{name}.{_machine()}-{os.getpid()}-{next(_numbers)}.part")
+
+
 def _swap(part: Path, path: Path) -> None:
-    """Let a folder take the place of another one, which is removed; it keeps its place when that fails."""
+    """Let a folder take the place of another one, which is removed; the other one keeps its place when that fails."""
     old = part.with_suffix(".old")
+    old.mkdir()
     try:
-        path.rename(old)
+        path.rename(old / path.name)
         part.rename(path)
-    except BaseException:
-        if os.path.lexists(old) and not os.path.lexists(path):
-            old.rename(path)
-        raise
+    finally:
+        _put_back(old)
+
+
+def _put_back(old: Path) -> None:
+    """Give what stands in `old` its place again, unless that is taken; then it is removed."""
+    for path in old.iterdir():
+        wanted = old.parent / path.name
+        if not os.path.lexists(wanted):
+            path.rename(wanted)
     _remove(old)
 
 

@@ -134,6 +134,16 @@ def test_errors_name_the_file_that_was_wanted(tmp_path: Path) -> None:
         files.make_folder(tmp_path / "file")
 
 
+@pytest.mark.parametrize("name", ["a" * 255, "ü" * 127, "😇" * 63, "a\udcff" * 127], ids=["a", "u", "smile", "bytes"])
+def test_the_longest_names_fit(tmp_path: Path, name: str) -> None:
+    files.write_text(tmp_path / name, "x")
+    (tmp_path / name).unlink()
+    for _ in range(2):
+        with files.beside(tmp_path / name, replace=True) as part:
+            part.mkdir()
+    assert names(tmp_path) == [name]
+
+
 def test_two_writers_of_one_file_do_not_meet(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     with files.beside(path, replace=True) as one, files.beside(path, replace=True) as other:
@@ -173,7 +183,10 @@ def test_a_folder_that_was_being_replaced_gets_its_name_back(tmp_path: Path) -> 
 
 def test_only_leftovers_of_this_machine_are_swept_up(tmp_path: Path) -> None:
     gone = 2**22 + 1  # no process has that number: Linux stops at 2**22, macOS before
-    other = files.provisional(tmp_path / "a").name.replace(f"-{os.getpid()}-", f"-{gone}-")
+    with files.beside(tmp_path / "b") as part:
+        part.touch()
+        other = part.name.replace(f"-{os.getpid()}-", f"-{gone}-")
+    (tmp_path / "b").unlink()
     machine = other.split(".")[2].split("-")[0]
     kept = [other.replace(machine, "0" * 6), ".a.part", "a.part", f"a.{machine}-{gone}-0.part", f".{machine}.part"]
     for name in [other, *kept]:

@@ -6,12 +6,8 @@ every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
 
 from __future__ import annotations
 
-import errno
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,6 +17,7 @@ from mlx.utils import tree_flatten
 
 from ..config.published import DEMO, PUBLISHED
 from ..config.sam2 import SAM2Config
+from ..files import beside, make_folder
 from ..formats import safetensors_writer, torch_file
 from ..formats.names import CONFIG
 from ..hub import download
@@ -238,32 +235,14 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     ]
     dtype = dtype_name(model.dtype)
     try:
-        with unfinished(folder) as temporary:
+        make_folder(folder.parent)
+        with beside(folder) as part:
+            part.mkdir()
             describe = partial(converted.describe, model.config, dtype=dtype, schemes=schemes_of(model))
             metadata = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": converted.digest(describe(files={}))}
-            files = safetensors_writer.write(temporary, tensors, metadata)
+            files = safetensors_writer.write(part, tensors, metadata)
             values = describe(files=files)
-            (temporary / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
-            safetensors_writer.finish(temporary, files)
+            (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
+            safetensors_writer.finish(part, files)
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
-
-
-@contextmanager
-def unfinished(folder: Path) -> Iterator[Path]:
-    """A hidden folder beside the one that is wanted; it takes its name when all went well, and is gone otherwise.
-
-    Raises:
-        OSError: it cannot be made or renamed; FileExistsError where the folder has appeared meanwhile.
-    """
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-    except FileExistsError:
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(folder.parent)) from None
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".mlx_sam2-") as temporary:
-        inside = Path(temporary) / folder.name
-        inside.mkdir()
-        yield inside
-        if os.path.lexists(folder):  # renaming would replace an empty folder
-            raise FileExistsError(errno.EEXIST, "exists already", str(folder))
-        inside.rename(folder)

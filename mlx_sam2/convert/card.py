@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path, PurePath
 
 from ..checkpoint.folder import Source
 from ..config.published import PUBLISHED
+from ..files import beside
 from ..formats.names import FILE_SUFFIXES, INDEX, WEIGHTS
 from ..model.quantization import Scheme
 from .layouts import ConversionError
@@ -159,10 +159,9 @@ def readdress_file(path: Path, address: str) -> None:
     text = path.read_text(encoding="utf-8")
     changed = readdress(text, address)
     if changed != text:
-        part = path.with_name(f".{path.name}.unfinished")
         try:
-            part.write_text(changed, encoding="utf-8")
-            os.replace(part, path)
+            with beside(path, replace=True) as part:
+                part.write_text(changed, encoding="utf-8")
         except OSError as error:
             raise OSError(error.errno, f"cannot write {path}, which has to name {address}: {error.strerror}") from None
 

@@ -18,6 +18,7 @@ from ..checkpoint.folder import Source
 from ..checkpoint.reader import Checkpoint
 from ..config.published import DEMO, published, shipped
 from ..config.sam2 import SAM2Config, foreign_fields
+from ..files import beside, make_folder, sha256
 from ..formats import safetensors_writer, torch_writer
 from ..formats.names import CONFIG, INDEX
 from ..formats.safetensors_writer import Tensor
@@ -234,13 +235,7 @@ def _notes(
 
 def sha256_of(files: tuple[Path, ...]) -> str:
     """Of one file; of several, of what sha256sum prints for them."""
-    hashes = []
-    for path in files:
-        digest = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        hashes.append(digest.hexdigest())
+    hashes = [sha256(path) for path in files]
     if len(hashes) == 1:
         return hashes[0]
     lines = "".join(f"{digest}  {path.name}\n" for digest, path in zip(hashes, files, strict=True))
@@ -270,8 +265,9 @@ def write(
     """
     cache = mx.set_cache_limit(0)  # on an Apple GPU freed buffers would be kept, up to the size of the checkpoint
     try:
-        with loading.unfinished(out) as temporary:
-            _write(job, temporary, address or out.name, shard_bytes, progress)
+        make_folder(out.parent)
+        with beside(out) as part:
+            _write(job, part, address or out.name, shard_bytes, progress)
     except OSError as error:
         where = str(error.filename or out)
         if not (where.startswith(str(out.parent)) or str(out).startswith(where)):
@@ -282,11 +278,11 @@ def write(
 
 
 def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress: Callable[[int], object]) -> None:
-    """Fill an empty folder; official: put a file in its place."""
+    """Make the folder; official: the file."""
     if job.layout == "official":
-        out.rmdir()
         torch_writer.write(out, job.tensors, progress)
         return
+    out.mkdir()
     metadata = _metadata(job)
     files = safetensors_writer.write(out, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
     for name, text in job.texts(files, address).items():

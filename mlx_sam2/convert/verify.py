@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from ..checkpoint.loading import KEPT_FLOAT32
 from ..checkpoint.reader import Checkpoint
 from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config
+from ..files import sha256
 from ..formats import safetensors_file
 from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES
 from ..formats.safetensors_file import MAX_CONFIG_BYTES
@@ -106,13 +106,10 @@ def _check_files(folder: Path, files: dict[str, Any]) -> None:
     for name, expected in files.items():
         if not (folder / name).is_file():
             raise VerificationError(f"{folder} is not finished: it has no {name}")
-        digest = hashlib.sha256()
-        with (folder / name).open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-        if digest.hexdigest() != expected:
+        digest = sha256(folder / name)
+        if digest != expected:
             raise VerificationError(
-                f"{folder}/{name} is damaged or was changed: sha256 {digest.hexdigest()[:16]}... instead of "
+                f"{folder}/{name} is damaged or was changed: sha256 {digest[:16]}... instead of "
                 f"{expected[:16]}...; convert or download it again"
             )
     stray = sorted(p.name for p in folder.iterdir() if p.suffix == ".safetensors" and p.name not in files)

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from ..files import beside, provisional
+from ..files import beside
 from ..text import one_line, shorten
 
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
@@ -159,7 +159,7 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
     if os.path.lexists(path) and not overwrite:  # a link that leads nowhere exists, too
         raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
     try:
-        os.lstat(provisional(path))
+        os.lstat(path)
     except FileNotFoundError:
         pass
     except OSError as error:  # a name that is too long

@@ -661,6 +661,7 @@ def test_killed(sources: Sources, tmp_path: Path) -> None:
         with pytest.raises(loading.CheckpointError, match="holds no weights"):
             loading.load(folder, config=nano_config())
     assert run(*sources.options("official"), "--mlx-path", tmp_path / "x").returncode == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["x"], "what the killed run left is still there"
     loading.load(tmp_path / "x")
 
 
