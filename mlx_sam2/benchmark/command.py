@@ -1,6 +1,6 @@
-"""Times the stages of a model on this machine: ``python -m mlx_sam2.benchmark``.
+"""Time the stages of a model on this machine: ``python -m mlx_sam2.benchmark``.
 
-A table, then one line of JSON. Speed does not depend on the weights: without ``--model`` they are random.
+Prints a table, then one line of JSON. Speed does not depend on the weights: without ``--model`` they are random.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 from ..cli import BAD_INPUT, FAILURE, Parser, complain
 from ..text import dtype_name
-from .peers import PEERS
 
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
@@ -26,10 +25,10 @@ if TYPE_CHECKING:
     from .roofline_steps import Step
     from .stages import Stage
 
-BARS_CHIP = "M2 Max"
-SHOWN_SHARE = 0.005  # of a stage: operations that cost less are not in the table
+DEFAULT_CHIP = "M2 Max"
+SHOWN_SHARE = 0.005  # of a stage; operations that cost less are left out of the table
 GROUPS = ("load", "image", "everything", "video", "start-up")
-MIN_SECONDS = 1.0  # of repetitions of a fast stage
+MIN_SECONDS = 1.0  # of all runs of a fast stage together
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -51,26 +50,20 @@ def build_parser() -> argparse.ArgumentParser:
         default=list(GROUPS),
         help="which stages to run; default: all",
     )
-    parser.add_argument("--repeat", type=_positive, default=5, help="runs at least, after one to warm up; default: 5")
+    parser.add_argument("--repeat", type=positive, default=5, help="runs at least, after one to warm up; default: 5")
     parser.add_argument(
         "--chip",
         help="add the modelled time of the stages on this chip ('M2 Max', ...): bytes and operations of the graph "
         "that MLX would run there",
     )
     parser.add_argument(
-        "--modelled", action="store_true", help=f"run nothing: modelled times alone; default chip: {BARS_CHIP}"
+        "--modelled", action="store_true", help=f"run nothing: modelled times alone; default chip: {DEFAULT_CHIP}"
     )
-    compared = parser.add_argument_group("comparisons", "each side in a process of its own, in turn")
-    which = compared.add_mutually_exclusive_group()
-    which.add_argument("--peer", choices=PEERS, help="do the same work with this package as well, and print ratios")
-    which.add_argument("--bars", action="store_true", help="print the project's bars for speed: ratio, pass or fail")
-    compared.add_argument("--peer-python", metavar="PYTHON", help="interpreter that has the peer; default: this one")
-    compared.add_argument("--peer-compile", action="store_true", help="let a peer on PyTorch run under torch.compile")
     parser.add_argument("--json", action="store_true", help="print the line of JSON only")
     return parser
 
 
-def _positive(text: str) -> int:
+def positive(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
     return int(text)
@@ -80,7 +73,7 @@ def _positive(text: str) -> int:
 
 
 def measure(stage: Stage, repeat: int) -> dict[str, Any]:
-    """Median and spread in milliseconds, and peak memory of MLX in MB, after one run to warm up."""
+    """Median and range in milliseconds, and peak memory of MLX in MB, after one run to warm up."""
     import mlx.core as mx
 
     gc.collect()
@@ -115,7 +108,7 @@ def _memory_of_load(run: dict[str, float]) -> dict[str, float]:
 
 
 def machine() -> dict[str, str]:
-    """What the numbers belong to."""
+    """The machine and versions that the numbers belong to."""
     import mlx.core as mx
 
     from .. import __version__
@@ -132,7 +125,7 @@ def machine() -> dict[str, str]:
 
 
 def modelled(stage: Stage, chip: str) -> dict[str, Any]:
-    """Cost of a stage on a named chip, from its graph; empty for stages without one."""
+    """Cost of a stage on a named chip, from its graph; empty for a stage without a graph."""
     from . import roofline
 
     if stage.graph is None:
@@ -151,16 +144,15 @@ def _total(steps: list[Step], chip: str) -> Cost:
 
 
 def _run_modelled(args: argparse.Namespace) -> int:
-    """``--modelled``: graphs only, nothing is run."""
-    from . import sides
-    from .stages import Stage
+    """``--modelled``: traces graphs, runs nothing."""
+    from . import stages
 
-    dtype, chip = args.dtype or "float16", args.chip or BARS_CHIP
-    side = sides.ours({"size": args.size, "model": args.model, "dtype": dtype})
+    dtype, chip = args.dtype or "float16", args.chip or DEFAULT_CHIP
+    graphs = stages.modelled_graphs(stages.build_model(args.size, args.model, dtype))
     report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size, "dtype": dtype, "chip": chip}
-    results = {name: modelled(Stage(name, int, graph=graph()), chip) for name, graph in side.graphs.items()}
+    results = {name: modelled(stages.Stage(name, int, graph=graph()), chip) for name, graph in graphs.items()}
     if not args.json:
-        print("\n".join([_heading(report), *_modelled_tables(results, chip)]) + "\n")
+        print("\n".join([heading(report), *_modelled_tables(results, chip)]) + "\n")
     print(json.dumps({**report, "stages": results}))
     return 0
 
@@ -189,8 +181,6 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.chip is not None and args.chip not in roofline.CHIPS:
         raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(roofline.CHIPS)}")
-    if args.bars or args.peer is not None:
-        return _compare(args)
     if args.modelled:
         return _run_modelled(args)
     model = stages.build_model(args.size, args.model, args.dtype)
@@ -214,28 +204,7 @@ def _run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(args: argparse.Namespace) -> int:
-    """``--peer`` and ``--bars``: two sides in processes of their own."""
-    from ..checkpoint import loading
-    from . import bars, peers, stages
-
-    config = stages.read_config(args.size, args.model).to_dict()
-    spec = {"size": args.size, "model": args.model, "config": config, "compile": args.peer_compile}
-    report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size}
-    if args.bars:
-        report |= bars.run(spec, args.peer_python, args.repeat, args.chip or BARS_CHIP, args.modelled)
-        text = bars.table(report)
-    else:
-        spec["dtype"] = report["dtype"] = dtype_name(loading.parse_dtype(args.dtype))
-        report |= peers.run(args.peer, spec, args.peer_python, args.repeat, args.chip)
-        text = peers.table(report, args.chip)
-    if not args.json:
-        print(_heading(report) + "\n" + text)
-    print(json.dumps(report))
-    return FAILURE if any(bar["result"] == "fail" for bar in report.get("bars", ())) else 0
-
-
-def _heading(report: dict[str, Any]) -> str:
+def heading(report: dict[str, Any]) -> str:
     found = report["machine"]
     what = ", ".join(report[key] for key in ("model", "dtype") if key in report)
     return (
@@ -246,7 +215,7 @@ def _heading(report: dict[str, Any]) -> str:
 
 def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str | None) -> str:
     lines = [
-        _heading(report),
+        heading(report),
         "",
         "| stage | median ms | min | max | runs | peak MB |",
         "|---|---|---|---|---|---|",
@@ -260,7 +229,7 @@ def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str
 
 
 def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]:
-    """Stages, then what each spends its time on."""
+    """The lines of two tables: stages, then the operations of each."""
     columns = ("milliseconds", "minimum_ms", "gigabytes", "gflop", "launches")
     known = {name: r for name, r in results.items() if "modelled_milliseconds" in r}
     lines = ["", f"| modelled on {chip} | ms | at least | GB | GFLOP | launches |", "|---|---|---|---|---|---|"]
@@ -282,16 +251,8 @@ def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]
 def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     args = parser.parse_args(argv)
-    if args.bars and args.dtype is not None:
-        parser.error("--bars has dtypes of its own: leave --dtype out")
-    if args.peer_python is not None and not (args.bars or args.peer):
-        parser.error("--peer-python needs --peer or --bars")
-    if args.peer_compile and args.peer not in ("transformers", "sam2"):
-        parser.error("--peer-compile needs --peer transformers or sam2")
-    if (args.bars or args.peer or args.modelled) and args.stages != list(GROUPS):
-        parser.error("--stages does not go with --peer, --bars and --modelled, which have their own")
-    if args.peer and args.modelled:
-        parser.error("--modelled goes with --bars or alone: --peer adds modelled times with --chip")
+    if args.modelled and args.stages != list(GROUPS):
+        parser.error("--stages does not go with --modelled, which has stages of its own")
     from ..hub.client import HubError
 
     try:

@@ -1,4 +1,4 @@
-"""What the benchmark measures: one callable per stage, on random weights or real ones, on a picture of noise."""
+"""The stages that the benchmark times, on random or real weights and a picture of noise; and their graphs."""
 
 from __future__ import annotations
 
@@ -30,14 +30,17 @@ FRAME = (720, 1280)
 OBJECTS = (1, 4, 16)
 
 
+Graph = tuple[Callable[..., Any], tuple[mx.array, ...]]  # a function of arrays, and arrays to trace it with
+
+
 @dataclass(frozen=True)
 class Stage:
-    """One thing to time. ``run`` returns when its result exists."""
+    """A stage to time. ``run`` returns when its result exists."""
 
     name: str
     run: Callable[[], object]
-    outside: bool = False  # runs in a process of its own, and returns what that printed
-    graph: tuple[Callable[..., Any], tuple[mx.array, ...]] | None = None  # a function of arrays, for the roofline
+    outside: bool = False  # whether it runs in a process of its own, and returns what that printed
+    graph: Graph | None = None  # for the roofline
 
 
 def noise(size: tuple[int, int]) -> np.ndarray:
@@ -46,7 +49,7 @@ def noise(size: tuple[int, int]) -> np.ndarray:
 
 
 def _start(*arguments: str) -> dict[str, Any]:
-    """Run Python on its own; the JSON that it printed last."""
+    """Run Python in a process; returns the JSON that it printed last."""
     done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments[:2])}: {' '.join(done.stderr.split())[-300:]}")
@@ -54,10 +57,10 @@ def _start(*arguments: str) -> dict[str, Any]:
 
 
 def build_model(size: str, source: str | None = None, dtype: str | None = None) -> SAM2:
-    """The model to measure: a published size with random weights, or with `source` what that holds.
+    """The model to measure: a published size with random weights, or the model of `source`.
 
     Raises:
-        ValueError: there is no such size; what ``load`` raises.
+        ValueError: the size is unknown; and all that ``load`` raises.
     """
     if source is not None:
         return loading.load(source, dtype=dtype)
@@ -70,7 +73,7 @@ def build_model(size: str, source: str | None = None, dtype: str | None = None) 
 
 
 def read_config(size: str, source: str | None = None) -> SAM2Config:
-    """The configuration of ``build_model``; reads no weights into memory. Raises what that raises."""
+    """The configuration of ``build_model``, without reading weights. Raises the same."""
     if source is None:
         published = models.published(size)
         if published is None:
@@ -153,8 +156,8 @@ def image_stages(model: SAM2) -> list[Stage]:
     ]
 
 
-def encode_graph(model: SAM2, pixels: mx.array) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
-    """An image encode that is not the first: what is kept from image to image exists."""
+def encode_graph(model: SAM2, pixels: mx.array) -> Graph:
+    """An image encode after the first one: all that is cached from image to image exists."""
     mx.eval(model.image_encoder.trunk.position_of(pixels.astype(model.dtype)))
     return lambda x: tuple(model.encode_image(x).arrays()), (pixels,)
 
@@ -188,8 +191,8 @@ def video_stages(model: SAM2) -> list[Stage]:
     return stages
 
 
-def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Callable[..., Any], tuple[mx.array, ...]]:
-    """What a tracked frame computes after its image was encoded, with a full memory bank."""
+def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> Graph:
+    """A tracked frame with a full memory bank, after its image was encoded."""
     config = model.config
     side, pointers = config.embedding_size, config.max_obj_ptrs_in_encoder
     memories = mx.zeros((count, config.num_maskmem, side, side, config.memory_encoder.out_dim), mx.bfloat16)
@@ -200,12 +203,38 @@ def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> tuple[Calla
         found, memory = model.track(features, memories, times, pointers, pointer_times)
         return found.low_res_mask, found.pointer, found.object_score, memory
 
-    mx.eval(times, pointer_times, model.sam_prompt_encoder.dense_position_encoding())  # kept from frame to frame
+    mx.eval(times, pointer_times, model.sam_prompt_encoder.dense_position_encoding())  # cached from frame to frame
     return frame, (memories, mx.zeros((count, pointers, config.neck.d_model)))
 
 
+def modelled_graphs(model: SAM2) -> dict[str, Callable[[], Graph]]:
+    """The stages whose cost is modelled by themselves: encode, click, tracked frame. Nothing is run."""
+    config = model.config
+    size, side, width = config.image_size, config.embedding_size, config.neck.d_model
+
+    def blank() -> ImageFeatures:
+        finer = tuple(mx.zeros((1, n * side, n * side, width // d), model.dtype) for n, d in ((4, 8), (2, 4)))
+        high_res = finer if config.use_high_res_features_in_sam else None
+        features = ImageFeatures(mx.zeros((1, side, side, width), model.dtype), high_res)
+        mx.eval(features.arrays())
+        return features
+
+    def click() -> Graph:
+        features = blank()
+        return (
+            lambda points: model.predict_masks(features, points, mx.ones((1, 1), mx.int32)),
+            (mx.full((1, 1, 2), size / 2),),
+        )
+
+    return {
+        "image encode": lambda: encode_graph(model, mx.zeros((1, size, size, 3), model.dtype)),
+        "click on an encoded image": click,
+        "tracked frame, full memory": lambda: frame_graph(model, blank(), 1),
+    }
+
+
 def full_track(model: SAM2, now: int, seed: int = 0) -> ObjectTrack:
-    """An object seen on every frame before ``now``: all memories and pointers that a frame may recall exist."""
+    """An object seen on every frame before ``now``, with all memories and pointers that a frame can recall."""
     config, random = model.config, np.random.default_rng(seed)
     side, width = config.embedding_size, config.memory_encoder.out_dim
     track = ObjectTrack.empty(ResultStore(on_disk=False))

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from mlx_sam2.benchmark import bars as benchmark_bars
-from mlx_sam2.benchmark import peers, roofline
-from mlx_sam2.benchmark.sides import APART, CLICK, ENCODE, STAGES, TOGETHER, TRACK
+import bars as benchmark_bars
+import workers
+from mlx_sam2.benchmark import roofline
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.model.sam2 import SAM2
+from sides import APART, CLICK, ENCODE, STAGES, TOGETHER, TRACK
 
 # A stand-in for mlx-sam whose work is known: one product of two SIDE x SIDE matrices wherever a stage begins.
 SIDE = 256
@@ -101,15 +102,19 @@ def absent(tmp_path: Path) -> Path:
     return tmp_path
 
 
+ROOT = Path(__file__).parents[2]
+BARS, PEERS = (str(ROOT / "tools" / "benchmark" / name) for name in ("bars.py", "peers.py"))
+MODELLED = ("-m", "mlx_sam2.benchmark", "--modelled")
+
+
 def run(*args: str, path: Path, **more: str) -> subprocess.CompletedProcess[str]:
-    package = str(Path(__file__).parents[2])
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), package]), "OPENBLAS_NUM_THREADS": "1", **more}
-    command = [sys.executable, "-m", "mlx_sam2.benchmark", *args]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), str(ROOT)]), "OPENBLAS_NUM_THREADS": "1", **more}
+    command = [sys.executable, *args]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
 def test_every_stage_is_compared(nano: Path, fake: Path) -> None:
-    args = ("--peer", "mlx-sam", "--model", str(nano), "--chip", "M2 Max", "--repeat", "2")
+    args = (PEERS, "mlx-sam", "--model", str(nano), "--chip", "M2 Max", "--repeat", "2")
     done = run(*args, "--peer-python", sys.executable, path=fake)
     assert done.returncode == 0, done.stderr
     *table, last = done.stdout.strip().splitlines()
@@ -129,7 +134,7 @@ def test_every_stage_is_compared(nano: Path, fake: Path) -> None:
 
 @pytest.mark.slow
 def test_bars(nano: Path, fake: Path) -> None:
-    done = run("--bars", "--model", str(nano), "--repeat", "1", path=fake)
+    done = run(BARS, "--model", str(nano), "--repeat", "1", path=fake)
     *table, last = done.stdout.strip().splitlines()
     report = json.loads(last)
     bars = report["bars"]
@@ -145,12 +150,12 @@ def test_bars(nano: Path, fake: Path) -> None:
 
 
 def test_modelled_bars_without_the_peer(nano: Path, absent: Path) -> None:
-    done = run("--bars", "--modelled", "--model", str(nano), path=absent)
+    done = run(BARS, "--modelled", "--model", str(nano), path=absent)
     *table, last = done.stdout.strip().splitlines()
     bars = json.loads(last)["bars"]
     assert [b["result"] for b in bars[1:]] == ["not run"] * 9 and bars[0]["ratio"] >= 1
     assert "pip install" in table[-2] and sum("pip install" in line for line in table) == 1
-    alone = json.loads(run("--modelled", "--model", str(nano), "--json", path=absent).stdout)["stages"]
+    alone = json.loads(run(*MODELLED, "--model", str(nano), "--json", path=absent).stdout)["stages"]
     encode = alone[ENCODE]
     assert bars[0]["ratio"] == pytest.approx(encode["modelled_milliseconds"] / encode["modelled_minimum_ms"], rel=0.05)
     for stage in alone.values():
@@ -160,31 +165,31 @@ def test_modelled_bars_without_the_peer(nano: Path, absent: Path) -> None:
 
 
 def test_a_missing_peer_is_one_line(nano: Path, absent: Path) -> None:
-    done = run("--peer", "mlx-sam", "--model", str(nano), path=absent)
+    done = run(PEERS, "mlx-sam", "--model", str(nano), path=absent)
     assert done.returncode == 2 and not done.stdout
     assert len(done.stderr.splitlines()) == 1
     assert "mlx-sam is not installed: pip install" in done.stderr and "mlx-sam==0.3.0" in done.stderr
 
 
 def test_a_failing_peer_is_one_line(nano: Path, fake: Path) -> None:
-    done = run("--peer", "mlx-sam", "--model", str(nano), path=fake, FAKE_FAILS="1")
+    done = run(PEERS, "mlx-sam", "--model", str(nano), path=fake, FAKE_FAILS="1")
     assert done.returncode == 1
     assert done.stderr.splitlines() == [
-        f"mlx_sam2.benchmark: error: mlx-sam, {ENCODE}: RuntimeError: out of luck",
+        f"python tools/benchmark/peers.py: error: mlx-sam, {ENCODE}: RuntimeError: out of luck",
     ]
 
 
 @pytest.mark.parametrize(
     ("args", "complaint"),
     [
-        (("--peer", "mlx-sam", "--peer-python", "/nowhere/python"), "name a Python interpreter"),
-        (("--peer", "mlx-sam", "--bars"), "not allowed with"),
-        (("--bars", "--dtype", "float16"), "--bars has dtypes of its own"),
-        (("--peer-python", "python3"), "--peer-python needs --peer or --bars"),
-        (("--bars", "--peer-compile"), "--peer-compile needs --peer transformers or sam2"),
-        (("--peer", "mlx-sam", "--modelled"), "--modelled goes with --bars or alone"),
-        (("--bars", "--stages", "load"), "--stages does not go with"),
-        (("--bars", "--size", "huge"), "'huge' is none of the published sizes"),
+        ((PEERS, "mlx-sam", "--peer-python", "/nowhere/python"), "name a Python interpreter"),
+        ((PEERS, "somebody"), "invalid choice: 'somebody'"),
+        ((PEERS, "mlx-sam", "--peer-compile"), "--peer-compile goes with transformers or sam2"),
+        ((PEERS, "mlx-sam", "--chip", "M99"), "'M99' is none of those known: M1, M1 Pro"),
+        ((BARS, "--dtype", "float16"), "unrecognized arguments: --dtype"),
+        ((BARS, "--chip", "M99"), "'M99' is none of those known: M1, M1 Pro"),
+        ((BARS, "--size", "huge"), "'huge' is none of the published sizes"),
+        ((*MODELLED, "--stages", "load"), "--stages does not go with --modelled"),
     ],
 )
 def test_bad_options(args: tuple[str, ...], complaint: str, absent: Path) -> None:
@@ -214,16 +219,16 @@ def test_in_turn_and_the_median_of_ratios() -> None:
     log: list[str] = []
     a = Scripted(log, "a", [1.0, 2.0, 9.0], [5.0, 7.0, 6.0])
     b = Scripted(log, "b", [2.0, 8.0, 10.0], [10.0, 14.0, 12.0])
-    found = peers.compare((a, "x"), (b, "x"), 3)
+    found = workers.compare((a, "x"), (b, "x"), 3)
     assert log == ["a prepare", "b prepare", *["a time", "b time"] * 3, "a drop", "b drop"]
     assert found["ratios"] == [0.5, 0.25, 0.9] and found["ratio"] == 0.5  # not 2.0 / 8.0, of the medians
     assert (found["ours_ms"], found["peer_ms"]) == (2000, 8000)
     assert found["peak_ratio"] == 0.5  # 7 / 14
-    assert peers.compare((a, "none"), (b, "none"), 3) is None
+    assert workers.compare((a, "none"), (b, "none"), 3) is None
 
 
 def test_peaks_that_nobody_counts() -> None:
-    found = peers.compare((Scripted([], "a", [1.0], [5.0]), "x"), (Scripted([], "b", [2.0], [None]), "x"), 1)
+    found = workers.compare((Scripted([], "a", [1.0], [5.0]), "x"), (Scripted([], "b", [2.0], [None]), "x"), 1)
     assert found["ratio"] == 0.5 and found["peer_peak_mb"] is None and "peak_ratio" not in found
 
 

@@ -1,23 +1,26 @@
-"""The bars that the project sets itself for speed: ``python -m mlx_sam2.benchmark --bars``.
+"""The bars that the project sets itself for speed: ``python tools/benchmark/bars.py``.
 
-A ratio each, ours over what it is held against, in the same run on the same machine, and pass, fail or not run.
+Each is a ratio of ours over another time or memory, of the same run on the same machine: pass, fail or not run.
 """
 
 from __future__ import annotations
 
 import statistics
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from . import peers
-from .sides import APART, CLICK, ENCODE, OBJECTS, TOGETHER, TRACK
+import comparison
+from mlx_sam2.benchmark.command import DEFAULT_CHIP
+from mlx_sam2.benchmark.stages import start_up_stages
+from sides import APART, CLICK, ENCODE, OBJECTS, TOGETHER, TRACK
+from workers import PeerMissing, Worker, compare, conditions, pair, worker
 
 PEER = "mlx-sam"
 NOT_INSTALLED, ONLY_MODELLED = f"{PEER} is not installed", "left out by --modelled"
-FAST_ROUNDS = 3  # as many rounds of what takes little time, and a third of those of what takes much
+FAST_ROUNDS = 3  # times the rounds for short stages, one over it for long ones
 MANY = f"tracked frame, {OBJECTS} objects"
 
 
@@ -44,25 +47,25 @@ def run(
     """Measure every bar.
 
     Args:
-        spec: size, model, config, compile, as for ``benchmark_peers.worker``; dtypes are the bars' own.
+        spec: size, model, config, compile, as for ``workers.worker``; the bars set the dtypes.
         peer_python: interpreter with mlx-sam 0.3.0, and MLX; None: this one.
-        repeat: rounds of each comparison; three times as many of clicks and of starts, a third of 16 objects.
-        chip: whose modelled times are compared.
-        only_modelled: leave out the others.
+        repeat: rounds of each comparison; three times as many for clicks and starts, a third for 16 objects.
+        chip: the chip of the modelled times.
+        only_modelled: leave out the measured ones.
     """
     with _sides({**spec, "dtype": "float16"}, peer_python) as (mine, other, missing):
         results = _modelled(mine, other, chip)
         about = {"ours": mine.about, PEER: None if other is None else other.about}
     measured: dict[str, Any] = {}
     if missing is None and not only_modelled:
-        with peers.pair(PEER, {**spec, "dtype": "float32"}, peer_python) as (mine, other):
+        with pair(PEER, {**spec, "dtype": "float32"}, peer_python) as (mine, other):
             measured = _measured(mine, other, repeat)
     why_not = ONLY_MODELLED if only_modelled else NOT_INSTALLED
     results += _against_peer(measured, why_not)
     results += [_many(measured, why_not), _start_up(0 if only_modelled else repeat), _cuda(about["ours"])]
     return {
         **about,
-        "environment": peers.conditions(),
+        "environment": conditions(),
         "chip": chip,
         "missing": missing,
         "bars": [{**asdict(r), "result": r.verdict} for r in results],
@@ -70,29 +73,29 @@ def run(
     }
 
 
-def _measured(mine: peers.Worker, other: peers.Worker, repeat: int) -> dict[str, Any]:
+def _measured(mine: Worker, other: Worker, repeat: int) -> dict[str, Any]:
     found = {}
     for stage in (ENCODE, CLICK, TRACK):
         rounds = FAST_ROUNDS * repeat if stage == CLICK else repeat
-        found[stage] = peers.compare((mine, stage), (other, stage), rounds)
+        found[stage] = compare((mine, stage), (other, stage), rounds)
     few = -(-repeat // FAST_ROUNDS)  # a round is 32 tracked frames
-    found[MANY] = peers.compare((mine, TOGETHER), (mine, APART), few, warm_up=False)
+    found[MANY] = compare((mine, TOGETHER), (mine, APART), few, warm_up=False)
     return found
 
 
 @contextmanager
-def _sides(spec: dict[str, Any], python: str | None) -> Iterator[tuple[peers.Worker, peers.Worker | None, str | None]]:
-    """Our side, the peer's or None, and how to install it: what needs no peer is modelled all the same."""
+def _sides(spec: dict[str, Any], python: str | None) -> Iterator[tuple[Worker, Worker | None, str | None]]:
+    """Our side, the peer's or None, and how to install a missing peer. Ours is modelled without it, too."""
     with ExitStack() as stack:
         try:
-            mine, other = stack.enter_context(peers.pair(PEER, spec, python))
+            mine, other = stack.enter_context(pair(PEER, spec, python))
             missing = None
-        except peers.PeerMissing as error:
-            mine, other, missing = stack.enter_context(peers.worker("ours", spec, sys.executable)), None, str(error)
+        except PeerMissing as error:
+            mine, other, missing = stack.enter_context(worker("ours", spec, sys.executable)), None, str(error)
         yield mine, other, missing
 
 
-def _modelled(mine: peers.Worker, other: peers.Worker | None, chip: str) -> list[Result]:
+def _modelled(mine: Worker, other: Worker | None, chip: str) -> list[Result]:
     encode = mine.ask("model", ENCODE, chip=chip)
     track = mine.ask("model", TRACK, chip=chip)["milliseconds"]
     spent, least = encode["milliseconds"], encode["minimum_ms"]
@@ -112,7 +115,7 @@ def _modelled(mine: peers.Worker, other: peers.Worker | None, chip: str) -> list
 
 
 def _against_peer(measured: dict[str, Any], why_not: str) -> list[Result]:
-    """Times of three stages, peaks of two; why_not: what to say of those that were not run."""
+    """Times of three stages, peaks of two; ``why_not`` is the remark on those that were not run."""
 
     def row(bar: str, stage: str, limit: float, kind: str, strict: bool = False) -> Result:
         name = f"float32: {bar} over {PEER}"
@@ -134,7 +137,7 @@ def _against_peer(measured: dict[str, Any], why_not: str) -> list[Result]:
 
 
 def _many(measured: dict[str, Any], why_not: str) -> Result:
-    """Ours against ours: a frame with 16 objects over 16 frames with one, as separate runs would encode them anew."""
+    """Ours against ours: a frame with 16 objects over 16 frames with one, each encoded, as separate runs would."""
     name = f"float32: {OBJECTS} objects together over {OBJECTS} apart, encoding and tracked frame, full memory"
     if MANY not in measured:
         return Result(name, 0.6, None, why_not)
@@ -148,8 +151,6 @@ def _many(measured: dict[str, Any], why_not: str) -> Result:
 
 
 def _start_up(repeat: int) -> Result:
-    from .stages import start_up_stages
-
     name = 'segment --help over python -c "import argparse, numpy"'
     if repeat == 0:
         return Result(name, 1.5, None, ONLY_MODELLED)
@@ -162,14 +163,14 @@ def _start_up(repeat: int) -> Result:
 
 
 def _cuda(about: dict[str, Any]) -> Result:
-    """No figure was set for CUDA: the table is asked for, by --peer."""
+    """No figure was set for CUDA; `peers.py` prints the table."""
     on_cuda = sys.platform == "linux" and "gpu" in about["device"]
-    remark = "run --peer transformers --peer-compile --dtype float16" if on_cuda else "MLX has no CUDA GPU here"
+    remark = "run peers.py transformers --peer-compile --dtype float16" if on_cuda else "MLX has no CUDA GPU here"
     return Result("on CUDA: the stages over transformers and mlx-sam", 1.0, None, remark)
 
 
 def table(report: dict[str, Any]) -> str:
-    """The report for people."""
+    """The report as text."""
     about = {"ours": report["ours"], PEER: report[PEER] or {}, "both": report["environment"]}
     lines = [f"{name}: " + ", ".join(f"{k} {v}" for k, v in values.items()) for name, values in about.items() if values]
     lines += ["", "| bar | at most | ratio | result | |", "|---|---|---|---|---|"]
@@ -180,3 +181,22 @@ def table(report: dict[str, Any]) -> str:
     if report["missing"] is not None:
         lines += ["", report["missing"]]
     return "\n".join(lines) + "\n"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = comparison.parser(
+        "bars.py", "Print the project's bars for speed: ratio, pass or fail. Exits with 1 if one fails."
+    )
+    parser.add_argument("--chip", default=DEFAULT_CHIP, help="the chip of the modelled bars; default: %(default)s")
+    parser.add_argument("--modelled", action="store_true", help="the modelled bars alone; runs nothing")
+    args = parser.parse_args(argv)
+
+    def compare_all() -> tuple[dict[str, Any], str]:
+        report = run(comparison.spec(args), args.peer_python, args.repeat, args.chip, args.modelled)
+        return report, table(report)
+
+    return comparison.run(parser.prog, args, compare_all)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

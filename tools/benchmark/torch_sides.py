@@ -7,11 +7,13 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from .sides import CLICK, ENCODE, NOW, TRACK, Run, Side, _version
+from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.sam2 import SAM2Config
+from sides import CLICK, ENCODE, NOW, TRACK, Run, Side, version_of
 
 
 def torch_side(spec: dict[str, Any]) -> Side:
-    """transformers or sam2 on CUDA, else on MPS, else on the CPU."""
+    """transformers or sam2 on CUDA; without CUDA on MPS, else on the CPU."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
@@ -19,7 +21,7 @@ def torch_side(spec: dict[str, Any]) -> Side:
     make = {"transformers": transformers, "sam2": sam2}[spec["side"]]
     torch.manual_seed(0)
     stages = make(spec, torch, device, dtype)
-    versions = {"torch": torch.__version__, "device": device, spec["side"]: _version(spec["side"])}
+    versions = {"torch": torch.__version__, "device": device, spec["side"]: version_of(spec["side"])}
     versions["compiled"] = "yes" if spec["compile"] else "no"
 
     def waiting(maker: Callable[[], Run]) -> Callable[[], Run]:
@@ -50,10 +52,8 @@ def _until_done(run: Run, torch: types.ModuleType, device: str) -> None:
 
 
 def transformers(spec: dict[str, Any], torch: types.ModuleType, device: str, dtype: Any) -> dict[str, Any]:
-    """transformers' ``Sam2VideoModel``, whose image half is that of ``Sam2Model``."""
+    """transformers' ``Sam2VideoModel``; its image half is the one of ``Sam2Model``."""
     from transformers import Sam2VideoConfig, Sam2VideoInferenceSession, Sam2VideoModel
-
-    from ..config.sam2 import SAM2Config
 
     config = SAM2Config.from_dict(spec["config"])
     size = config.image_size
@@ -97,7 +97,7 @@ def transformers(spec: dict[str, Any], torch: types.ModuleType, device: str, dty
 
 
 def sam2(spec: dict[str, Any], torch: types.ModuleType, device: str, dtype: Any) -> dict[str, Any]:
-    """The official package; half precision by autocast, as its documentation has it."""
+    """The official package; half precision by autocast, as its documentation says."""
     model = _official(spec, device)
     size = model.image_size
     pixels = torch.randn(1, 3, size, size, device=device)
@@ -154,10 +154,8 @@ def sam2(spec: dict[str, Any], torch: types.ModuleType, device: str, dtype: Any)
 
 
 def _official(spec: dict[str, Any], device: str) -> Any:
-    """Built from the configuration that the official package brings, with random weights."""
+    """A model with random weights, from a configuration file in the official package."""
     from sam2.build_sam import build_sam2
-
-    from ..config.published import PUBLISHED
 
     name = next((p.name for p in PUBLISHED.values() if spec["size"] in (p.name, p.short_name)), None)
     if name is None or spec["model"] is not None:

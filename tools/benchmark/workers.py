@@ -1,8 +1,8 @@
-"""The same work by two implementations, in turn: ``python -m mlx_sam2.benchmark --peer NAME``.
+"""Two sides that do the same work in turn, each in a process of its own.
 
-Each side is a process of its own, started with the same environment, and both live as long as the comparison lasts: A,
-B, A, B, ... A ratio is ours over the peer's, of neighbouring runs; what is reported is the median of the ratios, which
-a machine that slows down meanwhile moves little.
+Both are started with the same environment and live as long as the comparison: A, B, A, B, ... A ratio is ours over the
+peer's, of neighbouring runs. The median of the ratios is reported: a machine that slows down meanwhile changes it
+little.
 """
 
 from __future__ import annotations
@@ -13,13 +13,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from .sides import NEEDS, STAGES
+import mlx_sam2
+from sides import NEEDS
 
 PEERS = tuple(NEEDS)
 ON_MLX = ("mlx-sam",)
@@ -29,15 +30,17 @@ INSTALL = {
     "sam2": "pip install torch sam2",
 }
 THREADS = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MLX_SAM2_BLAS", "MLX_ENABLE_TF32")
-# Imports this package, and nothing else of its folder: the other interpreter has its own numpy and MLX. It comes before
-# MLX, so that a peer's products run in the same BLAS as ours.
+PACKAGE, TOOLS = Path(mlx_sam2.__file__).parent, Path(__file__).parent
+# Imports this package by its path, because its folder may hold another numpy and MLX than the interpreter of the peer.
+# It comes before MLX, so that a peer's products run in the same BLAS as ours.
 _START = """
 import importlib.util, sys
-folder = sys.argv.pop(1)
+folder, tools = sys.argv.pop(1), sys.argv.pop(1)
 spec = importlib.util.spec_from_file_location("mlx_sam2", folder + "/__init__.py", submodule_search_locations=[folder])
 sys.modules["mlx_sam2"] = package = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(package)
-from mlx_sam2.benchmark.sides import main
+sys.path.insert(0, tools)
+from serve import main
 main()
 """
 
@@ -56,10 +59,10 @@ class Worker:
     about: dict[str, Any]
 
     def ask(self, do: str, stage: str, **more: Any) -> dict[str, Any]:
-        """Send a request, wait for its answer.
+        """Send a request and wait for its answer.
 
         Raises:
-            RuntimeError: the process ended instead; the last line that it wrote says why.
+            RuntimeError: the process ended instead, with the last line that it wrote.
         """
         try:
             print(json.dumps({"do": do, "stage": stage, **more}), file=self.process.stdin, flush=True)
@@ -91,10 +94,10 @@ def worker(side: str, spec: dict[str, Any], python: str) -> Iterator[Worker]:
         python: the interpreter.
 
     Raises:
-        PeerMissing: the interpreter has no such package.
-        ValueError: there is no such interpreter.
+        PeerMissing: the interpreter lacks the package.
+        ValueError: the interpreter cannot be started.
     """
-    arguments = [python, "-c", _START, str(Path(__file__).parents[1]), json.dumps({**spec, "side": side})]
+    arguments = [python, "-c", _START, str(PACKAGE), str(TOOLS), json.dumps({**spec, "side": side})]
     with tempfile.TemporaryFile() as errors:
         try:
             process = subprocess.Popen(
@@ -117,7 +120,7 @@ def worker(side: str, spec: dict[str, Any], python: str) -> Iterator[Worker]:
 
 @contextmanager
 def pair(peer: str, spec: dict[str, Any], peer_python: str | None) -> Iterator[tuple[Worker, Worker]]:
-    """Our side and a peer's. A peer on MLX and we run in the same interpreter, and so on the same MLX."""
+    """Start our side and a peer's. Both run in the same interpreter, on the same MLX, if the peer runs on MLX."""
     python = peer_python or sys.executable
     with ExitStack() as stack:
         other = stack.enter_context(worker(peer, spec, python))
@@ -126,7 +129,7 @@ def pair(peer: str, spec: dict[str, Any], peer_python: str | None) -> Iterator[t
 
 
 def compare(a: tuple[Worker, str], b: tuple[Worker, str], repeat: int, warm_up: bool = True) -> dict[str, Any] | None:
-    """Run two stages in turn, each by a worker, after one run each to warm up; None where a side has no such stage.
+    """Run two stages in turn, each by a worker, after one run each to warm up; None if a side lacks its stage.
 
     Returns:
         Medians in milliseconds and largest peaks in MB of both, the median of the ratios a / b, and all ratios.
@@ -150,55 +153,5 @@ def compare(a: tuple[Worker, str], b: tuple[Worker, str], repeat: int, warm_up: 
 
 
 def conditions() -> dict[str, str]:
-    """What of the environment both sides share and that matters."""
+    """The environment variables that set threads and BLAS, the same for both sides."""
     return {name: os.environ[name] for name in THREADS if name in os.environ}
-
-
-def run(peer: str, spec: dict[str, Any], peer_python: str | None, repeat: int, chip: str | None) -> dict[str, Any]:
-    """Compare every stage with a peer; with a chip, the modelled times as well where the peer runs on MLX."""
-    stages: dict[str, Any] = {}
-    with pair(peer, spec, peer_python) as (mine, other):
-        report = {"peer": peer, "ours": mine.about, "theirs": other.about, "environment": conditions()}
-        for stage in STAGES:
-            stages[stage] = compare((mine, stage), (other, stage), repeat)
-        modelled = modelled_ratios(mine, other, chip) if chip is not None and peer in ON_MLX else {}
-    return {**report, "stages": stages, "modelled": modelled}
-
-
-def modelled_ratios(mine: Worker, other: Worker, chip: str) -> dict[str, Any]:
-    """Modelled milliseconds of both graphs on a chip, in the dtype of the workers, and their ratio."""
-    found = {}
-    for stage in STAGES:
-        a, b = (w.ask("model", stage, chip=chip)["milliseconds"] for w in (mine, other))
-        found[stage] = {"ours_ms": round(a, 3), "peer_ms": round(b, 3), "ratio": round(a / b, 4)}
-    return found
-
-
-def table(report: dict[str, Any], chip: str | None) -> str:
-    """The report for people."""
-    peer = report["peer"]
-    lines = [_about("ours", report["ours"]), _about(peer, report["theirs"]), _about("both", report["environment"]), ""]
-    lines += [f"| stage | ours ms | {peer} ms | ratio | ours peak MB | {peer} peak MB | ratio |", "|---|" + "---|" * 6]
-    for name, r in report["stages"].items():
-        if r is None:
-            lines.append(f"| {name} | not measured | | | | | |")
-            continue
-        cells = [f"{r['ours_ms']:.1f}", f"{r['peer_ms']:.1f}", f"{r['ratio']:.2f}"]
-        cells += [_or_nothing(r.get(key), form) for key, form in _PEAKS]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    if report["modelled"]:
-        lines += ["", f"| modelled on {chip} | ours ms | {peer} ms | ratio |", "|---|---|---|---|"]
-    for name, r in report["modelled"].items():
-        lines.append(f"| {name} | {r['ours_ms']:.2f} | {r['peer_ms']:.2f} | {r['ratio']:.2f} |")
-    return "\n".join(lines) + "\n"
-
-
-_PEAKS: Sequence[tuple[str, str]] = (("ours_peak_mb", ".0f"), ("peer_peak_mb", ".0f"), ("peak_ratio", ".2f"))
-
-
-def _or_nothing(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)
-
-
-def _about(name: str, values: dict[str, Any]) -> str:
-    return f"{name}: " + (", ".join(f"{key} {value}" for key, value in values.items()) or "nothing set")
