@@ -28,9 +28,9 @@ import numpy as np
 
 from .automatic_mask_generator import SAM2AutomaticMaskGenerator
 from .sam2_image_predictor import SAM2ImagePredictor
-from .sam2_video_predictor import Masks, SAM2VideoPredictor
+from .sam2_video_predictor import SAM2VideoPredictor
 from .track_everything import EverythingFrame, track_everything
-from .video.state import VideoState
+from .video.state import Masks, VideoState
 from .video.stream import VideoStream
 from .worker import BusyError, Latest, Steps, Worker
 
@@ -275,7 +275,7 @@ class AsyncVideoStream:
     _wrapped = stream
 
     async def __aenter__(self) -> AsyncVideoStream:
-        opening = self._reader.submit(VideoStream, self._predictor, self._source)
+        opening = self._reader.submit(self._predictor.stream, self._source)
         try:
             self._opened = await asyncio.wrap_future(opening)
         except asyncio.CancelledError:
@@ -294,9 +294,7 @@ class AsyncVideoStream:
         await asyncio.wrap_future(reading)
 
     async def __aiter__(self) -> AsyncIterator[Masks]:
-        frames = self.stream._frames
-        if frames is None:
-            next(iter(self.stream))  # raises what a stream without a source does
+        frames = self.stream.unread_frames()
         while (frame := await asyncio.wrap_future(self._reader.submit(next, frames, None))) is not None:
             yield await self.push(frame)
 

@@ -1,10 +1,12 @@
-"""Follow objects through a video: a drop-in for the official ``SAM2VideoPredictor``."""
+"""Follow objects through a video: a drop-in for the official ``SAM2VideoPredictor``.
+
+Signatures are the official ones; the work is done by ``video.state.VideoState``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import mlx.core as mx
 import numpy as np
@@ -12,18 +14,20 @@ import numpy as np
 from .checkpoint.build import build_model, split_video_options
 from .frames.opening import open_source
 from .frames.source import VideoError
-from .model.resize import fit_mask
-from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 from .video.approximations import Approximations
-from .video.memory_bank import FrameResult, ObjectTrack, Prompt, ResultStore, recall_distance
-from .video.state import VideoState, point_prompt
-from .video.tracker import Tracker, video_masks
+from .video.memory_bank import ResultStore
+from .video.state import Masks, SessionOptions, VideoState
+from .video.stream import VideoStream
+from .video.tracker import Tracker
 
-if TYPE_CHECKING:
-    from .video.stream import VideoStream
 
-Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
+def _session_option(name: str) -> property:
+    """An option of open and future sessions, under its official name on the predictor."""
+    return property(
+        lambda predictor: getattr(predictor.options, name),
+        lambda predictor, value: setattr(predictor.options, name, value),
+    )
 
 
 class SAM2VideoPredictor:
@@ -31,7 +35,7 @@ class SAM2VideoPredictor:
 
     Args:
         sam_model: the model.
-        fill_hole_area: holes of at most this many low-resolution pixels are filled in every mask; 0 for none.
+        fill_hole_area: fill holes of at most this many low-resolution pixels in every mask; 0 for none.
         non_overlap_masks: give every pixel of the returned masks to one object only.
         clear_non_cond_mem_around_input: forget the tracked frames around a prompted one. The official option of this
             name raises an AttributeError; this does what it says.
@@ -59,11 +63,15 @@ class SAM2VideoPredictor:
                 "this checkpoint holds the image half of SAM 2 only; tracking needs the memory modules too"
             )
         self.model = sam_model
-        self.non_overlap_masks = non_overlap_masks
-        self.clear_non_cond_mem_around_input = clear_non_cond_mem_around_input
-        self.add_all_frames_to_correct_as_cond = add_all_frames_to_correct_as_cond
+        self.options = SessionOptions(
+            non_overlap_masks, clear_non_cond_mem_around_input, add_all_frames_to_correct_as_cond
+        )
         approximations = Approximations(memory_pooling, max_memories, static_threshold)
         self.tracker = Tracker(sam_model, fill_hole_area, approximations)
+
+    non_overlap_masks = _session_option("non_overlap_masks")
+    clear_non_cond_mem_around_input = _session_option("clear_non_cond_mem_around_input")
+    add_all_frames_to_correct_as_cond = _session_option("add_all_frames_to_correct_as_cond")
 
     @property
     def device(self) -> mx.Device:
@@ -104,9 +112,9 @@ class SAM2VideoPredictor:
 
         Args:
             video_path: a folder of frames, a video file or its bytes, a sequence of frames, or a ``FrameSource``.
-            offload_video_to_cpu, offload_state_to_cpu, async_loading_frames: taken for compatibility; memory is
-                unified here and frames are read shortly before they are needed, so there is nothing to choose.
-            memory: "disk" moves the results of older frames to a temporary file (in TMPDIR) and reads them back when
+            offload_video_to_cpu, offload_state_to_cpu, async_loading_frames: accepted for compatibility, without
+                effect: memory is unified here, and frames are read shortly before they are needed.
+            memory: "disk" moves the results of older frames to a temporary file (in TMPDIR) and reads them back if
                 they are recalled; "ram" keeps all in RAM, as the official code does. Results are the same.
 
         Raises:
@@ -118,19 +126,15 @@ class SAM2VideoPredictor:
         source = open_source(video_path)
         if not source.random_access or source.num_frames is None:
             raise VideoError(f"{source.name} can only be read once, in order; use predictor.stream(source) for it")
-        return VideoState(source, source.num_frames, ResultStore(on_disk=memory == "disk"))
+        return VideoState(source, source.num_frames, ResultStore(memory == "disk"), self.tracker, self.options)
 
     def stream(self, source: Any = None) -> VideoStream:
         """Track frame by frame, without a known end: see ``VideoStream``."""
-        from .video.stream import VideoStream  # builds on this class
-
-        return VideoStream(self, source)
+        return VideoStream(self.tracker, self.options, source)
 
     def reset_state(self, inference_state: VideoState) -> None:
         """Remove all prompts, results and objects."""
-        for track in inference_state.tracks.values():
-            track.clear()
-        inference_state.tracks.clear()
+        inference_state.reset()
 
     # ---- prompts
 
@@ -161,13 +165,7 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: for a frame that does not exist, or prompts that do not fit.
         """
-        inference_state.require_frame(frame_idx)
-        size = inference_state.video_size if normalize_coords else None
-        new_points, new_labels = point_prompt(points, labels, box, clear_old_points, size)
-        new_points = new_points * np.float32(self.image_size)
-        track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
-        old = Prompt() if clear_old_points else track.prompts.get(frame_idx, Prompt())
-        return self._run_prompt(inference_state, track, frame_idx, obj_id, old.extended(new_points, new_labels))
+        return inference_state.prompt_points(frame_idx, obj_id, points, labels, clear_old_points, normalize_coords, box)
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> Masks:
         """The older name of ``add_new_points_or_box``."""
@@ -183,36 +181,7 @@ class SAM2VideoPredictor:
 
         Returns and raises as ``add_new_points_or_box``.
         """
-        inference_state.require_frame(frame_idx)
-        array = np.asarray(mask)
-        if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"mask has shape {array.shape}; it must be (height, width)")
-        track = inference_state.tracks.get(obj_id) or ObjectTrack.empty(inference_state.store)
-        prompt = Prompt(mask=fit_mask(array.astype(bool), self.image_size))
-        return self._run_prompt(inference_state, track, frame_idx, obj_id, prompt)
-
-    def _run_prompt(self, state: VideoState, track: ObjectTrack, frame_idx: int, obj_id: Any, prompt: Prompt) -> Masks:
-        # without any conditioning frame left there is nothing to attend to: as on a first look
-        first_look = frame_idx not in track.directions or not track.conditioning
-        pending = track.pending if first_look or self.add_all_frames_to_correct_as_cond else track.pending_tracked
-        previous = None
-        if prompt.points is not None:
-            result = pending.get(frame_idx) or track.result(frame_idx)
-            previous = None if result is None else result.low_res_mask
-        result = self.tracker.prompt(
-            self._features(state, frame_idx),
-            track,
-            prompt,
-            frame_idx,
-            reverse=None if first_look else track.directions[frame_idx],
-            num_frames=state.num_frames,
-            previous=previous,
-        )
-        # nothing of the state has changed up to here
-        pending[frame_idx] = result
-        track.prompts[frame_idx] = prompt
-        state.tracks[obj_id] = track
-        return self._interactive_masks(state, frame_idx, pending is track.pending)
+        return inference_state.prompt_mask(frame_idx, obj_id, mask)
 
     def clear_all_prompts_in_frame(
         self, inference_state: VideoState, frame_idx: int, obj_id: Any, need_output: bool = True
@@ -224,20 +193,9 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: for an unknown object or frame (the official code makes a new object of an unknown id).
         """
-        inference_state.require_frame(frame_idx)
-        track = inference_state.tracks.get(obj_id)
-        if track is None:
-            raise ValueError(f"object {obj_id!r} does not exist; the objects are {inference_state.obj_ids}")
-        track.prompts.pop(frame_idx, None)
-        track.pending.pop(frame_idx, None)
-        track.pending_tracked.pop(frame_idx, None)
-        result = track.conditioning.pop(frame_idx, None)
-        if result is not None:
-            track.tracked[frame_idx] = result
-            track.directions.pop(frame_idx, None)
-        if not need_output:
-            return None
-        return self._interactive_masks(inference_state, frame_idx, inference_state.has_pending(frame_idx))
+        state = inference_state
+        state.clear_prompts(frame_idx, obj_id)
+        return state.edited_masks(frame_idx, state.has_pending(frame_idx)) if need_output else None
 
     def remove_object(
         self, inference_state: VideoState, obj_id: Any, strict: bool = False, need_output: bool = True
@@ -251,18 +209,10 @@ class SAM2VideoPredictor:
             RuntimeError: for an unknown id with ``strict``; without it nothing happens.
         """
         state = inference_state
-        if obj_id not in state.tracks:
-            if strict:
-                raise RuntimeError(
-                    f"cannot remove object {obj_id!r}: it does not exist; the objects are {state.obj_ids}"
-                )
-            return state.obj_ids, []
-        track = state.tracks.pop(obj_id)
-        frames = sorted(track.prompts)
-        track.clear()
+        frames = state.remove(obj_id, strict)
         if not need_output or not state.tracks:
             return state.obj_ids, []
-        outputs = [self._interactive_masks(state, t, state.has_pending(t)) for t in frames]
+        outputs = [state.edited_masks(t, state.has_pending(t)) for t in frames]
         return state.obj_ids, [(t, masks) for t, _, masks in outputs]
 
     # ---- propagation
@@ -273,41 +223,7 @@ class SAM2VideoPredictor:
         Raises:
             RuntimeError: when there is no object, or one without any prompt; nothing has changed then.
         """
-        state = inference_state
-        if not state.tracks:
-            raise RuntimeError("no input points or masks are provided for any object; please add inputs first")
-        for obj_id, track in state.tracks.items():
-            if not track.conditioning and not track.pending:
-                raise RuntimeError(
-                    f"no input points or masks are provided for object {obj_id!r}; please add inputs first"
-                )
-        self.commit_edits(state)
-
-    def commit_edits(self, state: VideoState) -> None:
-        """Encode the prompted frames of all objects as memories."""
-        for track in state.tracks.values():
-            for pending, committed in (
-                (track.pending_tracked, track.tracked),
-                (track.pending, track.conditioning),
-            ):
-                for t in list(pending):
-                    state.still = None
-                    committed[t] = self.tracker.commit(self._features(state, t), pending[t])
-                    del pending[t]
-                    self._clear_around(track, t)
-            for t in track.conditioning:
-                track.tracked.pop(t, None)
-        window = recall_distance(self.model.config) * len(state.tracks)
-        state.store.capacity = window + sum(len(track.conditioning) for track in state.tracks.values())
-
-    def _clear_around(self, track: ObjectTrack, frame_idx: int) -> None:
-        if not self.clear_non_cond_mem_around_input:
-            return
-        config = self.model.config
-        reach = config.memory_temporal_stride_for_eval * config.num_maskmem
-        for t in range(frame_idx - reach, frame_idx + reach + 1):
-            if t != frame_idx:
-                track.tracked.pop(t, None)
+        inference_state.prepare()
 
     def propagate_in_video(
         self,
@@ -330,58 +246,4 @@ class SAM2VideoPredictor:
             RuntimeError: as ``propagate_in_video_preflight``.
             ValueError: for a start that does not exist.
         """
-        state = inference_state
-        if start_frame_idx is not None:
-            state.require_frame(start_frame_idx)
-        self.propagate_in_video_preflight(state)
-        followed = dict(state.tracks)  # an object that comes, or comes again, between two frames is for the next run
-        if start_frame_idx is None:
-            start_frame_idx = min(t for track in state.tracks.values() for t in track.conditioning)
-        count = state.num_frames if max_frame_num_to_track is None else max_frame_num_to_track
-        if reverse:
-            first = max(start_frame_idx - count, 0)
-            frames = range(start_frame_idx, first - 1, -1) if start_frame_idx > 0 else range(0)
-        else:
-            frames = range(start_frame_idx, min(start_frame_idx + count, state.num_frames - 1) + 1)
-        with state.looking_ahead(self.tracker, frames):
-            for frame_idx in frames:
-                present = {obj_id: track for obj_id, track in followed.items() if state.tracks.get(obj_id) is track}
-                low_res = self.advance(state, list(present.values()), frame_idx, reverse)
-                yield frame_idx, list(present), video_masks(low_res, state.video_size, self.non_overlap_masks)
-
-    def advance(
-        self, state: VideoState, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool
-    ) -> list[np.ndarray]:
-        """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
-        moving = [track for track in tracks if frame_idx not in track.conditioning]
-        look_ahead = partial(state.queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
-        found: list[FrameResult] = []
-        if moving:
-            features, same = self._features(state, frame_idx), state.still_memories(self.tracker, frame_idx, moving)
-            known = {"reverse": reverse, "num_frames": state.num_frames, "memories": same, "meanwhile": look_ahead}
-            found = self.tracker.track(features, moving, frame_idx, **known)
-        else:
-            look_ahead()
-        for track, result in zip(moving, found, strict=True):
-            track.tracked[frame_idx] = result
-        low_res = []
-        for track in tracks:
-            if frame_idx in track.conditioning:
-                self._clear_around(track, frame_idx)
-            track.directions[frame_idx] = reverse
-            low_res.append(track.result(frame_idx).low_res_mask)
-        return low_res
-
-    # ---- helpers
-
-    def _features(self, state: VideoState, frame_idx: int) -> ImageFeatures:
-        return state.features(self.tracker, frame_idx)
-
-    def _interactive_masks(self, state: VideoState, frame_idx: int, conditioning: bool) -> Masks:
-        """Masks of all objects on a frame, an edit in progress of the given kind before what is committed."""
-        low_res = []
-        for track in state.tracks.values():
-            pending = track.pending if conditioning else track.pending_tracked
-            result = pending.get(frame_idx) or track.result(frame_idx)
-            low_res.append(None if result is None else result.low_res_mask)
-        return frame_idx, state.obj_ids, video_masks(low_res, state.video_size, self.non_overlap_masks)
+        return inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse)

@@ -1,4 +1,4 @@
-"""Follow everything in a video: objects from the automatic masks of a frame, and new ones as they come, each once."""
+"""Follow everything in a video: objects from the automatic masks of a frame, and new objects as they appear."""
 
 from __future__ import annotations
 
@@ -11,26 +11,24 @@ import numpy as np
 
 from . import masks
 from .automatic_mask_generator import SAM2AutomaticMaskGenerator
-from .model.resize import fit_mask
-from .sam2_video_predictor import Masks, SAM2VideoPredictor
-from .video.memory_bank import ObjectTrack, Prompt
-from .video.state import VideoState
+from .sam2_video_predictor import SAM2VideoPredictor
+from .video.prompts import mask_prompts
+from .video.state import Masks, Proposal, VideoState
 from .video.stream import VideoStream
-from .video.tracker import video_masks
 
 EVERY, MAX_OBJECTS, MERGE_IOU = 30, 40, 0.5  # defaults
 
 
 @dataclass(frozen=True)
 class EverythingFrame:
-    """What is followed on one frame."""
+    """The objects on one frame."""
 
     index: int
     pixels: np.ndarray  # (H, W, 3) uint8
     masks: dict[Any, np.ndarray]  # (H, W) bool by object
     scores: dict[Any, float]  # presence, a logit, above 0 where the object is seen
     new: list[int] = field(default_factory=list)  # objects found on this frame
-    merged: dict[int, Any] = field(default_factory=dict)  # objects given up on this frame: the one each was the same as
+    merged: dict[int, Any] = field(default_factory=dict)  # objects given up on this frame -> the same earlier object
     left_out: int = 0  # masks of this frame that would be new objects beyond ``max_objects``
 
 
@@ -48,23 +46,22 @@ def track_everything(
 ) -> Iterator[EverythingFrame]:
     """Find all objects on a frame, follow them, and look for new ones from time to time.
 
-    A *look* is at the first frame, unless a session's objects are there already, and at every frame whose number is a
+    A *look* is at the first frame, unless the session has objects there already, and at every frame whose number is a
     multiple of ``every``. Its automatic masks become objects, unless their IoU with the mask of an object there, or
     with a better new one, is above ``merge_iou``.
-    Of two objects that were found by a look and have come to have the same mask, the later one is given up. Objects
-    are numbered in the order in which they are found, those of one look from the smallest to the largest; a
-    number is never given twice.
+    If two objects found by looks have come to have the same mask, the later one is given up. Objects are numbered in
+    the order in which they are found, those of one look from the smallest to the largest. No number is given twice.
 
     Args:
-        predictor: model and options of the tracking.
+        predictor: gives the model and the options of tracking.
         video: anything that ``init_state`` takes; a session whose objects are to be followed too; or a ``VideoStream``.
-        generator: looks; None makes one with the predictor's model and the default thresholds.
+        generator: finds the masks of a look; None makes one of the predictor's model and the default thresholds.
         every: frames from one look to the next; 0 looks at the first frame only, whatever is there.
         start: the first frame of a video or session.
         count: how many frames; None goes on to the end.
-        max_objects: no object gets a higher number, so that time and memory are bounded.
+        max_objects: the highest number of an object; it bounds time and memory.
         merge_iou: masks of a higher IoU are the same object.
-        number_from: of the first object that is found, if none there has this number or a higher one.
+        number_from: number of the first object found, unless an object has this number or a higher one already.
 
     Yields:
         ``EverythingFrame`` for each frame; without objects where none has been found yet.
@@ -82,35 +79,30 @@ def track_everything(
         raise ValueError("a stream begins with the frame that comes next; leave out start")
     if generator is None:
         generator = SAM2AutomaticMaskGenerator(predictor.model, output_mode="uncompressed_rle")
-    return _run(_Follower(predictor, generator, every, max_objects, merge_iou, number_from), video, start, count)
+    return _run(predictor, _Follower(generator, every, max_objects, merge_iou, number_from), video, start, count)
 
 
-def _run(follower: _Follower, video: Any, start: int, count: int | None) -> Iterator[EverythingFrame]:
+def _run(
+    predictor: SAM2VideoPredictor, follower: _Follower, video: Any, start: int, count: int | None
+) -> Iterator[EverythingFrame]:
     if isinstance(video, VideoStream):
-        yield from follower.run(video._state, islice(video, count))
+        yield from follower.run(video.state, islice(video, count))
         return
-    state = video if isinstance(video, VideoState) else follower.predictor.init_state(video)
+    state = video if isinstance(video, VideoState) else predictor.init_state(video)
     try:
         state.require_frame(start)
-        yield from follower.run(state, _steps(follower.predictor, state, start, count))
+        yield from follower.run(state, _steps(state, start, count))
     finally:
         if state is not video:
             state.close()
 
 
-def _steps(predictor: SAM2VideoPredictor, state: VideoState, start: int, count: int | None) -> Iterator[Masks]:
-    """Frame by frame through a session, as ``VideoStream.push`` does it: objects may come and go between two frames."""
+def _steps(state: VideoState, start: int, count: int | None) -> Iterator[Masks]:
+    """Go frame by frame through a session. Objects may come and go between two frames."""
     stop = state.num_frames if count is None else min(start + count, state.num_frames)
-    with state.looking_ahead(predictor.tracker, range(start, stop)):
+    with state.looking_ahead(range(start, stop)):
         for t in range(start, stop):
-            predictor.commit_edits(state)
-            for track in state.tracks.values():
-                if t - 1 in track.conditioning or t - 1 in track.tracked:
-                    track.directions.setdefault(t - 1, False)
-            moving = [track for track in state.tracks.values() if track.conditioning]
-            low_res = iter(predictor.advance(state, moving, t, reverse=False))
-            every = [next(low_res) if track.conditioning else None for track in state.tracks.values()]
-            yield t, state.obj_ids, video_masks(every, state.video_size, predictor.non_overlap_masks)
+            yield state.step(t)
 
 
 class _Follower:
@@ -118,14 +110,12 @@ class _Follower:
 
     def __init__(
         self,
-        predictor: SAM2VideoPredictor,
         generator: SAM2AutomaticMaskGenerator,
         every: int,
         max_objects: int,
         merge_iou: float,
         number_from: int,
     ) -> None:
-        self.predictor = predictor
         self.generator = generator
         self.every = every
         self.max_objects = max_objects
@@ -142,7 +132,7 @@ class _Follower:
                 rles = {obj_id: masks.mask_to_rle(mask, compressed=False) for obj_id, mask in seen.items()}
                 merged = self._duplicates(rles)
                 for obj_id in merged:
-                    self.predictor.remove_object(state, obj_id, need_output=False)
+                    state.remove(obj_id)
                     del seen[obj_id]
                 unknown = self._unknown(pixels, [rles[obj_id] for obj_id in seen])
                 started, left_out = self._start(state, t, unknown)
@@ -152,7 +142,7 @@ class _Follower:
             yield EverythingFrame(t, pixels, seen, scores, new, merged, left_out)
 
     def _duplicates(self, rles: Mapping[Any, Any]) -> dict[int, Any]:
-        """Objects found by looks whose mask has become that of an earlier object: that one, by object."""
+        """Objects found by looks whose mask has become an earlier object's -> that earlier object."""
         ids = list(rles)
         same = masks.mask_iou(list(rles.values()), list(rles.values())) > self.merge_iou
         merged: dict[int, Any] = {}
@@ -163,7 +153,7 @@ class _Follower:
         return merged
 
     def _unknown(self, pixels: np.ndarray, known: list[Any]) -> list[np.ndarray]:
-        """Automatic masks of a frame that are neither a known one nor one before them, (H, W) bool."""
+        """The automatic masks of a frame that no known mask equals, nor a better one of them: (H, W) bool."""
         found = [record["segmentation"] for record in self.generator.generate(pixels)]
         same = masks.mask_iou(found, [*known, *found]) > self.merge_iou
         chosen: list[int] = []
@@ -174,29 +164,26 @@ class _Follower:
         return [m if isinstance(m, np.ndarray) else masks.rle_to_mask(m) for m in (found[i] for i in chosen)]
 
     def _start(self, state: VideoState, t: int, unknown: list[np.ndarray]) -> tuple[dict[int, np.ndarray], int]:
-        """Make objects of masks, best first, while there is room; their masks as the tracker has them, by number, and
-        how many are left out. What is too small for the tracker to see is no object.
+        """Make objects of masks, best first, while there is room. The tracker must see a mask: tiny ones are dropped.
+
+        Returns:
+            The masks as the tracker has them, by object number, and how many masks found no room.
         """
         self.latest = max([self.latest, *(int(i) for i in state.tracks if isinstance(i, (int, np.integer)))])
         room = max(self.max_objects - self.latest, 0)
-        started: list[tuple[np.ndarray, ObjectTrack]] = []
+        started: list[Proposal] = []
         left_out = 0
         for mask in unknown:
             if len(started) == room:
                 left_out += 1
                 continue
-            prompt, track = Prompt(mask=fit_mask(mask, self.predictor.image_size)), ObjectTrack.empty(state.store)
-            features = self.predictor._features(state, t)
-            result = self.predictor.tracker.prompt(
-                features, track, prompt, t, reverse=None, num_frames=state.num_frames
-            )
-            shown = video_masks([result.low_res_mask], state.video_size, False)[0, 0] > 0
-            if shown.any():
-                track.pending[t], track.prompts[t] = result, prompt
-                started.append((shown, track))
-        started.sort(key=lambda pair: np.count_nonzero(pair[0]))
-        numbered = {self.latest + i: pair for i, pair in enumerate(started, start=1)}
-        state.tracks.update((number, track) for number, (_, track) in numbered.items())
+            proposal = state.propose(t, mask_prompts(mask, state.tracker.config.image_size))
+            if proposal.mask.any():
+                started.append(proposal)
+        started.sort(key=lambda proposal: np.count_nonzero(proposal.mask))
+        numbered = {self.latest + i: proposal for i, proposal in enumerate(started, start=1)}
+        for number, proposal in numbered.items():
+            state.adopt(number, proposal)
         self.latest += len(numbered)
         self.found |= numbered.keys()
-        return {number: shown for number, (shown, _) in numbered.items()}, left_out
+        return {number: proposal.mask for number, proposal in numbered.items()}, left_out

@@ -76,9 +76,7 @@ def room(module: str) -> str:
 CUTS = pytest.mark.xfail(reason="the cuts follow the moves")
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(n, marks=CUTS) if n in ("mlx_sam2.cli", "mlx_sam2.video.stream") else n for n in sources()]
-)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=CUTS) if n == "mlx_sam2.cli" else n for n in sources()])
 def test_imports_point_down(name: str) -> None:
     modules = sources()
     assert room(name) in FLOOR, f"{room(name)} has no floor: add it to FLOORS"

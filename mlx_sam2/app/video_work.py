@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..masks.rle import rle_to_mask
-from ..video.memory_bank import ObjectTrack
-from ..video.memory_bank import Prompt as TrackPrompt
+from ..video.prompts import Prompts as TrackPrompts
 from ..video.tracker import video_masks
 from .image_work import as_given, as_mask, clicks_of
 from .schemas import Mask, PreviewAsk, Prompt
@@ -62,25 +61,16 @@ class VideoWork:
     def encode(self, frame: int) -> ImageFeatures:
         """Features of a frame; those of the one before are forgotten."""
         self.state.require_frame(frame)
-        if self.state.latest_features is None or self.state.latest_features[0] != frame:
-            self.state.latest_features = (frame, self.predictor.tracker.encode(self.state.source[frame]))
-        return self.state.latest_features[1]
+        return self.state.features(frame)
 
     def preview(self, ask: PreviewAsk) -> Mask:
         """What a first click on a frame would give."""
         height, width = self.state.video_size
         scale = self.predictor.image_size / np.array([width, height], np.float32)
-        prompt = TrackPrompt(np.array([[ask.x, ask.y]], np.float32) * scale, np.ones(1, np.int32))
-        result = self.predictor.tracker.prompt(
-            self.encode(ask.frame),
-            ObjectTrack.empty(self.state.store),
-            prompt,
-            ask.frame,
-            reverse=None,
-            num_frames=self.state.num_frames,
-        )
-        mask = video_masks([result.low_res_mask], self.state.video_size, non_overlap=False)[0, 0] > 0
-        return as_mask(mask, result.object_score)
+        click = TrackPrompts(np.array([[ask.x, ask.y]], np.float32) * scale, np.ones(1, np.int32))
+        self.state.require_frame(ask.frame)
+        proposal = self.state.propose(ask.frame, click)
+        return as_mask(proposal.mask, proposal.score)
 
     def propagate(self, frame: int, reverse: bool) -> Iterator[tuple[int, dict[int, Mask]]]:
         """Follow all objects from a frame: its number, and their masks by object, for each.

@@ -1,4 +1,4 @@
-"""Opt-in approximations of tracking: less work for masks that differ a little from those of the official model."""
+"""Approximations of tracking, off by default: less work, and masks that differ a little from the official ones."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from PIL import Image
 from ..config.sam2 import SAM2Config
 
 MAX_THRESHOLD = 255.0
-CHANGE_CELL = 16  # pixels of the model's input on a side, over whose mean frames are compared
+CHANGE_CELL = 16  # frames are compared by the means of cells of 16 x 16 pixels of the model's input
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,12 @@ class Approximations:
     Two more are options of the model, ``image_size`` and ``memory_temporal_stride_for_eval``.
     """
 
-    memory_pooling: int = 1  # keys and values of memories are averaged over so many rows and columns
-    max_memories: int | None = None  # of a frame, one conditioning frame among them; None: as many as trained
+    memory_pooling: int = 1  # keys and values of memories are averaged over N x N cells
+    max_memories: int | None = None  # recalled on a frame, one conditioning frame included; None: as many as trained
     static_threshold: float = 0.0  # grey levels; a frame that differs less from the last remembered one is not encoded
 
     def check(self, config: SAM2Config) -> None:
-        """Raise a ValueError, one line, for options that do not fit the model."""
+        """Raise a ValueError for options that do not fit the model."""
         side = config.embedding_size
         if not _is_whole(self.memory_pooling) or self.memory_pooling < 1 or side % self.memory_pooling:
             fitting = [n for n in range(1, side + 1) if side % n == 0][:4]

@@ -1,5 +1,6 @@
-"""Looking ahead in a video: the next frames are read and preprocessed on a thread, and the next one is queued for
-encoding before the results of the current one are read.
+"""Looking ahead in a video: a thread reads and preprocesses the next frames.
+
+The next one is queued for encoding before the results of the current one are read.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from ..frames.source import FrameSource
 from ..model.results import ImageFeatures
 from .tracker import Tracker
 
-DEPTH = 2  # frames that wait, read and preprocessed, beside those in work
+DEPTH = 2  # frames that are read ahead
 
 
 class LookAhead:
-    """The frames of ``order``, read ahead of the tracking.
+    """Frames read ahead of the tracking.
 
-    Only the source and numpy are used on the thread. All else belongs to the thread that tracks.
+    The thread uses only the source and numpy. Everything else belongs to the thread that tracks.
 
     Args:
         source: frames; another thread may read it (``reads_ahead``).
@@ -38,16 +39,15 @@ class LookAhead:
         self._fill()
 
     def queue(self, frame_idx: int) -> None:
-        """Queue the encoding of a frame if it has been read by now; never waits."""
+        """Queue the encoding of a frame if it has been read already; never waits."""
         future = dict(self._waiting).get(frame_idx)
         if future is not None and future.done() and future.exception() is None:
             self.features(frame_idx)
 
     def features(self, frame_idx: int) -> ImageFeatures | None:
-        """Features of a frame, queued but perhaps not computed; None for one that was not read ahead.
+        """Features of a frame (MLX may still be computing them); None if it was not read ahead.
 
-        Raises:
-            What reading the frame raised.
+        Raises whatever reading the frame raised.
         """
         if self._queued is not None and self._queued[0] == frame_idx:
             return self._queued[1]
@@ -64,11 +64,11 @@ class LookAhead:
         return self._queued[1]
 
     def frame(self, frame_idx: int) -> np.ndarray | None:
-        """The frame itself, (H, W, 3) uint8, if it was among the last two."""
+        """A frame, (H, W, 3) uint8, if it is one of the last two."""
         return self._frames.get(frame_idx)
 
     def close(self) -> None:
-        """End the thread, after the frame that it is reading."""
+        """End the thread after the frame that it is reading."""
         on_the_thread = threading.get_ident() == self._thread  # where the garbage collector may run
         self._pool.shutdown(wait=not on_the_thread, cancel_futures=True)
         self._waiting.clear()

@@ -1,4 +1,4 @@
-"""What the video predictor remembers: results of frames, per object, with bounded RAM.
+"""The memory of a video session: results of frames, per object, with bounded RAM.
 
 ``ObjectTrack.recall`` picks the memories that a frame attends to (official
 ``SAM2Base._prepare_memory_conditioned_features`` and ``select_closest_cond_frames``); ``ResultStore`` keeps the
@@ -20,10 +20,11 @@ import mlx.core as mx
 import numpy as np
 
 from ..config.sam2 import SAM2Config
+from .prompts import Prompts
 
 
 class FrameMemory(NamedTuple):
-    """What attention recalls of a frame."""
+    """The memory of one object on one frame, which attention recalls."""
 
     features: mx.array  # (h, w, M) bfloat16, as the official code stores them
     pointer: mx.array  # (C,) float32
@@ -31,7 +32,7 @@ class FrameMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class FrameResult:
-    """One object on one frame."""
+    """The result for one object on one frame."""
 
     low_res_mask: np.ndarray  # (4h, 4w) float32 logits
     pointer: mx.array  # (C,) float32
@@ -45,25 +46,10 @@ class FrameResult:
         return FrameMemory(self.features, self.pointer)
 
 
-@dataclass
-class Prompt:
-    """What the user gave for one object on one frame: points (a box is two of them) or a mask."""
-
-    points: np.ndarray | None = None  # (N, 2) float32, (x, y) in pixels of the model's input
-    labels: np.ndarray | None = None  # (N,) int32
-    mask: np.ndarray | None = None  # (S, S) float32 of 0 and 1
-
-    def extended(self, points: np.ndarray, labels: np.ndarray) -> Prompt:
-        """With more points behind those there are; a mask gives way."""
-        if self.points is None or self.labels is None:
-            return Prompt(points, labels)
-        return Prompt(np.concatenate([self.points, points]), np.concatenate([self.labels, labels]))
-
-
 class ResultStore:
-    """Frame results by slot number: up to ``capacity`` in RAM, the least recently used beyond it in a file.
+    """Frame results by slot number: up to ``capacity`` in RAM, and the least recently used others in a file.
 
-    The file is a temporary one without a name, in the folder that TMPDIR says: the system frees it when the process
+    The file is temporary and has no name; it lies in the folder that TMPDIR names. The system frees it when the process
     ends, however it ends. Results come back with the same bits.
     """
 
@@ -86,7 +72,7 @@ class ResultStore:
             raise ValueError("this session or stream has been closed; open another one")
 
     def add(self, result: FrameResult) -> int:
-        """Keep a result; returns its slot. OSError where the file cannot grow: all is as it was then."""
+        """Keep a result; returns its slot. OSError if the file cannot grow; the store is unchanged then."""
         self.require_open()
         self._make_room()
         if self._free:
@@ -111,7 +97,7 @@ class ResultStore:
         self._free.append(slot)
 
     def close(self) -> None:
-        """Give the file back; nothing can be read any more."""
+        """Release the file. Nothing can be read afterwards."""
         self.closed = True
         if self._file is not None:
             self._file.close()
@@ -162,7 +148,7 @@ class ResultStore:
 
 
 class ResultMap(MutableMapping[int, FrameResult]):
-    """Results by frame number, in the order of insertion, kept in a shared ``ResultStore``."""
+    """Results by frame number, in the order of insertion. The results themselves lie in a shared ``ResultStore``."""
 
     def __init__(self, store: ResultStore) -> None:
         self._store = store
@@ -191,7 +177,7 @@ class ResultMap(MutableMapping[int, FrameResult]):
 
 
 class Recall(NamedTuple):
-    """What one object attends to on a frame, in the order of attention."""
+    """The memories that one object attends to on a frame, in the order of attention."""
 
     memories: list[FrameMemory]
     time_indices: list[int]  # rows of maskmem_tpos_enc
@@ -201,11 +187,11 @@ class Recall(NamedTuple):
 
 @dataclass
 class ObjectTrack:
-    """Everything about one object: prompts, committed results, and the edit in progress."""
+    """One object of a session: its prompts, committed results, and the edit in progress."""
 
     conditioning: ResultMap  # frames whose result is a user's, as committed to memory
     tracked: ResultMap  # all other frames that have a result ("non-conditioning" in the official code)
-    prompts: dict[int, Prompt] = field(default_factory=dict)
+    prompts: dict[int, Prompts] = field(default_factory=dict)
     pending: dict[int, FrameResult] = field(default_factory=dict)  # prompted, not yet committed: to conditioning
     pending_tracked: dict[int, FrameResult] = field(default_factory=dict)  # corrections: not to conditioning
     directions: dict[int, bool] = field(default_factory=dict)  # frames passed by propagation -> in reverse?
@@ -223,7 +209,7 @@ class ObjectTrack:
         return self.pending.get(frame_idx) or self.pending_tracked.get(frame_idx) or self.result(frame_idx)
 
     def clear(self) -> None:
-        """Give every result back to the store."""
+        """Remove all prompts and results."""
         self.conditioning.clear()
         self.tracked.clear()
         self.prompts.clear()
@@ -232,7 +218,7 @@ class ObjectTrack:
         self.directions.clear()
 
     def forget_before(self, frame_idx: int, config: SAM2Config) -> None:
-        """Drop what no frame from ``frame_idx`` on can recall, going forward (for streams)."""
+        """Drop results that no frame from ``frame_idx`` on can recall, going forward (for streams)."""
         first = frame_idx - recall_distance(config)
         for frames in (self.tracked, self.directions, self.prompts):
             for t in [t for t in frames if t < first]:
@@ -254,10 +240,10 @@ class ObjectTrack:
         """Pick the memories for a frame: conditioning frames, then the latest others, oldest first.
 
         Args:
-            num_frames: length of the video, or None where it is unknown. The official time encoding of pointers
+            num_frames: length of the video, or None if it is unknown. The official time encoding of pointers
                 depends on it in videos shorter than ``max_obj_ptrs_in_encoder``.
-            max_memories: an approximation: one conditioning frame counted, not more memories than this; None for as
-                many as the configuration says.
+            max_memories: an approximation: the most memories, one conditioning frame included; None for as many as
+                the configuration says.
         """
         if config.num_maskmem == 0:  # a model without memory
             return Recall([], [], [], [])

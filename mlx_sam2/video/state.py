@@ -1,35 +1,63 @@
-"""The state of a session on a video, and the points and boxes that users give."""
+"""A session on a video: what the user prompted, what was found, and the verbs that work on them.
+
+Official ``SAM2VideoPredictor`` keeps all this in a dict and does it in its own methods. ``SAM2VideoPredictor`` here has
+the official signatures and hands over to a ``VideoState``; so do streams, ``track_everything`` and the app.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ..frames.source import FrameSource
-from ..model.prompt_encoder import BOTTOM_RIGHT, NEGATIVE, PADDING, POSITIVE, TOP_LEFT
 from ..model.results import ImageFeatures
 from .approximations import CHANGE_CELL, largest_change, small_picture
 from .look_ahead import LookAhead
-from .memory_bank import ObjectTrack, ResultStore
-from .tracker import Tracker
+from .memory_bank import FrameResult, ObjectTrack, ResultStore, recall_distance
+from .prompts import Prompts, mask_prompts, point_prompts
+from .tracker import Tracker, video_masks
+
+Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
+
+
+@dataclass
+class SessionOptions:
+    """Options of the official video predictor that concern its sessions. A change counts for open sessions, too."""
+
+    non_overlap_masks: bool = False  # every pixel of the returned masks belongs to one object at most
+    clear_non_cond_mem_around_input: bool = False  # forget the tracked frames around a prompted one
+    add_all_frames_to_correct_as_cond: bool = False  # corrections of tracked frames become conditioning frames
+
+
+class Proposal(NamedTuple):
+    """The answer to a first prompt, for an object that the session does not have yet."""
+
+    track: ObjectTrack
+    mask: np.ndarray  # (H, W) bool
+    score: float  # presence, a logit
 
 
 @dataclass
 class VideoState:
-    """A session on one video. Made by ``init_state``; read it, but change it only through the predictor."""
+    """A session on one video. Made by ``init_state``; scripts read it, and change it through the predictor."""
 
     source: FrameSource
     num_frames: int | None  # None for a stream without a known end
     store: ResultStore
+    tracker: Tracker
+    options: SessionOptions = field(default_factory=SessionOptions)
     tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
-    latest_features: tuple[int, ImageFeatures] | None = None  # of the frame worked on last
+    latest_features: tuple[int, ImageFeatures] | None = None  # cache: the latest frame's
     ahead: LookAhead | None = None  # while a propagation runs
     still: tuple[int, np.ndarray] | None = None  # the frame last remembered, as a small picture
+
+    # ---- facts
 
     @property
     def obj_ids(self) -> list[Any]:
@@ -49,7 +77,7 @@ class VideoState:
         return known[key]
 
     def require_frame(self, frame_idx: int) -> None:
-        """Raise a ValueError for a frame that the video has not, or after ``close``."""
+        """Raise a ValueError if the video has no such frame, or after ``close``."""
         self.store.require_open()
         is_number = isinstance(frame_idx, (int, np.integer)) and frame_idx >= 0
         if is_number and (self.num_frames is None or frame_idx < self.num_frames):
@@ -58,28 +86,43 @@ class VideoState:
         raise ValueError(f"frame {frame_idx!r} does not exist; the video {frames}")
 
     def has_pending(self, frame_idx: int) -> bool:
-        """Whether any object has a prompt on the frame that is not committed yet, to conditioning."""
+        """Whether an object has an uncommitted prompt on the frame that will become a conditioning frame."""
         return any(frame_idx in track.pending for track in self.tracks.values())
+
+    def masks(self, low_res: Sequence[np.ndarray | None]) -> np.ndarray:
+        """Low-resolution logits of N objects at the size of the video: (N, 1, H, W); None becomes -1024 everywhere."""
+        return video_masks(low_res, self.video_size, self.options.non_overlap_masks)
+
+    def edited_masks(self, frame_idx: int, conditioning: bool) -> Masks:
+        """Masks of all objects on a frame. An uncommitted edit of the given kind goes before the committed result."""
+        low_res = []
+        for track in self.tracks.values():
+            pending = track.pending if conditioning else track.pending_tracked
+            result = pending.get(frame_idx) or track.result(frame_idx)
+            low_res.append(None if result is None else result.low_res_mask)
+        return frame_idx, self.obj_ids, self.masks(low_res)
+
+    # ---- frames
 
     def frame(self, frame_idx: int) -> np.ndarray:
         """A frame of the video, (H, W, 3) uint8."""
         frame = None if self.ahead is None else self.ahead.frame(frame_idx)
         return self.source[frame_idx] if frame is None else frame
 
-    def features(self, tracker: Tracker, frame_idx: int) -> ImageFeatures:
-        """Those of a frame, perhaps not computed yet; kept until another frame is asked for."""
+    def features(self, frame_idx: int) -> ImageFeatures:
+        """Features of a frame (MLX may still be computing them). The latest frame's are cached."""
         if self.latest_features is None or self.latest_features[0] != frame_idx:
             features = None if self.ahead is None else self.ahead.features(frame_idx)
-            self.latest_features = (frame_idx, features or tracker.encode(self.source[frame_idx]))
+            self.latest_features = (frame_idx, features or self.tracker.encode(self.source[frame_idx]))
         return self.latest_features[1]
 
     @contextmanager
-    def looking_ahead(self, tracker: Tracker, frames: Sequence[int]) -> Iterator[None]:
-        """Within the block frames are read and encoded ahead, where the source can be read by another thread."""
+    def looking_ahead(self, frames: Sequence[int]) -> Iterator[None]:
+        """Within the block frames are read and encoded ahead, if another thread may read the source."""
         if not self.source.reads_ahead or len(frames) < 2:
             yield
             return
-        ahead = self.ahead = LookAhead(self.source, tracker, frames)
+        ahead = self.ahead = LookAhead(self.source, self.tracker, frames)
         try:
             yield
         finally:
@@ -87,19 +130,226 @@ class VideoState:
             if self.ahead is ahead:
                 self.ahead = None
 
-    def queue(self, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
-        """Queue the encoding of a frame that comes next, if an object has to be found on it."""
+    # ---- prompts
+
+    def prompt_points(
+        self,
+        frame_idx: int,
+        obj_id: Any,
+        points: Sequence[Any] | np.ndarray | None = None,
+        labels: Sequence[int] | np.ndarray | None = None,
+        clear_old_points: bool = True,
+        normalize_coords: bool = True,
+        box: Sequence[float] | np.ndarray | None = None,
+    ) -> Masks:
+        """Prompt an object with points or a box: see ``SAM2VideoPredictor.add_new_points_or_box``."""
+        self.require_frame(frame_idx)
+        size = self.video_size if normalize_coords else None
+        given = point_prompts(points, labels, box, clear_old_points, size, self.tracker.config.image_size)
+        return self.prompt(frame_idx, obj_id, given, extend=not clear_old_points)
+
+    def prompt_mask(self, frame_idx: int, obj_id: Any, mask: np.ndarray | Sequence[Any]) -> Masks:
+        """Prompt an object with its mask: see ``SAM2VideoPredictor.add_new_mask``."""
+        self.require_frame(frame_idx)
+        return self.prompt(frame_idx, obj_id, mask_prompts(mask, self.tracker.config.image_size))
+
+    def prompt(self, frame_idx: int, obj_id: Any, given: Prompts, extend: bool = False) -> Masks:
+        """Answer prompts for an object on a frame; a new id makes a new object.
+
+        Args:
+            extend: keep the points that were given before on this frame.
+
+        Returns:
+            ``frame_idx``, the ids of all objects, and their masks on this frame.
+        """
+        track = self.tracks.get(obj_id) or ObjectTrack.empty(self.store)
+        prompts = track.prompts.get(frame_idx, Prompts()).extended(given) if extend else given
+        # without any conditioning frame left there is nothing to attend to: as on a first look
+        first_look = frame_idx not in track.directions or not track.conditioning
+        as_conditioning = first_look or self.options.add_all_frames_to_correct_as_cond
+        pending = track.pending if as_conditioning else track.pending_tracked
+        previous = None
+        if prompts.points is not None:
+            result = pending.get(frame_idx) or track.result(frame_idx)
+            previous = None if result is None else result.low_res_mask
+        result = self.tracker.prompt(
+            self.features(frame_idx),
+            track,
+            prompts,
+            frame_idx,
+            reverse=None if first_look else track.directions[frame_idx],
+            num_frames=self.num_frames,
+            previous=previous,
+        )
+        # nothing of the state has changed up to here
+        pending[frame_idx] = result
+        track.prompts[frame_idx] = prompts
+        self.tracks[obj_id] = track
+        return self.edited_masks(frame_idx, as_conditioning)
+
+    def propose(self, frame_idx: int, prompts: Prompts) -> Proposal:
+        """Answer a first prompt without making an object of it; ``adopt`` makes one."""
+        track = ObjectTrack.empty(self.store)
+        result = self.tracker.prompt(
+            self.features(frame_idx), track, prompts, frame_idx, reverse=None, num_frames=self.num_frames
+        )
+        track.pending[frame_idx], track.prompts[frame_idx] = result, prompts
+        mask = video_masks([result.low_res_mask], self.video_size, non_overlap=False)[0, 0] > 0
+        return Proposal(track, mask, result.object_score)
+
+    def adopt(self, obj_id: Any, proposal: Proposal) -> None:
+        """Make a proposal the object ``obj_id``."""
+        self.tracks[obj_id] = proposal.track
+
+    def clear_prompts(self, frame_idx: int, obj_id: Any) -> None:
+        """Remove the prompts of an object on a frame; its committed result stays, as a tracked one.
+
+        Raises:
+            ValueError: for an unknown object or frame.
+        """
+        self.require_frame(frame_idx)
+        track = self.tracks.get(obj_id)
+        if track is None:
+            raise ValueError(f"object {obj_id!r} does not exist; the objects are {self.obj_ids}")
+        track.prompts.pop(frame_idx, None)
+        track.pending.pop(frame_idx, None)
+        track.pending_tracked.pop(frame_idx, None)
+        result = track.conditioning.pop(frame_idx, None)
+        if result is not None:
+            track.tracked[frame_idx] = result
+            track.directions.pop(frame_idx, None)
+
+    def remove(self, obj_id: Any, strict: bool = False) -> list[int]:
+        """Remove an object; returns the frames on which it was prompted.
+
+        Raises:
+            RuntimeError: for an unknown id with ``strict``; without it nothing happens.
+        """
+        if obj_id not in self.tracks:
+            if strict:
+                raise RuntimeError(
+                    f"cannot remove object {obj_id!r}: it does not exist; the objects are {self.obj_ids}"
+                )
+            return []
+        track = self.tracks.pop(obj_id)
+        frames = sorted(track.prompts)
+        track.clear()
+        return frames
+
+    def reset(self) -> None:
+        """Remove all prompts, results and objects."""
+        for track in self.tracks.values():
+            track.clear()
+        self.tracks.clear()
+
+    # ---- tracking
+
+    def prepare(self) -> None:
+        """Commit all edits before a propagation.
+
+        Raises:
+            RuntimeError: when there is no object, or one without any prompt; nothing has changed then.
+        """
+        if not self.tracks:
+            raise RuntimeError("no input points or masks are provided for any object; please add inputs first")
+        for obj_id, track in self.tracks.items():
+            if not track.conditioning and not track.pending:
+                raise RuntimeError(
+                    f"no input points or masks are provided for object {obj_id!r}; please add inputs first"
+                )
+        self.commit_edits()
+
+    def commit_edits(self) -> None:
+        """Encode the prompted frames of all objects as memories."""
+        for track in self.tracks.values():
+            for pending, committed in (
+                (track.pending_tracked, track.tracked),
+                (track.pending, track.conditioning),
+            ):
+                for t in list(pending):
+                    self.still = None
+                    committed[t] = self.tracker.commit(self.features(t), pending[t])
+                    del pending[t]
+                    self._clear_around(track, t)
+            for t in track.conditioning:
+                track.tracked.pop(t, None)
+        window = recall_distance(self.tracker.config) * len(self.tracks)
+        self.store.capacity = window + sum(len(track.conditioning) for track in self.tracks.values())
+
+    def advance(self, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool) -> list[np.ndarray]:
+        """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
+        moving = [track for track in tracks if frame_idx not in track.conditioning]
+        look_ahead = partial(self._queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
+        found: list[FrameResult] = []
+        if moving:
+            features, same = self.features(frame_idx), self._still_memories(frame_idx, moving)
+            known = {"reverse": reverse, "num_frames": self.num_frames, "memories": same, "meanwhile": look_ahead}
+            found = self.tracker.track(features, moving, frame_idx, **known)
+        else:
+            look_ahead()
+        for track, result in zip(moving, found, strict=True):
+            track.tracked[frame_idx] = result
+        low_res = []
+        for track in tracks:
+            if frame_idx in track.conditioning:
+                self._clear_around(track, frame_idx)
+            track.directions[frame_idx] = reverse
+            low_res.append(track.result(frame_idx).low_res_mask)
+        return low_res
+
+    def step(self, frame_idx: int) -> Masks:
+        """Go forward to a frame from the one before, as a stream does: objects may come and go between two steps."""
+        self.commit_edits()
+        for track in self.tracks.values():
+            if frame_idx - 1 in track.conditioning or frame_idx - 1 in track.tracked:
+                track.directions.setdefault(frame_idx - 1, False)
+        moving = [track for track in self.tracks.values() if track.conditioning]
+        found = iter(self.advance(moving, frame_idx, reverse=False))
+        low_res = [next(found) if track.conditioning else None for track in self.tracks.values()]
+        return frame_idx, self.obj_ids, self.masks(low_res)
+
+    def propagate(self, start: int | None = None, limit: int | None = None, reverse: bool = False) -> Iterator[Masks]:
+        """Track all objects through the video: see ``SAM2VideoPredictor.propagate_in_video``."""
+        if start is not None:
+            self.require_frame(start)
+        self.prepare()
+        followed = dict(self.tracks)  # an object that comes, or comes again, between two frames is for the next run
+        if start is None:
+            start = min(t for track in self.tracks.values() for t in track.conditioning)
+        count = self.num_frames if limit is None else limit
+        if reverse:
+            frames = range(start, max(start - count, 0) - 1, -1) if start > 0 else range(0)
+        else:
+            frames = range(start, min(start + count, self.num_frames - 1) + 1)
+        with self.looking_ahead(frames):
+            for frame_idx in frames:
+                present = {obj_id: track for obj_id, track in followed.items() if self.tracks.get(obj_id) is track}
+                low_res = self.advance(list(present.values()), frame_idx, reverse)
+                yield frame_idx, list(present), self.masks(low_res)
+
+    def _clear_around(self, track: ObjectTrack, frame_idx: int) -> None:
+        if not self.options.clear_non_cond_mem_around_input:
+            return
+        config = self.tracker.config
+        reach = config.memory_temporal_stride_for_eval * config.num_maskmem
+        for t in range(frame_idx - reach, frame_idx + reach + 1):
+            if t != frame_idx:
+                track.tracked.pop(t, None)
+
+    def _queue(self, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
+        """Queue the encoding of the next frame, if an object has to be found on it."""
         if self.ahead is not None and any(frame_idx not in track.conditioning for track in tracks):
             self.ahead.queue(frame_idx)
 
-    def still_memories(self, tracker: Tracker, frame_idx: int, tracks: Sequence[ObjectTrack]) -> list[mx.array] | None:
-        """With ``static_threshold`` the memories (h, w, M) of objects on the frame last remembered, if this one looks
-        the same; else this becomes the one last remembered.
+    def _still_memories(self, frame_idx: int, tracks: Sequence[ObjectTrack]) -> list[mx.array] | None:
+        """With ``static_threshold``: the memories (h, w, M) of the frame last remembered, if this one looks the same.
+
+        Else None, and this frame becomes the one last remembered.
         """
-        threshold = tracker.options.static_threshold
+        threshold = self.tracker.options.static_threshold
         if threshold == 0:
             return None
-        picture = small_picture(self.frame(frame_idx), tracker.config.image_size // CHANGE_CELL)
+        picture = small_picture(self.frame(frame_idx), self.tracker.config.image_size // CHANGE_CELL)
         if self.still is not None and largest_change(picture, self.still[1]) <= threshold:
             results = [track.result(self.still[0]) for track in tracks]
             if all(result is not None and result.features is not None for result in results):
@@ -107,8 +357,10 @@ class VideoState:
         self.still = (frame_idx, picture)
         return None
 
+    # ---- end
+
     def close(self) -> None:
-        """Close the source and give the temporary file back."""
+        """Close the source and release the temporary file."""
         if self.ahead is not None:
             self.ahead.close()
         self.source.close()
@@ -119,52 +371,3 @@ class VideoState:
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()
-
-
-def point_prompt(
-    points: Sequence[Any] | np.ndarray | None,
-    labels: Sequence[int] | np.ndarray | None,
-    box: Sequence[float] | np.ndarray | None,
-    clear_old_points: bool,
-    size: tuple[int, int] | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Points and a box as the user gave them -> (N, 2) float32 and (N,) int32 labels; the box first, as its corners.
-
-    ``size`` is the (height, width) that coordinates are divided by, None for those that are in 0..1 already.
-
-    Raises:
-        ValueError: one line, for anything that does not fit.
-    """
-    if (points is None) != (labels is None):
-        raise ValueError("points and labels must be provided together")
-    if points is None and box is None:
-        raise ValueError("at least one of points or box must be provided as input")
-    coords = np.zeros((0, 2), np.float32) if points is None else _numbers("points", points)
-    marks = np.zeros(0, np.float32) if labels is None else _numbers("labels", labels)
-    if coords.ndim == 3 and len(coords) == 1 and marks.ndim == 2:  # the official code takes a batch of one
-        coords, marks = coords[0], marks[0]
-    if coords.ndim != 2 or coords.shape[1] != 2 or marks.shape != coords.shape[:1]:
-        raise ValueError(f"points {coords.shape} and labels {marks.shape} do not fit; they must be (N, 2) and (N,)")
-    if box is not None:
-        if not clear_old_points:
-            raise ValueError("a box comes before any points: it cannot be added to them, use clear_old_points=True")
-        corners = _numbers("box", box)
-        if corners.size != 4:
-            raise ValueError(f"box has shape {corners.shape}; it must be (4,) as x0, y0, x1, y1")
-        coords = np.concatenate([corners.reshape(2, 2), coords])
-        marks = np.concatenate([np.array([TOP_LEFT, BOTTOM_RIGHT], np.float32), marks])
-    unknown = marks[~np.isin(marks, (PADDING, NEGATIVE, POSITIVE, TOP_LEFT, BOTTOM_RIGHT))]
-    if unknown.size:
-        raise ValueError(f"labels hold {unknown[0]:g}; a label is 1 (on the object) or 0 (off it)")
-    if not np.isfinite(coords).all():
-        raise ValueError("points or box hold a value that is not a finite number")
-    return coords if size is None else coords / np.array(size[::-1], np.float32), marks.astype(np.int32)
-
-
-def _numbers(name: str, values: Any) -> np.ndarray:
-    try:
-        return np.asarray(values, np.float32)
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{name}={values!r:.80} cannot be read: numbers are needed, of equal count in every row"
-        ) from None

@@ -9,10 +9,9 @@ import numpy as np
 
 from ..frames.opening import open_source
 from ..frames.source import FrameSource, VideoError, as_frame
-from ..sam2_video_predictor import Masks, SAM2VideoPredictor
 from .memory_bank import ResultStore
-from .state import VideoState
-from .tracker import video_masks
+from .state import Masks, SessionOptions, VideoState
+from .tracker import Tracker
 
 
 class _HeldFrames(FrameSource):
@@ -52,28 +51,31 @@ class VideoStream:
     mask and becomes a conditioning frame. Points may refine it then.
 
     Args:
-        predictor: model and options.
-        source: anything that ``open_source`` takes, or None to ``push`` frames. Where its length is known it is used,
-            because in videos of less than 16 frames the official time encoding depends on it.
+        tracker, options: the predictor's.
+        source: anything that ``open_source`` takes, or None to ``push`` frames. A known length is used, because in
+            videos of less than 16 frames the official time encoding depends on it.
+
+    Attributes:
+        state: the session behind the stream.
+        frame_idx: number of the frame that came last, -1 before the first.
     """
 
-    def __init__(self, predictor: SAM2VideoPredictor, source: Any = None) -> None:
-        self.predictor = predictor
+    def __init__(self, tracker: Tracker, options: SessionOptions, source: Any = None) -> None:
         self.source = None if source is None else open_source(source)
         self._frames = None if self.source is None else iter(self.source)
         num_frames = None if self.source is None else self.source.num_frames
         self._held = _HeldFrames(num_frames)
-        self._state = VideoState(self._held, num_frames, ResultStore(on_disk=False))
-        self.frame_idx = -1  # of the frame that came last
+        self.state = VideoState(self._held, num_frames, ResultStore(on_disk=False), tracker, options)
+        self.frame_idx = -1
 
     @property
     def obj_ids(self) -> list[Any]:
-        return self._state.obj_ids
+        return self.state.obj_ids
 
     @property
     def object_scores(self) -> dict[Any, float]:
         """Presence of the objects on the frame that came last, by id: logits, above 0 where the object is seen."""
-        results = {obj_id: track.latest(self.frame_idx) for obj_id, track in self._state.tracks.items()}
+        results = {obj_id: track.latest(self.frame_idx) for obj_id, track in self.state.tracks.items()}
         return {obj_id: result.object_score for obj_id, result in results.items() if result is not None}
 
     @property
@@ -85,11 +87,19 @@ class VideoStream:
     # ---- frames
 
     def __iter__(self) -> Iterator[Masks]:
-        """Push the frames of the source; a second loop goes on where the first one stopped."""
+        """Push the frames of the source; a second loop continues where the first one stopped."""
+        for frame in self.unread_frames():
+            yield self.push(frame)
+
+    def unread_frames(self) -> Iterator[Any]:
+        """The frames of the source that have not been read yet.
+
+        Raises:
+            VideoError: this stream has no source.
+        """
         if self._frames is None:
             raise VideoError("this stream has no source to iterate over; push(frame) frames into it")
-        for frame in self._frames:
-            yield self.push(frame)
+        return self._frames
 
     def push(self, frame: Any) -> Masks:
         """Take the next frame, uint8 (H, W, 3) RGB or a PIL image, and find all objects on it.
@@ -101,26 +111,16 @@ class VideoStream:
         Raises:
             VideoError: for anything that is no frame, or one of another size; the stream stays as it was.
         """
-        self._state.store.require_open()
+        self.state.store.require_open()
         frame_idx = self.frame_idx + 1
         self._held.hold(frame_idx, frame)
-        self._commit()
+        masks = self.state.step(frame_idx)
         self.frame_idx = frame_idx
         self._held.frames = {frame_idx: self._held.frames[frame_idx]}
-        moving = [track for track in self._state.tracks.values() if track.conditioning]
-        low_res = iter(self.predictor.advance(self._state, moving, frame_idx, reverse=False))
-        masks = [next(low_res) if track.conditioning else None for track in self._state.tracks.values()]
-        for track in moving:
-            track.forget_before(frame_idx + 1, self.predictor.model.config)
-        size = self._state.video_size
-        return frame_idx, self.obj_ids, video_masks(masks, size, self.predictor.non_overlap_masks)
-
-    def _commit(self) -> None:
-        """Commit the prompts given since the frame before."""
-        self.predictor.commit_edits(self._state)
-        for track in self._state.tracks.values():
-            if track.result(self.frame_idx) is not None:
-                track.directions.setdefault(self.frame_idx, False)
+        for track in self.state.tracks.values():
+            if track.conditioning:
+                track.forget_before(frame_idx + 1, self.state.tracker.config)
+        return masks
 
     # ---- prompts
 
@@ -145,28 +145,28 @@ class VideoStream:
             As ``push``.
         """
         t = self._editable_frame(frame_idx, frame)
-        return self.predictor.add_new_points_or_box(
-            self._state, t, obj_id, points, labels, clear_old_points, normalize_coords, box
-        )
+        return self.state.prompt_points(t, obj_id, points, labels, clear_old_points, normalize_coords, box)
 
     def add_new_mask(
         self, obj_id: Any, mask: np.ndarray | Sequence[Any], frame_idx: int | None = None, frame: Any = None
     ) -> Masks:
         """Give the mask of an object, (H, W), by default on the frame that came last. Arguments as above."""
-        return self.predictor.add_new_mask(self._state, self._editable_frame(frame_idx, frame), obj_id, mask)
+        return self.state.prompt_mask(self._editable_frame(frame_idx, frame), obj_id, mask)
 
     def clear_all_prompts(self, obj_id: Any) -> Masks:
         """Remove the prompts of an object on the frame that came last."""
         self._require_started()
-        return self.predictor.clear_all_prompts_in_frame(self._state, self.frame_idx, obj_id)
+        self.state.clear_prompts(self.frame_idx, obj_id)
+        return self.state.edited_masks(self.frame_idx, self.state.has_pending(self.frame_idx))
 
     def remove_object(self, obj_id: Any, strict: bool = False) -> list[Any]:
         """Remove an object; returns the ids that remain. An unknown id raises a RuntimeError with ``strict``."""
-        return self.predictor.remove_object(self._state, obj_id, strict, need_output=False)[0]
+        self.state.remove(obj_id, strict)
+        return self.obj_ids
 
     def reset(self) -> None:
         """Remove all objects. Frame numbers go on."""
-        self.predictor.reset_state(self._state)
+        self.state.reset()
 
     def _editable_frame(self, frame_idx: int | None, frame: Any) -> int:
         self._require_started()
@@ -188,7 +188,7 @@ class VideoStream:
     def close(self) -> None:
         """Close the source and forget everything."""
         self.reset()
-        self._state.close()
+        self.state.close()
         if self.source is not None:
             self.source.close()
 

@@ -1,4 +1,4 @@
-"""One frame of tracking: prompted, recalled from memory, committed to memory. Shared by sessions and streams.
+"""One frame of tracking: answer a prompt, find objects from their memories, encode memories.
 
 Official ``SAM2Base.track_step`` and ``SAM2VideoPredictor._run_single_frame_inference``, for several objects at once.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -21,17 +21,28 @@ from ..model.resize import resize_bilinear
 from ..model.results import ImageFeatures, ObjectPrediction
 from ..model.sam2 import NO_OBJECT_LOGIT, SAM2
 from .approximations import Approximations
-from .memory_bank import FrameResult, ObjectTrack, Prompt, Recall
+from .memory_bank import FrameResult, ObjectTrack, Recall
+from .prompts import Prompts
 
 PREVIOUS_CLAMP = 32.0  # of logits fed back as a mask prompt
 HOLE_LOGIT = 0.1  # what a filled hole becomes
 NON_OVERLAP_LOGIT = -10.0  # upper bound of an object's logits where another one wins
-MAX_SCORES = 1 << 28  # attention scores of one batch of objects, so that no batch needs gigabytes
-CPU_SHARE = 4  # a CPU's batches have so many times fewer: beyond its caches one is slower than its objects apart
+MAX_SCORES = 1 << 28  # attention scores of one batch of objects: more would need gigabytes
+CPU_SHARE = 4  # on a CPU so many times fewer: a batch beyond its caches is slower than its objects one by one
+
+
+class Recalled(NamedTuple):
+    """The memories of B objects as ``SAM2.attend_memory`` takes them, padded to equal counts."""
+
+    memories: mx.array  # (B, T, h, w, M)
+    times: mx.array  # (B, T) int, rows of maskmem_tpos_enc
+    pointers: mx.array | None  # (B, P, C)
+    pointer_times: mx.array | None  # (B, P) float32
+    present: mx.array | None  # (B, T + P) bool, False for padding; None if there is none
 
 
 class Tracker:
-    """Runs the model on single frames. Holds no state of a video.
+    """Runs the model on single frames. It holds no state of a video.
 
     Args:
         model: the model; its configuration says how memories are recalled.
@@ -71,7 +82,7 @@ class Tracker:
         self,
         features: ImageFeatures,
         track: ObjectTrack,
-        prompt: Prompt,
+        prompt: Prompts,
         frame_idx: int,
         *,
         reverse: bool | None,
@@ -140,8 +151,8 @@ class Tracker:
         Objects whose memories have equal shapes go through memory attention, decoder and memory encoder as one batch.
 
         Args:
-            memories: (h, w, M) of each object, to be kept for this frame in place of what was found.
-            meanwhile: called once, when the last batch is on its way and before its results are waited for.
+            memories: (h, w, M) of each object; if given, they are kept for this frame and none is encoded.
+            meanwhile: called once, after the last batch is queued and before its results are read.
         """
         recalls = [
             track.recall(frame_idx, reverse, num_frames, self.config, self.options.max_memories) for track in tracks
@@ -189,9 +200,8 @@ class Tracker:
             return mx.repeat(features.embedding, len(recalls), axis=0)
         return self.model.attend_memory(features.embedding, *self._recalled(recalls), self.options.memory_pooling)
 
-    def _recalled(self, recalls: Sequence[Recall]) -> tuple[mx.array | None, ...]:
-        """What ``SAM2.attend_memory`` takes for B objects: memories (B, T, h, w, M), their times, pointers (B, P, C),
-        their times, and what of it is no padding."""
+    def _recalled(self, recalls: Sequence[Recall]) -> Recalled:
+        """Stack the memories of B objects, with padding where one has fewer than another."""
         count, num_pointers = max(_padded(recall, self.config) for recall in recalls)
         nothing = mx.zeros_like(recalls[0].memories[0].features)
         memories = [m for r in recalls for m in _filled([m.features for m in r.memories], count, nothing)]
@@ -209,12 +219,12 @@ class Tracker:
             pointers = pointers.reshape(len(recalls), num_pointers, -1)
             pointer_times = mx.array([_filled(r.pointer_times, num_pointers, 0.0) for r in recalls], mx.float32)
         memories = mx.stack(memories).reshape(len(recalls), count, *nothing.shape)
-        return memories, times, pointers, pointer_times, None if all(map(all, present)) else mx.array(present)
+        return Recalled(memories, times, pointers, pointer_times, None if all(map(all, present)) else mx.array(present))
 
     def _started(
         self, prediction: ObjectPrediction, memories: Sequence[mx.array | None]
     ) -> Callable[[], list[FrameResult]]:
-        """Start computing the results of B objects; the function returned waits for them."""
+        """Start computing the results of B objects; returns a function that waits for them."""
         low_res, score, pointers = prediction.low_res_mask[..., 0], prediction.object_score, list(prediction.pointer)
         # the rows now, or each would wait for what is queued later, and keep the graph of its frame alive
         mx.async_eval(low_res, score, pointers, [m for m in memories if m is not None])
@@ -229,8 +239,10 @@ class Tracker:
 
 
 def _padded(recall: Recall, config: SAM2Config) -> tuple[int, int]:
-    """How many memories and pointers a batch gives room to. Compiled graphs are kept for each shape, so there only a
-    few counts are used; the rest is padding, which attention leaves out."""
+    """Counts of memories and pointers in a batch.
+
+    MLX keeps a compiled graph for each shape, so compiled models use only a few counts; attention skips the padding.
+    """
     counts = len(recall.memories), len(recall.pointers)
     if not compiled.compiles():
         return counts
@@ -268,5 +280,5 @@ def video_masks(low_res: Sequence[np.ndarray | None], size: tuple[int, int], non
 
 @lru_cache(maxsize=4)
 def _beside(device: mx.DeviceType) -> mx.ThreadLocalStream:
-    """A stream of its own for what users wait for: on the default one it would come after the next frame's encoding."""
+    """A stream for results that users wait for: on the default one they would come after the next frame's encoding."""
     return mx.new_thread_local_stream(mx.Device(device))

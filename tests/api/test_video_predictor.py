@@ -55,9 +55,7 @@ def assert_equal_outputs(ours: list, theirs: list, tolerance: float = 0) -> None
 
 
 def test_disk_and_ram_give_the_same_bits(predictor: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        "mlx_sam2.sam2_video_predictor.recall_distance", lambda config: 0
-    )  # nearly all goes to the file
+    monkeypatch.setattr("mlx_sam2.video.state.recall_distance", lambda config: 0)  # nearly all goes to the file
     outputs = []
     for memory in ("disk", "ram"):
         with predictor.init_state(clip(), memory=memory) as state:
@@ -139,9 +137,9 @@ def test_a_stream_keeps_only_what_can_be_recalled(predictor: SAM2VideoPredictor)
         for t, _, _ in stream:
             if t == 0:
                 stream.add_new_points_or_box(1, points=[[30, 20]], labels=[1])
-        track = stream._state.tracks[1]
+        track = stream.state.tracks[1]
         assert list(track.conditioning) == [0] and len(track.tracked) <= 16 and len(track.directions) <= 17
-        assert list(stream._held.frames) == [39]
+        assert list(stream.state.source.frames) == [39]
         with pytest.raises(ValueError, match="frame 3 is past and its image was not kept; give it again as frame="):
             stream.add_new_mask(1, np.ones((HEIGHT, WIDTH)), frame_idx=3)
 
@@ -158,8 +156,8 @@ def test_a_stream_takes_an_edit_far_back(predictor: SAM2VideoPredictor) -> None:
         t, _, masks = stream.add_new_mask(1, mask, frame_idx=2, frame=frames[2])
         assert t == 2 and ((masks[0, 0] > 0) == mask).mean() > 0.97
         stream.push(frames[22])
-        assert list(stream._state.tracks[1].conditioning) == [0, 2]
-        assert list(stream._held.frames) == [22]
+        assert list(stream.state.tracks[1].conditioning) == [0, 2]
+        assert list(stream.state.source.frames) == [22]
 
 
 @pytest.mark.parametrize("source", [clip, lambda: iter(clip())])

@@ -574,6 +574,7 @@ def test_batched_objects_are_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
 
         monkeypatch.setattr(tracker.Tracker, "_batches", limited)
         alone.predictor = type(alone.predictor)(alone.predictor.model, alone.predictor.fill_hole_area)
+        alone.state.tracker = alone.predictor.tracker
         assert Comparison(EXACT).run(together, alone, SEVERAL.ops) == "completed"
     assert (max(largest[False]), max(largest[True])) == (3, 1)
 
