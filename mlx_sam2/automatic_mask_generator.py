@@ -54,7 +54,7 @@ class SAM2AutomaticMaskGenerator:
 
     Official ``automatic_mask_generator.py``; arguments, defaults, records and their order are those. Nothing of the
     image's size is computed for a candidate: what decides over it comes from its low-resolution logits
-    (``mask_upscale.py``), and so does the mask of those that are left at the end.
+    (``masks/upscaled.py``), and so does the mask of those that are left at the end.
 
     Args:
         model: the model.

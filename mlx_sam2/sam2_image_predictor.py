@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -23,6 +23,17 @@ if TYPE_CHECKING:
 
 LOW_RES_CLAMP = 32.0  # of the returned low-resolution logits; the full-size masks come from unclamped ones
 FILL_MARGIN = 10.0  # how far beyond the threshold a filled hole or a removed sprinkle goes
+
+
+class PromptArguments(NamedTuple):
+    """What a caller asks of one image, in the forms that ``predict`` takes; nothing is checked yet."""
+
+    point_coords: Prompt | None
+    point_labels: Prompt | None
+    box: Prompt | None
+    mask_input: Prompt | None
+    multimask_output: bool
+    normalize_coords: bool
 
 
 class SAM2ImagePredictor:
@@ -159,16 +170,8 @@ class SAM2ImagePredictor:
             ValueError: for prompts whose shapes do not fit, or that are not finite.
         """
         self._require_image()
-        return self._predict(
-            len(self._features) - 1,
-            point_coords,
-            point_labels,
-            box,
-            mask_input,
-            multimask_output,
-            return_logits,
-            normalize_coords,
-        )
+        asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
+        return self._predict(len(self._features) - 1, asked, return_logits)
 
     def predict_low_res(
         self,
@@ -187,8 +190,8 @@ class SAM2ImagePredictor:
             Predicted IoU (M,) and logits (M, S/4, S/4) clamped to +-32, the last two results of ``predict``.
         """
         self._require_image()
-        prompt = (point_coords, point_labels, box, mask_input)
-        low_res, ious = self._decode(len(self._features) - 1, *prompt, multimask_output, normalize_coords)
+        asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
+        low_res, ious = self._decode(len(self._features) - 1, asked)
         return _arrays(ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
 
     def predict_batch(
@@ -212,45 +215,27 @@ class SAM2ImagePredictor:
                 raise ValueError(f"{name}_batch has {len(batch)} entries for {len(self._features)} images")
             prompts.append([None] * len(self._features) if batch is None else list(batch))
         results = [
-            self._predict(i, *prompt, multimask_output, return_logits, normalize_coords)
+            self._predict(i, PromptArguments(*prompt, multimask_output, normalize_coords), return_logits)
             for i, prompt in enumerate(zip(*prompts, strict=True))
         ]
         all_masks, ious, low_res = (list(column) for column in zip(*results, strict=True))
         return all_masks, ious, low_res
 
     def _predict(
-        self,
-        index: int,
-        point_coords: Prompt | None,
-        point_labels: Prompt | None,
-        box: Prompt | None,
-        mask_input: Prompt | None,
-        multimask: bool,
-        return_logits: bool,
-        normalize_coords: bool,
+        self, index: int, asked: PromptArguments, return_logits: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        prompt = (point_coords, point_labels, box, mask_input)
-        low_res, ious = self._decode(index, *prompt, multimask, normalize_coords)
+        low_res, ious = self._decode(index, asked)
         full = self._upscale(low_res, self._orig_hw[index])
         if not return_logits:
             full = (full > self.mask_threshold).astype(mx.float32)
         return _arrays(full, ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
 
-    def _decode(
-        self,
-        index: int,
-        point_coords: Prompt | None,
-        point_labels: Prompt | None,
-        box: Prompt | None,
-        mask_input: Prompt | None,
-        multimask: bool,
-        normalize_coords: bool,
-    ) -> tuple[mx.array, mx.array]:
+    def _decode(self, index: int, asked: PromptArguments) -> tuple[mx.array, mx.array]:
         """Logits (B, M, S/4, S/4) and predicted IoU (B, M) of B prompts on one of the images."""
-        scale = self._orig_hw[index] if normalize_coords else None
-        points, labels = self._point_prompt(point_coords, point_labels, box, scale)
-        mask = self._mask_prompt(mask_input, None if points is None else points.shape[0])
-        return self.model.predict_masks(self._features[index], points, labels, mask, multimask)
+        scale = self._orig_hw[index] if asked.normalize_coords else None
+        points, labels = self._point_prompt(asked, scale)
+        mask = self._mask_prompt(asked.mask_input, None if points is None else points.shape[0])
+        return self.model.predict_masks(self._features[index], points, labels, mask, asked.multimask_output)
 
     def _upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
         """(B, M, h, w) logits -> (B, M, *size), after filling holes and removing sprinkles."""
@@ -265,12 +250,15 @@ class SAM2ImagePredictor:
     # ---- prompts
 
     def _point_prompt(
-        self, coords: Prompt | None, labels: Prompt | None, box: Prompt | None, size: tuple[int, int] | None
+        self, asked: PromptArguments, size: tuple[int, int] | None
     ) -> tuple[mx.array, mx.array] | tuple[None, None]:
         """Points and boxes as (B, N, 2) pixels of the model's input and (B, N) labels; a box first, as corners."""
+        coords, labels = asked.point_coords, asked.point_labels
         parts: list[tuple[np.ndarray, np.ndarray]] = []
-        if box is not None:
-            corners = _finite(box, "box")
+        if asked.box is not None:
+            corners = _finite(asked.box, "box")
+            if corners.shape == (0, 4):  # the official code fails an assertion
+                raise ValueError("box has shape (0, 4), no boxes at all: leave the image out where none was detected")
             if corners.size == 0 or (corners.shape[-1:] != (4,) and corners.shape[-2:] != (2, 2)):
                 raise ValueError(f"box has shape {corners.shape}; it must be (4,) or (B, 4) as x0, y0, x1, y1")
             corners = corners.reshape(-1, 2, 2)

@@ -54,3 +54,9 @@ def test_no_boxes(predictor: SAM2ImagePredictor, box: Any) -> None:
     predictor.set_image(synthetic.picture())
     with pytest.raises(ValueError, match=r"it must be \(4,\) or \(B, 4\) as x0, y0, x1, y1"):
         predictor.predict(box=box)
+
+
+def test_a_detector_that_found_nothing(predictor: SAM2ImagePredictor) -> None:
+    with pytest.raises(ValueError, match=r"box has shape \(0, 4\), no boxes at all"):
+        predictor.predict(box=np.zeros((0, 4)))
+    assert predictor.predict(**CLICK)[0].shape == (3, 60, 80)
