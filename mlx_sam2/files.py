@@ -44,7 +44,7 @@ def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """
     path = Path(path)
     part = _provisional(path)
-    _sweep_once(os.path.abspath(part.parent))
+    sweep_once(os.path.abspath(part.parent))
     try:
         yield part
         if not replace and os.path.lexists(path):  # rename would replace a file or an empty folder
@@ -94,6 +94,12 @@ def sweep(folder: str | os.PathLike[str]) -> None:
                 _put_back(Path(entry.path)) if found["kind"] == "old" else _remove(Path(entry.path))
 
 
+@lru_cache(maxsize=64)
+def sweep_once(folder: str) -> None:
+    """``sweep``, once for a folder that gets many files."""
+    sweep(folder)
+
+
 def sha256(path: str | os.PathLike[str]) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     return hexdigest(path, hashlib.sha256())
@@ -139,11 +145,6 @@ def _remove(path: Path) -> None:
             shutil.rmtree(path)
         else:
             path.unlink()
-
-
-@lru_cache(maxsize=64)  # of a folder that got many files, once
-def _sweep_once(folder: str) -> None:
-    sweep(folder)
 
 
 def _lives(pid: int) -> bool:

@@ -20,12 +20,13 @@ from tqdm import tqdm
 
 from .. import cli, images
 from ..cli import UsageError
+from ..files import sha256
 from ..images.files import ImageError
 from ..masks.rle import rle_to_bbox
 from ..text import dtype_name
 from .options import PROG, generator_options, refuse_options
 from .outputs import Outputs, find_photos
-from .parts import FORMAT, Part, Parts, Photo, digest, fingerprint, merge, read_settings
+from .parts import FORMAT, Part, Parts, Photo, fingerprint, merge, read_settings
 from .ranks import Ranks, RanksError
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
         path = shipped(args.model) or path
     if path.exists():
         files = [path] if path.is_file() else sorted(p for p in path.iterdir() if p.name.endswith(FILE_SUFFIXES))
-        model = "sha256 " + " ".join(digest(file)[:32] for file in files)
+        model = "sha256 " + " ".join(sha256(file)[:32] for file in files)
     else:
         known = published(args.model)
         model = known.repo_id if known else args.model
@@ -236,7 +237,6 @@ def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], outputs: O
         with _or_abort():
             if args.overwrite:
                 outputs.parts.clear()
-            outputs.sweep()
             ranks.total(0)  # none begins before all have checked and cleared
             outputs.parts.begin([path for path in (outputs.masks, outputs.overlay) if path])
     try:

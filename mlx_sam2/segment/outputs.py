@@ -14,9 +14,10 @@ import numpy as np
 
 from .. import images
 from ..cli import UsageError
+from ..files import sha256
 from ..masks.records import to_label_image
 from ..masks.rle import rle_to_mask
-from .parts import Part, Parts, Photo, digest, merged_before
+from .parts import Part, Parts, Photo, merged_before
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".heic")
 
@@ -74,7 +75,7 @@ class Outputs:
         """
         self._check_folders()
         if self.coco:
-            is_ours = os.path.isfile(self.coco) and digest(self.coco) in merged_before(self.parts)
+            is_ours = os.path.isfile(self.coco) and sha256(self.coco) in merged_before(self.parts)
             images.check_output(self.coco, overwrite or is_ours, (".json",))
         self._check_names(photos)
         known = [place for place in (self.overlay, self.masks) if self.parts and self.parts.wrote(place)]
@@ -124,11 +125,6 @@ class Outputs:
 
     # ---- writing
 
-    def sweep(self) -> None:
-        """Remove what a run that was killed left half-written among the overlays."""
-        if self.overlay and not self.overlay_is_file:
-            _sweep(self.overlay, ".*_overlay.png.*.part")
-
     def remove(self, photo: Photo) -> None:
         """Remove the results of an earlier run."""
         overlay, masks = self.overlay_of(photo), self.masks_of(photo)
@@ -146,7 +142,6 @@ class Outputs:
         if masks := self.masks_of(photo):
             masks.parent.mkdir(exist_ok=True)
             masks.mkdir(exist_ok=True)
-            _sweep(masks, ".*.png.*.part")
             files["masks"] = [masks / f"{i:04d}.png" for i in range(len(part.masks))]
             for path, mask in zip(files["masks"], part.masks, strict=True):
                 if not path.exists():
@@ -165,8 +160,3 @@ class Outputs:
 def _numbered(folder: Path) -> list[Path]:
     """The masks in a photo's folder."""
     return [path for path in folder.glob("*.png") if path.stem.isdecimal()]
-
-
-def _sweep(folder: Path, pattern: str) -> None:
-    for path in folder.glob(pattern):
-        path.unlink(missing_ok=True)

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..cli import UsageError
+from ..files import beside, sha256, write_text
 
 FORMAT = 1
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}  # of all masks: SAM 2 names nothing
@@ -40,26 +40,12 @@ class Part:
     masks: list[dict[str, Any]]
 
 
-def digest(path: Path) -> str:
-    """The SHA-256 of a file."""
-    total = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            total.update(block)
-    return total.hexdigest()
-
-
 def write_whole(path: Path, lines: Sequence[str] | Iterator[str]) -> None:
     """Write a text file that appears under its name only when it is complete."""
-    part = path.with_name(f".{path.name}.{socket.gethostname()}-{os.getpid()}.part")
     try:
-        with open(part, "w", encoding="ascii") as file:
-            file.writelines(lines)
-        os.replace(part, path)
+        write_text(path, lines)
     except OSError as error:
         raise OSError(error.errno, f"cannot be written: {error.strerror}", str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 class Parts:
@@ -177,14 +163,14 @@ def _shown(value: Any) -> str:
 def fingerprint(path: Path) -> dict[str, Any]:
     """What tells later whether a photo is still the same: its size and time, and its digest where the time differs."""
     about = os.stat(path)
-    return {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns, "sha256": digest(path)}
+    return {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns, "sha256": sha256(path)}
 
 
 def _unchanged(path: Path, source: dict[str, Any]) -> bool:
     try:
         about = os.stat(path)
         same_size = about.st_size == source["bytes"]
-        return same_size and (about.st_mtime_ns == source["mtime_ns"] or digest(path) == source["sha256"])
+        return same_size and (about.st_mtime_ns == source["mtime_ns"] or sha256(path) == source["sha256"])
     except OSError:  # it cannot be read: its turn will come, and its line
         return False
 
@@ -200,13 +186,10 @@ def merge(parts: Parts, photos: Sequence[Photo], out: Path) -> tuple[int, int, l
     """
     missing: list[Photo] = []
     totals = {"images": 0, "masks": 0}
-    for stale in [*parts.folder.glob(".*.part"), *out.parent.glob(f".{_glob_safe(out.name)}.*.part")]:
-        stale.unlink(missing_ok=True)  # of runs that were killed
-    done = parts.folder / ".merged.part"
-    write_whole(done, _coco_lines(parts, photos, missing, totals))
-    record = parts.folder / "merged.json"
-    write_whole(record, [json.dumps(list(dict.fromkeys([digest(done), *merged_before(parts)]))[:20])])
-    os.replace(done, out)
+    with beside(out, replace=True) as done:
+        write_whole(done, _coco_lines(parts, photos, missing, totals))
+        record = parts.folder / "merged.json"
+        write_whole(record, [json.dumps(list(dict.fromkeys([sha256(done), *merged_before(parts)]))[:20])])
     return totals["images"], totals["masks"], missing
 
 
@@ -220,10 +203,6 @@ def _list_in(path: Path) -> list[str]:
         return list(json.loads(path.read_text()))
     except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
         return []
-
-
-def _glob_safe(name: str) -> str:
-    return "".join(f"[{c}]" if c in "[*?" else c for c in name)
 
 
 def _coco_lines(parts: Parts, photos: Sequence[Photo], missing: list[Photo], totals: dict[str, int]) -> Iterator[str]:

@@ -17,6 +17,7 @@ import synthetic
 from mlx_sam2 import images, masks
 from mlx_sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from mlx_sam2.checkpoint import loading
+from mlx_sam2.files import sweep_once
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.segment import command as segment
 from mlx_sam2.segment import parts as segment_parts
@@ -24,6 +25,7 @@ from mlx_sam2.segment import parts as segment_parts
 ROOT = Path(__file__).parents[2]
 # Random weights are sure of nothing: every mask is kept but for those of one box.
 FEW = {"points_per_side": 3, "pred_iou_thresh": 0.0, "stability_score_thresh": 0.0, "box_nms_thresh": 0.9}
+GONE = 2**22 + 1  # no process has that number
 FLAGS = ["--points-per-side", 3, "--pred-iou", 0, "--stability", 0, "--nms", 0.9]
 
 
@@ -521,12 +523,13 @@ def test_dying_between_any_two_files(
 
         def replace(one: Path, other: Path) -> None:
             if len(count) == moment:
-                shutil.copy(one, f"{one}.part")
+                shutil.copy(one, str(one).replace(f"-{os.getpid()}-", f"-{GONE}-"))
                 raise Died
             count.append(1)
             real(one, other)
 
         args = [photos, "--model", model, *FLAGS, "--points-per-side", 1, "--coco", out / "out.json"]
+        sweep_once.cache_clear()  # as in another process
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", replace)
             assert call(capsys, *args, "--output", out / "masks", "--overlay", out / "drawn")[0] == 0
