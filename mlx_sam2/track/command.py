@@ -19,13 +19,13 @@ from ..frames.opening import open_source
 from ..frames.source import FrameSource, VideoError
 from . import everything
 from . import prompts as track_prompts
+from .resume import resume_arguments
 from .run import (
     Plan,
     Progress,
     add_approximations,
     is_live,
     load_predictor,
-    resume_arguments,
     track_live,
     track_session,
     write_frames,

@@ -1,16 +1,13 @@
-"""``track --everything``: its options, running it, and going on after a stop."""
+"""``track --everything``: its options, and running it."""
 
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
-from ..files import write_text
 from .prompts import MAX_OBJECT, ObjectPrompt
 from .run import Plan, Progress, TrackedFrame, give_prompts, is_live
 
@@ -37,7 +34,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse_options(args: argparse.Namespace) -> None:
-    """Refuse options of this module without --everything, and what does not go with it.
+    """Refuse options of --everything without it, and options that do not go with it.
 
     Raises:
         UsageError: one line.
@@ -51,7 +48,7 @@ def refuse_options(args: argparse.Namespace) -> None:
 
 
 def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt]) -> None:
-    """Refuse prompts for objects with numbers beyond those that may be given."""
+    """Refuse prompts for objects with numbers above --max-objects."""
     limit = _limit(args)
     highest = max((prompt.object for prompt in prompts), default=0)
     if args.everything and highest > limit:
@@ -73,7 +70,7 @@ def _given(args: argparse.Namespace, options: cli.Options) -> dict[str, Any]:
 def track_all(
     predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, args: argparse.Namespace, progress: Progress
 ) -> Iterator[TrackedFrame]:
-    """Follow what prompts pick out and everything else. What the user should know is left in ``progress.note``."""
+    """Follow prompted objects and everything else. ``progress.note`` says what the user should know."""
     from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
     from ..track_everything import track_everything
 
@@ -98,31 +95,3 @@ def track_all(
             if frame.left_out:
                 progress.note = f"; more were found than --max-objects {_limit(args)}"
             yield TrackedFrame(frame.index, frame.pixels, frame.masks, frame.scores, source.time(frame.index))
-
-
-def resume_words(
-    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
-) -> list[str]:
-    """Arguments that name the objects on the last frame again: their masks, each in a file, as they may overlap."""
-    from ..frames.sinks import PngSink
-
-    last = progress.last
-    shown = {obj: mask for obj, mask in last.masks.items() if mask.any()}
-    words = []
-    if args.every != 0 or not shown:  # or the only look has been
-        words.append("--everything")
-        given = {**vars(args), "number_from": progress.highest + 1} if progress.highest else vars(args)
-        for flag, name, *_ in [*FOLLOW, *cli.MASK_OPTIONS]:
-            words += [f"--{flag}", f"{given[name]:g}"] if given[name] is not None else []
-    for prompt in plan.prompts:
-        if prompt.frame != last.index or prompt.object not in shown:
-            words += prompt.as_flags()
-    if not shown:
-        return words
-    folder = Path(f"{Path(outputs[0]).with_suffix('')}_stopped")
-    with PngSink(folder, overwrite=True, per_object=True, frame_name=source.frame_name) as sink:
-        sink.write(last.index, last.pixels, shown)
-    name = f"{source.frame_name(last.index)}.png"
-    entries = [{"object": obj, "frame": last.index, "mask": f"{obj:03d}/{name}"} for obj in shown]
-    write_text(folder / "prompts.json", json.dumps(entries))
-    return [*words, "--prompts", str(folder / "prompts.json")]

@@ -1,9 +1,8 @@
-"""Running a tracker over frames and writing what it finds: sessions and live streams, stopping, going on."""
+"""Track frames and write the results: in sessions and live streams, until a signal stops it."""
 
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import time
 from collections import deque
@@ -11,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,7 +29,7 @@ WAITING_FRAMES = 3  # tracked, and not yet written
 
 @dataclass
 class Plan:
-    """What to track: prompts, the first frame, and how many (None: until a live stream ends)."""
+    """What to track: prompts, the first frame, and how many frames (None: until a live stream ends)."""
 
     prompts: list[ObjectPrompt]
     start: int
@@ -56,7 +54,7 @@ def add_approximations(parser: argparse.ArgumentParser) -> None:
 
 
 def approximations(args: argparse.Namespace) -> dict[str, Any]:
-    """Those that were asked for, as options of the predictor."""
+    """The approximations that were asked for, as options of the predictor."""
     return {name: getattr(args, name) for _, name, *_ in APPROXIMATIONS if getattr(args, name) is not None}
 
 
@@ -105,7 +103,7 @@ def track_session(
 
 
 def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
-    """Track frames as they come, from the first prompt on; a prompt is given when its frame has come."""
+    """Track frames as they come, from the first prompt on. A prompt is given when its frame has come."""
     with predictor.stream(source) as stream:
         for t, ids, logits in stream:
             for prompt in plan.prompts:
@@ -116,14 +114,15 @@ def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -
                 yield TrackedFrame(t, stream.frame, masks, stream.object_scores, source.time(t))
 
 
-class Stop:
-    """Within its block SIGINT and SIGTERM only set ``signal``, so that a frame in work is finished; a second one
-    ends the program at once.
+class StopOnSignal:
+    """Within its block SIGINT and SIGTERM only set ``signal``, so that the frame in work is finished.
+
+    A second one ends the program at once.
     """
 
     signal = 0
 
-    def __enter__(self) -> Stop:
+    def __enter__(self) -> StopOnSignal:
         self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
 
@@ -145,8 +144,8 @@ class Progress:
     first: int = 0
     last: TrackedFrame | None = None
     seconds: float = 0.0
-    highest: int = 0  # number of an object that was found
-    note: str = ""  # at the end of the line that sums it up
+    highest: int = 0  # of the numbers of objects that were found
+    note: str = ""  # the end of the line that sums the run up
 
     @property
     def span(self) -> str:
@@ -159,7 +158,10 @@ def write_frames(
     """Write frames as they come, with a progress bar on a terminal; returns the signal that stopped it, or 0."""
     from tqdm import tqdm
 
-    with Stop() as stop, tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar:
+    with (
+        StopOnSignal() as stop,
+        tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar,
+    ):
         with Writer(sinks, progress) as writer:
             for frame in frames:
                 writer.put(frame)
@@ -171,10 +173,10 @@ def write_frames(
 
 
 class Writer:
-    """Writes frames on a thread, one after the other, so that the next one can be tracked meanwhile.
+    """Writes frames on a thread, in order, while the next one is tracked.
 
-    Leaving its block waits until all is written, whatever ended it; but a second Ctrl-C ends it with the frame that is
-    being written. An output that fails ends the writing; its error is raised when the next frame is put, or at the end.
+    Leaving its block waits until all frames are written, whatever ended it; only a second Ctrl-C drops those that wait.
+    An output that fails ends the writing; the next ``put``, or the end of the block, raises its error.
     """
 
     def __init__(self, sinks: Sequence[FrameSink], progress: Progress) -> None:
@@ -193,7 +195,7 @@ class Writer:
             self._wait(0)
 
     def put(self, frame: TrackedFrame) -> None:
-        """Have a frame written; waits where too many are waiting already."""
+        """Queue a frame; waits if too many are queued already."""
         self._wait(WAITING_FRAMES - 1)
         self._waiting.append(self._pool.submit(self._write, frame))
 
@@ -202,9 +204,9 @@ class Writer:
             self._waiting.popleft().result()
 
     def _write(self, frame: TrackedFrame) -> None:
-        if self._failed:  # nothing behind a gap
+        if self._failed:  # nothing is written behind a gap
             return
-        self._failed = True  # unless all goes well
+        self._failed = True  # until every sink has written it
         for sink in self._sinks:
             sink.write(frame.index, frame.pixels, frame.masks, scores=frame.scores or None, time=frame.time)
         self._failed = False
@@ -212,64 +214,3 @@ class Writer:
         progress.first = progress.first if progress.count else frame.index
         progress.count, progress.last = progress.count + 1, frame
         progress.seconds = time.perf_counter() - self._began
-
-
-def _visible(masks: dict[int, np.ndarray]) -> list[int]:
-    """The objects of which an indexed PNG shows something: the lowest is on top."""
-    visible, covered = [], False
-    for obj in sorted(masks):
-        if (masks[obj] & ~np.asarray(covered)).any():
-            visible.append(obj)
-        covered = covered | masks[obj]
-    return visible
-
-
-def _prompt_words(plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame) -> list[str]:
-    """The prompts there were, but for objects on the last frame its masks as they were written."""
-    from ..frames.sinks import PngSink
-
-    visible = _visible(last.masks)
-    folder = next((output for output in outputs if Path(output).is_dir()), None)
-    if folder is None and visible:
-        folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
-        with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:
-            sink.write(last.index, last.pixels, last.masks)
-    words = []
-    for prompt in plan.prompts:
-        if prompt.frame != last.index or prompt.object not in visible:
-            words += prompt.as_flags()
-    if visible:
-        words += ["--mask", f"{Path(folder) / source.frame_name(last.index)}.png@{last.index}"]
-    return words
-
-
-def resume_arguments(
-    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], progress: Progress
-) -> list[str]:
-    """Arguments that go on after the last frame: its masks as a prompt beside those there were, in new outputs.
-
-    Only a folder of PNG is continued. Without one the last masks are written to a folder of their own.
-    """
-    last = progress.last
-    start = max(last.index - 1, 1) if plan.reverse else last.index + 1  # in reverse nothing starts at frame 0
-    left = plan.count - progress.count + (start == last.index)
-    if args.everything:
-        from .everything import resume_words
-
-        words = [args.video, *resume_words(args, plan, source, outputs, progress)]
-    else:
-        words = [args.video, *_prompt_words(plan, source, outputs, last)]
-    words += ["--start", str(start)]
-    words += ["--frames", str(left)] if args.frames else []
-    words += ["--reverse"] if plan.reverse else []
-    for name in ("model", "revision", "dtype", "memory"):
-        value = getattr(args, name)
-        words += [f"--{name}", str(value)] if value not in (None, "disk") else []
-    given = approximations(args)
-    for flag, name, *_ in APPROXIMATIONS:
-        words += [f"--{flag}", f"{given[name]:g}"] if name in given else []
-    for output in outputs:
-        path = Path(output)
-        name = output if path.is_dir() else path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")
-        words += ["--output", str(name)]
-    return [*words, "--overwrite"] if any(Path(output).is_dir() for output in outputs) else words

@@ -24,7 +24,8 @@ from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
 from mlx_sam2.track import everything
 from mlx_sam2.track.command import build_parser, main, make_plan
 from mlx_sam2.track.davis import read_indexed
-from mlx_sam2.track.run import Progress, TrackedFrame, resume_arguments
+from mlx_sam2.track.resume import resume_arguments
+from mlx_sam2.track.run import Progress, TrackedFrame
 from mlx_sam2.track_everything import EverythingFrame, track_everything
 
 OVERRIDES = {

@@ -24,7 +24,8 @@ from mlx_sam2.masks import rle_to_mask
 from mlx_sam2.track import prompts as track_prompts
 from mlx_sam2.track.command import build_parser, main, make_plan
 from mlx_sam2.track.davis import read_indexed
-from mlx_sam2.track.run import Progress, TrackedFrame, resume_arguments
+from mlx_sam2.track.resume import resume_arguments
+from mlx_sam2.track.run import Progress, TrackedFrame
 
 NUM_FRAMES, HEIGHT, WIDTH = 6, 72, 96
 POINT, BOX = (40, 30), (50, 20, 90, 60)
