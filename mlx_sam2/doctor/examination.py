@@ -6,39 +6,17 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
-import re
 import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import mlx.core as mx
 import numpy as np
 
-from .. import __version__, _blas
+from .. import __version__, _blas, machine
 from ..hub.client import HubError, start_client
 from ..kernels import choices, rules
 
-# Peak memory bandwidth in GB/s as Apple states it. Where it depends on the model of the chip: by CPU cores.
-BANDWIDTH: dict[str, float | dict[int, float]] = {
-    "Apple M1": 68.25,
-    "Apple M1 Pro": 200,
-    "Apple M1 Max": 400,
-    "Apple M1 Ultra": 800,
-    "Apple M2": 100,
-    "Apple M2 Pro": 200,
-    "Apple M2 Max": 400,
-    "Apple M2 Ultra": 800,
-    "Apple M3": 100,
-    "Apple M3 Pro": 150,
-    "Apple M3 Max": {14: 300, 16: 400},
-    "Apple M3 Ultra": 819,
-    "Apple M4": 120,
-    "Apple M4 Pro": 273,
-    "Apple M4 Max": {14: 410, 16: 546},
-    "Apple M5": 153,
-    "Apple M5 Pro": 307,  # the two sizes of M5 Max differ in GPU cores only: none is stated for it
-}
 FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product: float32 has some 1e-6, TF32 1e-3
 PROBE_CPU, PROBE_GPU = 512, 2048  # sides of the matrices of the probe
 
@@ -50,46 +28,19 @@ def facts() -> dict[str, Any]:
         "mlx_sam2": __version__,
         "mlx": mx.__version__,
         "python": f"{platform.python_version()} ({platform.machine()})",
-        "system": system(),
-        "chip": chip(),
+        "system": machine.system(),
+        "chip": machine.chip(),
         "cpu_cores": os.cpu_count(),
-        "memory_gb": round(memory_bytes() / 1e9, 1),
-        "bandwidth_gb_s": bandwidth(chip(), os.cpu_count() or 0),
-        "backend": backend(),
-        "blas": loaded_blas() if on_linux else None,
+        "memory_gb": round(machine.memory_bytes() / 1e9, 1),
+        "bandwidth_gb_s": machine.bandwidth(machine.chip(), os.cpu_count() or 0),
+        "backend": machine.backend(),
+        "blas": machine.loaded_blas() if on_linux else None,
         "MLX_ENABLE_TF32": os.environ.get("MLX_ENABLE_TF32"),
         "MLX_SAM2_KERNELS": os.environ.get(rules.VARIABLE),
         "choices": str(choices.path()),
         "packages": {name: installed(name) for name in ("numpy", "huggingface_hub", "pillow", "av")},
         "hub": hub(),
     }
-
-
-def system() -> str:
-    if sys.platform == "darwin":
-        return f"macOS {platform.mac_ver()[0]}"
-    return f"{platform.system()} {platform.release()}"
-
-
-def chip() -> str:
-    device = mx.gpu if mx.metal.is_available() else mx.cpu
-    return str(mx.device_info(device).get("device_name", platform.processor() or "unknown"))
-
-
-def memory_bytes() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def bandwidth(name: str, cpu_cores: int) -> float | None:
-    """Peak memory bandwidth in GB/s; None for a chip that is not in the table."""
-    known = BANDWIDTH.get(name)
-    return known.get(cpu_cores) if isinstance(known, dict) else known
-
-
-def backend() -> str:
-    if mx.metal.is_available():
-        return "Metal" if mx.default_device() == mx.gpu else "Metal, but the default device is the CPU"
-    return "CUDA" if mx.default_device() == mx.gpu else "CPU"
 
 
 def installed(package: str) -> str | None:
@@ -108,13 +59,6 @@ def hub() -> dict[str, str | None]:
     from huggingface_hub import constants
 
     return {"cache": constants.HF_HUB_CACHE, "problem": None}
-
-
-def loaded_blas() -> str | None:
-    """The BLAS that this process has loaded for MLX (Linux); None for the slow one inside MLX."""
-    maps = Path("/proc/self/maps").read_text(errors="replace")
-    found = re.search(r"\S*/lib(?:openblas\w*|mkl_rt|blis\w*)(?:-[\w.]+)?\.so[\w.]*$", maps, re.MULTILINE)
-    return found[0] if found else None
 
 
 def probe() -> dict[str, Any]:

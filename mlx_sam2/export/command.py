@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import __version__, cli
 from ..cli import UsageError
+from ..files import beside, make_folder, sweep
 from ..text import dtype_name
 
 if TYPE_CHECKING:
@@ -226,31 +227,18 @@ def _check_output(folder: Path, overwrite: bool) -> None:
 
 
 def _export_to(folder: Path, model: SAM2, args: argparse.Namespace) -> dict[str, Any]:
-    """Write beside the folder that is wanted; it takes its name when it is complete."""
-    import shutil
-    import tempfile
-
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name[:100]}.") as temporary:
-        inside, old = Path(temporary, "new"), Path(temporary, "old")
-        inside.mkdir()
-        manifest = export(model, inside, with_kernels=not args.no_kernels, max_points=args.max_points)
+    make_folder(folder.parent)
+    with beside(folder, replace=args.overwrite) as part:
+        part.mkdir()
+        manifest = export(model, part, with_kernels=not args.no_kernels, max_points=args.max_points)
         _check_output(folder, args.overwrite)  # again: it may have appeared meanwhile
-        if os.path.lexists(folder):
-            folder.rename(old)
-        try:
-            inside.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
     return manifest
 
 
 def _run(args: argparse.Namespace) -> int:
     folder = Path(os.path.abspath(os.path.expanduser(args.output)))
     try:
+        sweep(folder.parent)  # a folder that was being replaced gets its name back
         _check_output(folder, args.overwrite)
         cli.check_model(args.model, args.revision)
     except (UsageError, OSError) as error:
