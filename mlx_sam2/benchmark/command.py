@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..cli import BAD_INPUT, FAILURE, Parser, complain
+from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
 if TYPE_CHECKING:
@@ -113,11 +114,10 @@ def machine() -> dict[str, str]:
 
     from .. import __version__
 
-    device = mx.device_info()
     return {
-        "device": str(device.get("device_name", platform.machine())),
-        "backend": "metal" if mx.metal.is_available() else str(mx.default_device().type).rsplit(".", 1)[-1],
-        "system": f"{platform.system()} {platform.release()}",
+        "device": chip(),
+        "backend": backend().lower(),
+        "system": system(),
         "python": platform.python_version(),
         "mlx": mx.__version__,
         "mlx_sam2": __version__,
@@ -133,14 +133,14 @@ def modelled(stage: Stage, chip: str) -> dict[str, Any]:
     function, examples = stage.graph
     steps = roofline.trace(function, *examples)
     found = {f"modelled_{name}": round(value, 3) for name, value in _total(steps, chip)._asdict().items()}
-    parts = roofline.by_operation(steps, roofline.CHIPS[chip])
+    parts = roofline.by_operation(steps, CHIPS[chip])
     return {**found, "modelled_operations": {name: part._asdict() for name, part in parts.items()}}
 
 
 def _total(steps: list[Step], chip: str) -> Cost:
     from . import roofline
 
-    return roofline.cost(steps, roofline.CHIPS[chip])
+    return roofline.cost(steps, CHIPS[chip])
 
 
 def _run_modelled(args: argparse.Namespace) -> int:
@@ -177,10 +177,10 @@ def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..checkpoint import loading
-    from . import roofline, stages
+    from . import stages
 
-    if args.chip is not None and args.chip not in roofline.CHIPS:
-        raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(roofline.CHIPS)}")
+    if args.chip is not None and args.chip not in CHIPS:
+        raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(CHIPS)}")
     if args.modelled:
         return _run_modelled(args)
     model = stages.build_model(args.size, args.model, args.dtype)

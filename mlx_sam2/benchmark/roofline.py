@@ -20,29 +20,9 @@ from mlx.utils import tree_map
 
 from ..kernels.attention import FUSED_HEAD_DIMS
 from ..kernels.dispatch import tracing_for_metal
+from ..machine import Chip
 from ..model import compiled as compiling
-from .roofline_steps import ELEMENTWISE, ENTER, HEAVY, LEAVE, Arrays, Chip, Step
-
-CHIPS = {  # with all GPU cores
-    "M1": Chip(68, 2.6),
-    "M1 Pro": Chip(200, 5.2),
-    "M1 Max": Chip(400, 10.4),
-    "M1 Ultra": Chip(800, 20.8),
-    "M2": Chip(100, 3.6),
-    "M2 Pro": Chip(200, 6.8),
-    "M2 Max": Chip(400, 13.6),
-    "M2 Ultra": Chip(800, 27.2),
-    "M3": Chip(100, 4.1),
-    "M3 Pro": Chip(150, 7.4),
-    "M3 Max": Chip(400, 16.4),
-    "M3 Ultra": Chip(819, 32.8),
-    "M4": Chip(120, 4.4),
-    "M4 Pro": Chip(273, 8.8),
-    "M4 Max": Chip(546, 17.6),
-    "M5": Chip(153, 4.45),  # M5: shader cores alone, without the matrix units beside them
-    "M5 Pro": Chip(307, 8.9),
-    "M5 Max": Chip(614, 17.8),
-}
+from .roofline_steps import ELEMENTWISE, ENTER, HEAVY, LEAVE, Arrays, Step
 
 
 class Cost(NamedTuple):

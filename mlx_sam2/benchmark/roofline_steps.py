@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import mlx.core as mx
 
 from ..kernels.memory_attention import QUERIES
+from ..machine import Chip
 
 ELEMENTWISE = {
     "Abs", "Add", "AsType", "Ceil", "Cos", "Divide", "Equal", "Erf", "Exp", "Floor", "Greater", "GreaterEqual", "Less",
@@ -19,13 +20,6 @@ VIEWS = {"Reshape", "Transpose", "Broadcast", "Slice", "Squeeze", "ExpandDims", 
 WHOLE = ""  # the name of the part that is all of an array
 HEAVY = {"Matmul", "AddMM", "Convolution", "sdpa", "mask_unit_attention", "memory_attention"}
 ENTER, LEAVE = "compiled_enter", "compiled_leave"  # marks of a compiled stage, as names of kernels
-
-
-class Chip(NamedTuple):
-    """Peak rates of a GPU; half precision is taken to be as fast as float32."""
-
-    bandwidth: float  # GB/s of memory, from Apple's technical specifications
-    tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
 
 
 @dataclass(eq=False)

@@ -13,6 +13,7 @@ from mlx.utils import tree_map
 from mlx_sam2.benchmark import roofline
 from mlx_sam2.benchmark.roofline_steps import WHOLE
 from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.machine import CHIPS, Chip
 from mlx_sam2.model.compiled import compiled
 from mlx_sam2.model.sam2 import SAM2
 
@@ -134,7 +135,7 @@ def test_compiled_stages_are_seen_one_by_one() -> None:
 
 
 def test_cost_is_the_slower_of_bytes_and_operations() -> None:
-    chip = roofline.Chip(bandwidth=1.0, tflops=0.001)
+    chip = Chip(bandwidth=1.0, tflops=0.001)
     slow_memory = roofline.Step("Matmul", 10, {"a": {WHOLE: 1_000_000}}, {"b": 1_000_000})
     slow_arithmetic = roofline.Step("copy", 5_000_000, {"a": {WHOLE: 10}}, {"b": 10})
     total = roofline.cost([slow_memory, slow_arithmetic], chip)
@@ -149,6 +150,6 @@ def test_the_image_encoder_has_the_operations_of_the_paper(size: str, gmacs: flo
     model.update(tree_map(lambda w: mx.zeros(w.shape, HALF), model.parameters()))
     mx.eval(model.parameters())
     found = roofline.trace(lambda x: tuple(model.image_encoder(x)), mx.zeros((1, 1024, 1024, 3), HALF))
-    total = roofline.cost(found, roofline.CHIPS["M2 Max"])
+    total = roofline.cost(found, CHIPS["M2 Max"])
     assert math.isclose(total.gflop / 2, gmacs, rel_tol=0.02)
     assert total.minimum_ms < total.milliseconds < 2 * total.minimum_ms

@@ -20,6 +20,7 @@ import metal
 import synthetic
 from checkpoint_files import write_transformers
 from hub_stand_in import HubStandIn
+from mlx_sam2 import machine
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.doctor import command as doctor
@@ -382,7 +383,7 @@ def pretended_metal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[
         monkeypatch.setattr(
             examination, "probe", lambda: {"relative_error": 1e-3, "precision": "reduced", "gflop_s": 1.0}
         )
-        monkeypatch.setattr(examination, "chip", lambda: "Apple M2 Max")
+        monkeypatch.setattr(machine, "chip", lambda: "Apple M2 Max")
 
     return pretend
 
@@ -466,11 +467,11 @@ def test_every_op_of_a_model_in_the_emulator(
 
 
 def test_bandwidths() -> None:
-    assert examination.bandwidth("Apple M1", 8) == 68.25
-    assert examination.bandwidth("Apple M3 Max", 16) == 400
-    assert examination.bandwidth("Apple M3 Max", 14) == 300
-    assert examination.bandwidth("Apple M3 Max", 12) is None
-    assert examination.bandwidth("Apple M9", 12) is None
+    assert machine.bandwidth("Apple M1", 8) == 68.25
+    assert machine.bandwidth("Apple M3 Max", 16) == 400
+    assert machine.bandwidth("Apple M3 Max", 14) == 300
+    assert machine.bandwidth("Apple M3 Max", 12) is None
+    assert machine.bandwidth("Apple M9", 12) is None
 
 
 def test_a_product_that_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ from typing import Any
 
 import mlx_sam2
 from mlx_sam2.benchmark import roofline, stages
+from mlx_sam2.machine import CHIPS
 from mlx_sam2.model.results import ImageFeatures
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
@@ -112,7 +113,7 @@ def modelled_ms(model: SAM2, options: dict[str, Any]) -> float:
     def encode(pixels: mx.array) -> tuple[mx.array, ...]:
         return tuple(model.encode_image(pixels).arrays())
 
-    chip = roofline.CHIPS[CHIP]
+    chip = CHIPS[CHIP]
     parts = (frame, (memories, mx.zeros((1, pointers, width)))), (encode, (mx.zeros((1, size, size, 3), dtype),))
     return sum(roofline.cost(roofline.trace(function, *examples), chip).milliseconds for function, examples in parts)
 

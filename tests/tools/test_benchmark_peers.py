@@ -13,8 +13,8 @@ import pytest
 
 import bars as benchmark_bars
 import workers
-from mlx_sam2.benchmark import roofline
 from mlx_sam2.checkpoint import loading
+from mlx_sam2.machine import CHIPS
 from mlx_sam2.model.sam2 import SAM2
 from sides import APART, CLICK, ENCODE, STAGES, TOGETHER, TRACK
 
@@ -127,7 +127,7 @@ def test_every_stage_is_compared(nano: Path, fake: Path) -> None:
         assert stage["peak_ratio"] == pytest.approx(stage["ours_peak_mb"] / stage["peer_peak_mb"], rel=0.1)
         assert sum(line.startswith(f"| {name} |") for line in table) == 1 + (name in report["modelled"])
     # the peer's tracked frame: two products, bound by their bytes (the same matrix twice, and the result)
-    product = 2 * 4 * SIDE**2 / (roofline.CHIPS["M2 Max"].bandwidth * 1e9) * 1e3
+    product = 2 * 4 * SIDE**2 / (CHIPS["M2 Max"].bandwidth * 1e9) * 1e3
     assert 2 * product <= report["modelled"][TRACK]["peer_ms"] + 5e-4 < 3 * product
     assert report["modelled"][TRACK]["ratio"] > 10  # a real frame is more than one small product
 

@@ -69,8 +69,9 @@ def _answer(side: Side, request: dict[str, Any], prepared: dict[str, Run]) -> di
 
 def _modelled(function: Callable[..., Any], examples: tuple[Any, ...], chip: str) -> dict[str, float]:
     from mlx_sam2.benchmark import roofline  # with MLX
+    from mlx_sam2.machine import CHIPS
 
-    return roofline.cost(roofline.trace(function, *examples), roofline.CHIPS[chip])._asdict()
+    return roofline.cost(roofline.trace(function, *examples), CHIPS[chip])._asdict()
 
 
 def main() -> None:
