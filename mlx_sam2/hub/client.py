@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+from ..text import one_line, shorten
+
 _T = TypeVar("_T")
 
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try
@@ -37,7 +39,7 @@ def start_client(token: str | bool | None) -> None:
 
         sent = token if isinstance(token, str) else None if token is False else get_token()
     except ValueError as error:
-        why = one_line(error)
+        why = redacted(error)
         raise HubError(f"huggingface_hub cannot start ({why}): check the HF_ variables of the environment") from None
     except OSError as error:
         raise HubError(
@@ -160,14 +162,14 @@ class _Retries(logging.Filter):
         return False
 
 
-def one_line(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
-    """Foreign text on one short line without control characters and without tokens."""
-    plain = " ".join(re.sub(r"[^\x20-\x7e]+", " ", str(text)).split())
+def redacted(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
+    """Foreign text on one short line, without control characters; tokens in it are replaced."""
+    plain = one_line(re.sub(r"[^\x20-\x7e]+", " ", str(text)))
     for secret in secrets:
         if isinstance(secret, str) and secret:
             plain = plain.replace(secret, "<token>")
     plain = re.sub(r"\b(hf|api_org)_\w{16,}|(?<=Bearer )\S+", "<token>", plain)
-    return plain if len(plain) <= 160 else plain[:157] + "..."
+    return shorten(plain)
 
 
 def explain_machine(error: BaseException) -> str | None:

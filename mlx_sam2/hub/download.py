@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.published import DEMO, published, shipped, short_names
+from ..files import hexdigest
 from ..formats import safetensors_file, torch_file
 from ..formats.names import CONFIG, FILE_SUFFIXES, INDEX, TORCH_SUFFIXES, WEIGHTS
 from ..formats.safetensors_file import MAX_CONFIG_BYTES
@@ -27,9 +28,9 @@ from .client import (
     endpoint,
     explain_machine,
     explain_status,
-    one_line,
     other_way,
     patiently,
+    redacted,
     start_client,
     status_of,
 )
@@ -122,9 +123,9 @@ class _Repo:
         except safetensors_file.SafetensorsFileError as error:
             raise HubError(str(error)) from None
         except HFValidationError as error:
-            raise HubError(f"{self.repo_id!r} is no Hub id ({one_line(error)})") from None
+            raise HubError(f"{self.repo_id!r} is no Hub id ({redacted(error)})") from None
         except ImportError as error:  # a proxy that needs another package
-            raise HubError(f"cannot reach the Hub: {one_line(error)}") from None
+            raise HubError(f"cannot reach the Hub: {redacted(error)}") from None
         except (*client_errors(), RuntimeError, ValueError) as error:  # the latter: hf_xet; answers that make no sense
             if isinstance(error, HubError):
                 raise
@@ -303,7 +304,7 @@ class _Repo:
         if isinstance(error, client_errors()):
             why = f"HTTP {status}" if status else type(error).__name__
         else:
-            why = one_line(error, (self.token,))
+            why = redacted(error, (self.token,))
         if self.unreachable is None:
             broke = f"the download of {repo} from {address} broke off ({why})"
             return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
@@ -318,7 +319,4 @@ def _has_hash(file: Path, stated: str) -> bool | None:
         digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
     else:
         return None
-    with file.open("rb") as opened:
-        while part := opened.read(1 << 20):
-            digest.update(part)
-    return digest.hexdigest() == stated
+    return hexdigest(file, digest) == stated

@@ -18,9 +18,9 @@ from .client import (
     endpoint,
     explain_machine,
     explain_status,
-    one_line,
     other_way,
     patiently,
+    redacted,
     start_client,
     status_of,
 )
@@ -64,7 +64,7 @@ def upload(
     folder = Path(os.path.expanduser(folder))
     check_folder(folder)
     if not re.fullmatch(REPO_ID, repo_id):
-        raise HubError(f"{one_line(repo_id)!r} is no name of a Hub repository: use owner/name")
+        raise HubError(f"{redacted(repo_id)!r} is no name of a Hub repository: use owner/name")
     start_client(token)
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
@@ -75,7 +75,7 @@ def upload(
             patiently(lambda: _prepare(api, repo_id, private, revision))
             patiently(lambda: _send(api, folder, repo_id, revision))
     except HFValidationError as error:
-        raise HubError(f"{repo_id!r} is no name of a Hub repository ({one_line(error)})") from None
+        raise HubError(f"{repo_id!r} is no name of a Hub repository ({redacted(error)})") from None
     except (*client_errors(), RuntimeError, ValueError, ImportError) as error:  # its threads wrap what they raise
         if isinstance(error, HubError):
             raise
@@ -159,9 +159,9 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
     secrets = (token, get_token())
     chain = list(causes(error))
     status = status_of(error)
-    said = next((one_line(m, secrets) for e in chain if (m := getattr(e, "server_message", None))), "")
+    said = next((redacted(m, secrets) for e in chain if (m := getattr(e, "server_message", None))), "")
     if status == 400 and not isinstance(error, client_errors()):  # a model card that the Hub does not take
-        said = one_line(error, secrets)
+        said = redacted(error, secrets)
     said = f", {said}" if said else ""
     kept = "what arrived is kept, send it again"
     if status == 401:
@@ -182,4 +182,4 @@ def _explain(error: Exception, repo_id: str, token: str | bool | None) -> str:
     if network is not None:
         why = f"the upload to {repo_id} at {endpoint()} broke off ({type(network).__name__})"
         return f"{why}: {kept}{other_way(network)}"
-    return f"the upload to {repo_id} failed ({one_line(chain[-1], secrets)}): {kept}{other_way(chain[-1])}"
+    return f"the upload to {repo_id} failed ({redacted(chain[-1], secrets)}): {kept}{other_way(chain[-1])}"

@@ -189,9 +189,9 @@ def test_a_password_in_the_address_is_not_shown(machine: Machine, folder: Path) 
 
 
 def test_tokens_never_stand_in_a_line() -> None:
-    line = client.one_line(f"asked with {TOKEN}, plain-secret and\nAuthorization: Bearer abc.def", ("plain-secret",))
+    line = client.redacted(f"asked with {TOKEN}, plain-secret and\nAuthorization: Bearer abc.def", ("plain-secret",))
     assert line == "asked with <token>, <token> and Authorization: Bearer <token>"
-    assert client.one_line("install hf_xet or hf_transfer") == "install hf_xet or hf_transfer"
+    assert client.redacted("install hf_xet or hf_transfer") == "install hf_xet or hf_transfer"
 
 
 def test_errors_of_sockets_are_none_of_the_disk() -> None:
