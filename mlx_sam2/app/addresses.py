@@ -6,10 +6,11 @@ import asyncio
 from collections.abc import Callable
 from typing import Annotated, Any, TypeVar
 
-from fastapi import Path, Query
+from fastapi import Depends, Path, Query
 
 from ..worker import BusyError
 from .app import App
+from .edits import Asked
 from .faults import FAILURES, describe
 from .schemas import MAX_OBJECT, ApiError, ErrorAnswer
 
@@ -20,12 +21,14 @@ JobId = SessionId
 ObjectId = Annotated[int, Path(ge=1, le=MAX_OBJECT)]
 Frame = Annotated[int, Path(ge=0, le=10_000_000)]
 Name = Annotated[str, Query(min_length=1, max_length=1000)]  # made fit to be shown by media.shown_name
+Client = Annotated[str | None, Query(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+Known = Annotated[int | None, Query(ge=0, le=2**53)]
 _MEANINGS = {
     400: "damaged request",
     401: "a token is needed",
     403: "from another site, or to another name",
     404: "not there, or not there any more",
-    409: "not now: busy, full, superseded or cancelled",
+    409: "not now: busy, full, stale, superseded or cancelled",
     413: "too large",
     415: "a file that cannot be read",
     422: "something in the request does not fit",
@@ -38,6 +41,14 @@ BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "
 UPLOAD = {"requestBody": {"required": True, **BYTES}}
 JPEG = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
 EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
+
+
+def asked(revision: Known = None, client: Client = None) -> Asked:
+    """What the client of an edit says."""
+    return Asked(revision, client)
+
+
+Edited = Annotated[Asked, Depends(asked)]
 
 
 async def compute(app: App, call: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from ..worker import Worker
+from .edits import Edits
 from .engine import Engine
 from .jobs import Jobs
 from .media import Limits
@@ -32,6 +33,7 @@ class App:
 
     access: Access
     sessions: Sessions
+    edits: Edits
     worker: Worker
     engine: Engine
     jobs: Jobs
@@ -44,9 +46,10 @@ class App:
         """An app that keeps its files in a folder of its own and uses a model, as for ``mlx_sam2.load``."""
         worker = Worker()
         sessions = Sessions(limits or Limits(), folder, worker)
-        engine = Engine(model, worker, sessions, **options)
+        edits = Edits(sessions)
+        engine = Engine(model, worker, edits, **options)
         readers = ThreadPoolExecutor(READERS, "mlx_sam2.app reader")
-        return cls(access, sessions, worker, engine, Jobs(sessions, worker), readers)
+        return cls(access, sessions, edits, worker, engine, Jobs(sessions, worker), readers)
 
     async def view(self, read: Callable[[], T]) -> T:
         """Await something that reads files, beside the worker."""

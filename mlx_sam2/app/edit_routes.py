@@ -8,29 +8,42 @@ from fastapi import APIRouter
 
 from ..aio import AsyncLatest
 from . import prompts
-from .addresses import Frame, ObjectId, SessionId, as_answer, compute
+from .addresses import Edited, Frame, ObjectId, SessionId, as_answer, compute
 from .app import App
 from .faults import FAILURES
-from .schemas import Answer, ApiError, Masks, Object, ObjectLook, PreviewAnswer, PreviewAsk, Prompt
+from .schemas import (
+    Answer,
+    ApiError,
+    Masks,
+    ObjectAnswer,
+    ObjectLook,
+    PreviewAnswer,
+    PreviewAsk,
+    Prompt,
+    Revision,
+    SessionState,
+)
 
 
 def add_edits(router: APIRouter, app: App) -> None:
     place = "/sessions/{session_id}/objects/{object_id}"
 
     @router.put(place)
-    def put_object(session_id: SessionId, object_id: ObjectId, look: ObjectLook) -> Object:
+    def put_object(session_id: SessionId, object_id: ObjectId, look: ObjectLook, asked: Edited) -> ObjectAnswer:
         """Make an object, or change how it is called and shown."""
-        return app.sessions.get(session_id).look(object_id, look, app.sessions.limits)
+        return app.edits.look(app.sessions.get(session_id), asked, object_id, look)
 
-    @router.delete(place, status_code=204)
-    async def remove_object(session_id: SessionId, object_id: ObjectId) -> None:
+    @router.delete(place)
+    async def remove_object(session_id: SessionId, object_id: ObjectId, asked: Edited) -> Revision:
         """Remove an object, its prompts and its masks."""
         session = app.sessions.get(session_id)
         session.object(object_id)
-        await compute(app, lambda: prompts.remove(app.sessions, session, object_id))
+        return Revision(revision=await compute(app, lambda: prompts.remove(app.edits, session, asked, object_id)))
 
     @router.put(place + "/frames/{frame}")
-    async def put_prompt(session_id: SessionId, object_id: ObjectId, frame: Frame, prompt: Prompt) -> Answer:
+    async def put_prompt(
+        session_id: SessionId, object_id: ObjectId, frame: Frame, prompt: Prompt, asked: Edited
+    ) -> Answer:
         """Say what the prompt of an object on a frame shall be; an empty one removes it. The masks that it gives."""
         session = app.sessions.get(session_id)
         session.require_frame(frame)
@@ -40,10 +53,17 @@ def add_edits(router: APIRouter, app: App) -> None:
         def run() -> Answer:
             with app.sessions.loaded(session):
                 work = app.engine.work_of(session)
-                found, chosen, obj = prompts.put(app.sessions, session, work, object_id, frame, prompt)
-            return Answer(masks=found, chosen=chosen, object=obj, seconds=time.perf_counter() - begin)
+                answer = prompts.put(app.edits, session, work, asked, object_id, frame, prompt)
+            return answer.model_copy(update={"seconds": time.perf_counter() - begin})
 
         return await compute(app, run)
+
+    @router.post("/sessions/{session_id}/restore")
+    async def restore(session_id: SessionId, ask: Revision, asked: Edited) -> SessionState:
+        """Make objects, prompts and masks what they were at a revision: undo and redo."""
+        session = app.sessions.get(session_id)
+        await compute(app, lambda: prompts.restore(app.edits, session, asked, ask.revision))
+        return session.state()
 
     @router.post("/sessions/{session_id}/preview")
     async def preview(session_id: SessionId, ask: PreviewAsk) -> PreviewAnswer:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..hub.client import HubError
 from ..worker import Worker
+from .edits import Asked, Edits
 from .faults import FAILURES, describe, report
 from .image_work import ImageWork
 from .job import Job, Steps
+from .prompts import put_found
 from .schemas import ApiError, EverythingAsk, Mask, ModelState
 from .session import Session
-from .session_store import Sessions
 from .video_work import VideoWork
 
 if TYPE_CHECKING:
@@ -30,10 +31,11 @@ class Engine:
         name: as for ``mlx_sam2.load``; dtype and revision too.
     """
 
-    def __init__(self, name: str, worker: Worker, sessions: Sessions, **options: Any) -> None:
+    def __init__(self, name: str, worker: Worker, edits: Edits, **options: Any) -> None:
         self.state = ModelState(name=name, status="loading", message="", image_size=None, dtype=None)
         self.worker = worker
-        self.sessions = sessions
+        self.edits = edits
+        self.sessions = edits.sessions
         self._options = options
         self._model: SAM2 | None = None
         self._video: SAM2VideoPredictor | None = None
@@ -107,7 +109,7 @@ class Engine:
 
     # ---- everything in a picture
 
-    def everything_steps(self, ask: EverythingAsk) -> Any:
+    def everything_steps(self, ask: EverythingAsk, asked: Asked) -> Any:
         """Steps that find all masks of a frame and make objects of them, the best scores first."""
 
         def steps(job: Job) -> Steps:
@@ -120,27 +122,12 @@ class Engine:
             yield
             found = [_as_mask(record) for record in sorted(records, key=lambda r: -r["predicted_iou"])]
             if ask.as_objects:
-                self._make_objects(session, ask.frame, found)
+                job.revision = put_found(self.edits, session, self.work_of(session), asked, ask.frame, found)
             masks = [mask.model_dump() for mask in found]
             session.hub.publish("everything", {"job": job.id, "frame": ask.frame, "masks": masks})
             session.hub.publish("state", session.state().model_dump())
 
         return steps
-
-    def _make_objects(self, session: Session, frame: int, found: list[Mask]) -> None:
-        from .prompts import put_mask
-
-        work = self.work_of(session)
-        with session.lock:
-            number = max(session.objects, default=0)
-        for mask in found:
-            number += 1
-            try:
-                put_mask(self.sessions, session, work, number, frame, mask)
-            except ApiError as error:
-                if error.code != "full":
-                    raise
-                return
 
 
 def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:

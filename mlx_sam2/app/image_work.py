@@ -87,7 +87,7 @@ class ImageWork:
     ) -> Step:
         given = None if previous is None else previous[None]
         if mask is not None and given is None:
-            picture = np.repeat(255 * rle_to_mask(mask.model_dump()).astype(np.uint8)[..., None], 3, axis=2)
+            picture = np.repeat(255 * rle_to_mask(mask.rle).astype(np.uint8)[..., None], 3, axis=2)
             given = mask_prompt(picture, self.predictor.model.sam_prompt_encoder.mask_input_size)
         masks, scores, low_res = self.predictor.predict(
             point_coords=[(x, y) for x, y, _ in points] or None,
@@ -124,5 +124,5 @@ def as_mask(mask: np.ndarray, score: float) -> Mask:
 
 def as_given(rle: Rle, score: float | None) -> Mask:
     """A mask that is its own answer; one that a user drew has no score, so 1."""
-    data = rle.model_dump(include={"size", "counts"})
-    return Mask(**data, area=rle_area(data), bbox=tuple(rle_to_bbox(data)), score=1.0 if score is None else score)
+    area, bbox = rle_area(rle.rle), tuple(rle_to_bbox(rle.rle))
+    return Mask(**rle.rle, area=area, bbox=bbox, score=1.0 if score is None else score)

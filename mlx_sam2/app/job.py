@@ -28,6 +28,7 @@ class Job:
         self.file: str | None = None  # how the file is called when it leaves
         self.path: Path | None = None  # where it is
         self.media_type = "application/octet-stream"
+        self.revision: int | None = None  # of the edit that its masks belong to
         self.stopped = False
         self.watched = session.has_listeners
 
@@ -44,6 +45,7 @@ class Job:
             done=self.done,
             total=self.total,
             file=self.file if self.status == "done" else None,
+            revision=self.revision,
         )
 
     def cancel(self) -> None:

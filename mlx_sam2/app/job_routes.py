@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
-from .addresses import BYTES, JobId, SessionId
+from .addresses import BYTES, Edited, JobId, SessionId
 from .app import App
 from .exports import export_steps
 from .job import Job
@@ -17,7 +17,7 @@ def add_jobs(router: APIRouter, app: App) -> None:
     place = "/sessions/{session_id}"
 
     @router.post(place + "/propagate", status_code=202)
-    async def propagate(session_id: SessionId, ask: PropagateAsk) -> JobState:
+    async def propagate(session_id: SessionId, ask: PropagateAsk, asked: Edited) -> JobState:
         """Follow all objects of a video from a frame."""
         session = app.sessions.get(session_id)
         session.require_frame(ask.frame)
@@ -27,15 +27,18 @@ def add_jobs(router: APIRouter, app: App) -> None:
             raise ApiError(409, "empty", "no object has a prompt yet: click on one first")
         if ask.direction == "backward" and ask.frame == 0:
             raise ApiError(422, "bad_request", "there is nothing before frame 0")
-        steps = propagate_steps(app.sessions, ask.frame, ask.direction, app.engine.work_of)
-        return app.jobs.start(session, "propagate", steps).state()
+        app.jobs.require_room(session)
+        with app.edits.edit(session, "propagate", asked) as edit:
+            steps = propagate_steps(app.edits, edit, ask.frame, ask.direction, app.engine.work_of)
+        return app.jobs.start(session, "propagate", steps, edit.revision).state()
 
     @router.post(place + "/everything", status_code=202)
-    async def everything(session_id: SessionId, ask: EverythingAsk) -> JobState:
+    async def everything(session_id: SessionId, ask: EverythingAsk, asked: Edited) -> JobState:
         """Find all masks of a frame, and make objects of them."""
         session = app.sessions.get(session_id)
         session.require_frame(ask.frame)
-        return app.jobs.start(session, "everything", app.engine.everything_steps(ask)).state()
+        app.edits.require(session, asked)
+        return app.jobs.start(session, "everything", app.engine.everything_steps(ask, asked)).state()
 
     @router.post(place + "/export", status_code=202)
     async def export(session_id: SessionId, ask: ExportAsk) -> JobState:

@@ -7,9 +7,11 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 from ..worker import Worker
+from .edits import Edits
 from .faults import FAILURES, describe, report
+from .history import Edit
 from .job import Job, Steps
-from .schemas import ApiError
+from .schemas import ApiError, Direction
 from .session import Session
 from .session_store import Sessions
 
@@ -23,22 +25,24 @@ class Jobs:
         self._sessions = sessions
         self._worker = worker
 
+    def require_room(self, session: Session) -> None:
+        """Refuse a job where the session has one already, or the app as many as it may have."""
+        if session.running:
+            raise ApiError(409, "busy", "this session has a job already: wait for it, or cancel it")
+        if sum(bool(other.running) for other in self._sessions.all()) >= self._sessions.limits.loaded:
+            raise ApiError(409, "busy", f"{self._sessions.limits.loaded} jobs are at work already: wait, or cancel one")
+
     def start(
         self,
         session: Session,
         kind: Literal["propagate", "everything", "export"],
         steps: Callable[[Job], Steps],
+        revision: int | None = None,
     ) -> Job:
-        """Queue a job.
-
-        Raises:
-            ApiError: the session has a job already, or the app as many as it may have.
-        """
-        if session.running:
-            raise ApiError(409, "busy", "this session has a job already: wait for it, or cancel it")
-        if sum(bool(other.running) for other in self._sessions.all()) >= self._sessions.limits.loaded:
-            raise ApiError(409, "busy", f"{self._sessions.limits.loaded} jobs are at work already: wait, or cancel one")
+        """Queue a job. ApiError as for ``require_room``."""
+        self.require_room(session)
         job = Job(session, kind)
+        job.revision = revision
         for old in list(session.jobs.values())[:-KEPT]:
             self._forget(old)
         session.jobs[job.id] = job
@@ -83,8 +87,10 @@ class Jobs:
             self._submit(job, work)
 
 
-def propagate_steps(sessions: Sessions, frame: int, direction: str, work_of: Callable[[Session], Any]) -> Any:
-    """Steps that follow all objects: a frame each."""
+def propagate_steps(
+    edits: Edits, edit: Edit, frame: int, direction: Direction, work_of: Callable[[Session], Any]
+) -> Callable[[Job], Steps]:
+    """Steps that follow all objects, a frame each; their masks belong to an edit."""
 
     def steps(job: Job) -> Steps:
         session = job.session
@@ -95,9 +101,7 @@ def propagate_steps(sessions: Sessions, frame: int, direction: str, work_of: Cal
         job.progress(0, total)
         for reverse in ways:
             for t, masks in work.propagate(frame, reverse):
-                live = {obj_id: mask for obj_id, mask in masks.items() if obj_id in session.objects}
-                for obj_id, mask in live.items():
-                    sessions.store(session, obj_id, t, mask)
+                live = edits.add_tracked(session, edit, t, masks)
                 shown = {str(obj_id): mask.model_dump() for obj_id, mask in live.items()}
                 session.hub.publish("frame", {"job": job.id, "frame": t, "masks": shown})
                 job.progress(job.done + 1, total)

@@ -17,6 +17,7 @@ from typing import IO, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from ..frames.source import FolderSource
+from .history import mask_bytes
 from .job import Steps
 from .media import Limits, frame_suffix, kind_of
 from .schemas import MAX_OBJECT, ApiError, Kind, Mask, Object, Wire
@@ -233,7 +234,7 @@ def _restore(sessions: Sessions, session: Session, project: Project, lines: Iter
     for obj in project.objects:
         if obj.id in session.objects:
             raise ApiError(415, "unsupported", f"the project has object {obj.id} twice")
-        session.make_object(obj.id, sessions.limits)
+        session.object_or_new(obj.id, sessions.limits)
         for frame, prompt in obj.frames.items():
             session.require_frame(int(frame))
             session.require_prompt(prompt)
@@ -245,4 +246,5 @@ def _restore(sessions: Sessions, session: Session, project: Project, lines: Iter
         session.require_frame(line.frame)
         session.require_rle(line)
         mask = Mask(**line.model_dump(exclude={"object", "frame"}))
-        sessions.store(session, line.object, line.frame, mask)
+        sessions.take_masks(session, mask_bytes(mask))
+        session.set_mask(line.object, line.frame, mask)

@@ -20,11 +20,12 @@ Colour = Annotated[str, Field(pattern=r"^#[0-9a-f]{6}$")]
 class ApiError(Exception):
     """An answer that is an error: a status, a code for programs and one line for people."""
 
-    def __init__(self, status: int, code: str, message: str) -> None:
+    def __init__(self, status: int, code: str, message: str, session: SessionState | None = None) -> None:
         super().__init__(message)
         self.status = status
         self.code = code
         self.message = " ".join(message.split())
+        self.session = session  # as it is, where the client knew an older revision
 
 
 class Wire(BaseModel):
@@ -36,10 +37,6 @@ class Wire(BaseModel):
 class Problem(Wire):
     code: str
     message: str
-
-
-class ErrorAnswer(Wire):
-    error: Problem
 
 
 class Rle(Wire):
@@ -102,6 +99,8 @@ class Timeline(Wire):
 
 Status = Literal["encoding", "ready", "failed"]
 Kind = Literal["image", "video"]
+EditKind = Literal["object", "delete", "prompt", "restore", "propagate", "everything"]
+Saving = Literal["on", "failed", "off"]
 
 
 class Brief(Wire):
@@ -124,12 +123,23 @@ class JobState(Wire):
     done: int
     total: int
     file: str | None
+    revision: int | None  # of the edit that its masks belong to
 
 
 class SessionState(Brief):
+    """All of a session but its masks. `oldest`: the first revision that can be restored."""
+
     objects: list[Object]
     timeline: Timeline
     jobs: list[JobState]
+    revision: int
+    oldest: int
+    saving: Saving
+
+
+class ErrorAnswer(Wire):
+    error: Problem
+    session: SessionState | None = None
 
 
 class ModelState(Wire):
@@ -168,12 +178,22 @@ class AppState(Wire):
 
 
 class Answer(Wire):
-    """Masks of a prompt, the number of the chosen one, the object as it is now, and how long it took."""
+    """Masks of a prompt, the number of the chosen one; object and revision as they are now; how long it took."""
 
     masks: list[Mask]
     chosen: int | None
     object: Object | None
+    revision: int
     seconds: float
+
+
+class ObjectAnswer(Wire):
+    object: Object
+    revision: int
+
+
+class Revision(Wire):
+    revision: Annotated[int, Field(ge=0, le=2**53)]
 
 
 class PreviewAsk(Wire):
@@ -197,9 +217,12 @@ class EverythingAsk(Wire):
     as_objects: bool = True
 
 
+Direction = Literal["forward", "backward", "both"]
+
+
 class PropagateAsk(Wire):
     frame: Annotated[int, Field(ge=0)]
-    direction: Literal["forward", "backward", "both"] = "forward"
+    direction: Direction = "forward"
 
 
 class ExportAsk(Wire):

@@ -7,6 +7,7 @@ import mimetypes
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI, Request
@@ -84,15 +85,16 @@ async def _sweep(app: App) -> None:
 # ---- errors
 
 
-def _problem(status: int, code: str, message: str) -> JSONResponse:
+def _problem(status: int, code: str, message: str, **more: Any) -> JSONResponse:
     headers = {"Connection": "close"} if status == 413 else None  # what is still under way is not read
-    return JSONResponse({"error": {"code": code, "message": message}}, status, headers)
+    return JSONResponse({"error": {"code": code, "message": message}, **more}, status, headers)
 
 
 def _add_errors(server: FastAPI) -> None:
     @server.exception_handler(ApiError)
     async def refused(_: Request, error: ApiError) -> Response:
-        return _problem(error.status, error.code, error.message)
+        more = {} if error.session is None else {"session": error.session.model_dump(mode="json")}
+        return _problem(error.status, error.code, error.message, **more)
 
     @server.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from ..images.drawing import object_colour
 from ..masks.rle import rle_area
 from .events import Hub
+from .history import History
 from .media import Limits, SharedSource
 from .schemas import (
     MAX_OBJECT,
@@ -20,9 +21,9 @@ from .schemas import (
     Kind,
     Mask,
     Object,
-    ObjectLook,
     Prompt,
     Rle,
+    Saving,
     SessionState,
     Status,
     Timeline,
@@ -48,8 +49,11 @@ class Session:
         self.fps = source.fps
         self.status: Status = "encoding"
         self.message = ""
-        self.objects: dict[int, Object] = {}
+        self.objects: dict[int, Object] = {}  # replaced, never changed: earlier edits hold them too
         self.masks: dict[int, dict[int, Mask]] = {}
+        self.mask_bytes = 0  # of its masks, and of those that its edits have replaced
+        self.history = History()
+        self.saving: Saving = "off"
         self.jobs: dict[str, Job] = {}
         self.lock = threading.RLock()
         self.hub = hub
@@ -78,11 +82,15 @@ class Session:
 
     def state(self) -> SessionState:
         with self.lock:
-            objects = [self.objects[obj_id].model_copy(deep=True) for obj_id in sorted(self.objects)]
-            jobs = [job.state() for job in self.running]
             return SessionState(
-                **self.brief().model_dump(), objects=objects, timeline=self._timeline(), jobs=jobs
-            )  # fmt: skip
+                **self.brief().model_dump(),
+                objects=[self.objects[obj_id] for obj_id in sorted(self.objects)],
+                timeline=self._timeline(),
+                jobs=[job.state() for job in self.running],
+                revision=self.history.revision,
+                oldest=self.history.oldest,
+                saving=self.saving,
+            )
 
     def _timeline(self) -> Timeline:
         seen: dict[str, list[tuple[int, int]]] = {}
@@ -137,23 +145,25 @@ class Session:
             raise ApiError(404, "not_found", f"there is no object {obj_id}")
         return self.objects[obj_id]
 
-    def make_object(self, obj_id: int, limits: Limits) -> Object:
-        """The object of a number, made where there is none."""
-        with self.lock:
-            if obj_id not in self.objects:
-                most = limits.objects if self.kind == "video" else MAX_OBJECT
-                if len(self.objects) >= most:
-                    raise ApiError(409, "full", f"this {self.kind} has {most} objects already; remove one")
-                colour = "#" + "".join(f"{part:02x}" for part in object_colour(obj_id))
-                self.objects[obj_id] = Object(id=obj_id, name=f"Object {obj_id}", color=colour)
+    def object_or_new(self, obj_id: int, limits: Limits) -> Object:
+        """The object of a number, or what it would be; ApiError where there are as many as there may be."""
+        if obj_id in self.objects:
             return self.objects[obj_id]
+        most = limits.objects if self.kind == "video" else MAX_OBJECT
+        if len(self.objects) >= most:
+            raise ApiError(409, "full", f"this {self.kind} has {most} objects already; remove one")
+        colour = "#" + "".join(f"{part:02x}" for part in object_colour(obj_id))
+        return Object(id=obj_id, name=f"Object {obj_id}", color=colour)
 
-    def look(self, obj_id: int, look: ObjectLook, limits: Limits) -> Object:
-        with self.lock:
-            obj = self.make_object(obj_id, limits)
-            changes = look.model_dump(exclude_none=True)
-            self.objects[obj_id] = obj.model_copy(update=changes)
-            return self.objects[obj_id].model_copy(deep=True)
+    def set_mask(self, obj_id: int, frame: int, mask: Mask | None) -> None:
+        """Make `mask` that of an object on a frame. It counts nothing: see ``Edits.put_mask``."""
+        frames = self.masks.setdefault(obj_id, {})
+        if mask is None:
+            frames.pop(frame, None)
+        else:
+            frames[frame] = mask
+        if not frames:
+            del self.masks[obj_id]
 
     # ---- places
 

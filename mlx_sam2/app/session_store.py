@@ -16,10 +16,8 @@ from typing import Any
 from ..worker import Worker
 from .events import Hub
 from .media import Limits, SharedSource, open_media, shown_name
-from .schemas import ApiError, Kind, Mask
+from .schemas import ApiError, Kind
 from .session import Session
-
-MASK_OVERHEAD = 600  # bytes of a mask beside its counts
 
 
 class Sessions:
@@ -109,7 +107,11 @@ class Sessions:
             job.cancel()
         session.hub.publish("closed", {})
         session.hub.close()
-        self._drop_masks(session)
+        with session.lock:
+            self.take_masks(session, -session.mask_bytes)
+            session.masks.clear()
+            session.objects.clear()
+            session.history.edits.clear()
         if session.pins == 0:
             self._release(session)
 
@@ -200,42 +202,15 @@ class Sessions:
             if session is not None:
                 session.disk -= count
 
-    def store(self, session: Session, obj_id: int, frame: int, mask: Mask | None) -> None:
-        """Keep the mask of an object on a frame, or none.
+    def take_masks(self, session: Session, count: int) -> None:
+        """Count bytes of masks that a session is to hold, or, below 0, has given up.
 
         Raises:
             ApiError: all masks together have as many bytes as they may have.
         """
-        with session.lock:
-            if session.closed and mask is not None:
-                raise ApiError(404, "not_found", "this session was closed")
-            frames = session.masks.setdefault(obj_id, {})
-            old = frames.get(frame)
-            more = _bytes_of(mask) - _bytes_of(old)
-            with self._lock:
-                if more > 0 and self._mask_bytes + more > self.limits.mask_bytes:
-                    raise ApiError(
-                        409, "full", f"masks have {self.limits.mask_bytes:,} bytes: export and close a session first"
-                    )  # fmt: skip
-                self._mask_bytes += more
-            if mask is None:
-                frames.pop(frame, None)
-            else:
-                frames[frame] = mask
-            if not frames:
-                del session.masks[obj_id]
-
-    def forget_object(self, session: Session, obj_id: int) -> None:
-        with session.lock:
-            for frame in list(session.masks.get(obj_id, ())):
-                self.store(session, obj_id, frame, None)
-            session.objects.pop(obj_id, None)
-
-    def _drop_masks(self, session: Session) -> None:
-        with session.lock:
-            for obj_id in list(session.masks):
-                self.forget_object(session, obj_id)
-
-
-def _bytes_of(mask: Mask | None) -> int:
-    return 0 if mask is None else len(mask.counts) + MASK_OVERHEAD
+        with self._lock:
+            if count > 0 and self._mask_bytes + count > self.limits.mask_bytes:
+                most = self.limits.mask_bytes
+                raise ApiError(409, "full", f"masks have {most:,} bytes: export and close a session first")
+            self._mask_bytes += count
+            session.mask_bytes += count

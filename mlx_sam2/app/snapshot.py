@@ -26,9 +26,7 @@ class Snapshot:
         self.job, self.session, self.source, self.limits = job, session, source, limits
         self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
         with session.lock:
-            self.objects = {
-                n: obj.model_copy(deep=True) for n, obj in sorted(session.objects.items()) if obj.visible or with_hidden
-            }
+            self.objects = {n: obj for n, obj in sorted(session.objects.items()) if obj.visible or with_hidden}
             self.masks: dict[int, dict[int, Mask]] = {}
             for obj_id, masks in session.masks.items():
                 for t, mask in masks.items():

@@ -36,9 +36,7 @@ class VideoWork:
         self.predictor = predictor
         self.state = predictor.init_state(source)
         self._applied: Prompts = {}
-        for obj_id, frames in prompts.items():
-            for frame in sorted(frames):
-                self._add(obj_id, frame, frames[frame])
+        self.restore(prompts)
 
     def answer(self, obj_id: int, frame: int, prompt: Prompt) -> Mask | None:
         """Make `prompt` what the object has on a frame; its mask there, None where it has no prompt any more."""
@@ -52,6 +50,16 @@ class VideoWork:
         if prompt.mask is not None and not prompt.points and prompt.box is None:
             return as_given(prompt.mask, prompt.score)
         return self._mask(obj_id, frame)
+
+    def restore(self, prompts: Prompts) -> None:
+        """Make `prompts` those of all objects: where they differ the object is prompted again."""
+        for obj_id, applied in list(self._applied.items()):
+            if not applied or applied != prompts.get(obj_id):
+                self.remove(obj_id)
+        for obj_id, frames in prompts.items():
+            if obj_id not in self._applied:
+                for frame in sorted(frames):
+                    self._add(obj_id, frame, frames[frame])
 
     def remove(self, obj_id: int) -> None:
         """Remove an object."""
@@ -90,8 +98,9 @@ class VideoWork:
     def _add(self, obj_id: int, frame: int, prompt: Prompt, old: Prompt | None = None) -> None:
         """Give the steps of a prompt that `old` has not."""
         done = -1 if old is None else len(old.points)
+        self._applied.setdefault(obj_id, {}).pop(frame, None)  # neither prompt, should it fail half way
         if prompt.mask is not None and old is None:
-            self.predictor.add_new_mask(self.state, frame, obj_id, rle_to_mask(prompt.mask.model_dump()))
+            self.predictor.add_new_mask(self.state, frame, obj_id, rle_to_mask(prompt.mask.rle))
         for count in clicks_of(prompt):
             if count > done and (count or prompt.box is not None):
                 points = prompt.points[:count]
@@ -103,7 +112,7 @@ class VideoWork:
                     labels=[label for _, _, label in points] or None,
                     box=prompt.box,
                 )
-        self._applied.setdefault(obj_id, {})[frame] = prompt
+        self._applied[obj_id][frame] = prompt
 
     def _take_back(self, obj_id: int, frame: int) -> None:
         """Make it so that the object was never prompted on a frame."""

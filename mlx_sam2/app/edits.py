@@ -1,0 +1,172 @@
+"""Every change of a session: it raises the revision, notes what it replaced, and pages hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+from .history import Edit, mask_bytes, object_bytes
+from .schemas import ApiError, EditKind, Mask, Object, ObjectAnswer, ObjectLook, Prompt
+from .session import Session
+from .session_store import Sessions
+
+
+class Asked(NamedTuple):
+    """What the client of an edit says: the revision that it knows, and its own name. None: it says nothing."""
+
+    revision: int | None = None
+    client: str | None = None
+
+
+ANYBODY = Asked()
+
+
+class Edits:
+    """Changes sessions. Any thread may call it; each change holds the session's lock."""
+
+    def __init__(self, sessions: Sessions) -> None:
+        self.sessions = sessions
+
+    def require(self, session: Session, asked: Asked) -> None:
+        """Refuse an edit whose client knows another revision than the session's.
+
+        Raises:
+            ApiError: ``stale``, with the session as it is.
+        """
+        with session.lock:
+            if session.closed:
+                raise ApiError(404, "not_found", "this session was closed")
+            if asked.revision is not None and asked.revision != session.history.revision:
+                text = f"the session is at revision {session.history.revision}, not {asked.revision}: load it again"
+                raise ApiError(409, "stale", text, session=session.state())
+
+    @contextmanager
+    def edit(self, session: Session, what: EditKind, asked: Asked = ANYBODY) -> Iterator[Edit]:
+        """An edit around a block of ``put_object`` and ``put_mask``. Where the block raises, nothing has changed."""
+        with session.lock:
+            self.require(session, asked)
+            edit = session.history.begin(what)
+            if session.history.is_full:
+                self._forget_oldest(session)
+            try:
+                yield edit
+            except BaseException:
+                self._undo(session, edit)
+                raise
+            session.hub.publish("edit", {"revision": edit.revision, "client": asked.client, "what": what})
+
+    def _undo(self, session: Session, edit: Edit) -> None:
+        """Put back what an edit that failed has replaced."""
+        before = Edit(0, edit.what)  # notes nothing
+        session.history.take_back(edit)
+        self.sessions.take_masks(session, -edit.size)
+        for obj_id, obj in edit.objects.items():
+            self.put_object(session, before, obj_id, obj)
+        for (obj_id, frame), mask in edit.masks.items():
+            self.put_mask(session, before, obj_id, frame, mask)
+
+    def put_object(self, session: Session, edit: Edit, obj_id: int, obj: Object | None) -> None:
+        """Make `obj` what a number stands for; None removes it, but not its masks."""
+        old = session.objects.get(obj_id)
+        notes = session.history.notes_object(edit, obj_id)
+        self._take(session, edit, object_bytes(obj) - (0 if notes else object_bytes(old)))
+        if notes:
+            edit.objects[obj_id] = old
+        if obj is None:
+            session.objects.pop(obj_id, None)
+        else:
+            session.objects[obj_id] = obj
+
+    def put_mask(self, session: Session, edit: Edit, obj_id: int, frame: int, mask: Mask | None) -> None:
+        """Make `mask` that of an object on a frame.
+
+        Raises:
+            ApiError: all masks together have as many bytes as they may have.
+        """
+        old = session.masks.get(obj_id, {}).get(frame)
+        notes = session.history.notes_mask(edit, (obj_id, frame))
+        self._take(session, edit, mask_bytes(mask) - (0 if notes else mask_bytes(old)))
+        if notes:
+            edit.masks[obj_id, frame] = old
+        session.set_mask(obj_id, frame, mask)
+
+    def _take(self, session: Session, edit: Edit, count: int) -> None:
+        """Count bytes of masks; the oldest edits are forgotten where there is no room."""
+        edits = session.history.edits
+        while True:
+            try:
+                self.sessions.take_masks(session, count)
+            except ApiError:
+                if not edits or edits[0] is edit:
+                    raise
+                self._forget_oldest(session)
+            else:
+                return
+
+    def _forget_oldest(self, session: Session) -> None:
+        self.sessions.take_masks(session, -session.history.edits.popleft().size)
+
+    # ---- single edits
+
+    def look(self, session: Session, asked: Asked, obj_id: int, look: ObjectLook) -> ObjectAnswer:
+        """Change how an object is called and shown; it is made where there is none."""
+        with self.edit(session, "object", asked) as edit:
+            obj = session.object_or_new(obj_id, self.sessions.limits)
+            obj = obj.model_copy(update=look.model_dump(exclude_none=True))
+            self.put_object(session, edit, obj_id, obj)
+            return ObjectAnswer(object=obj, revision=edit.revision)
+
+    def put_prompt(
+        self, session: Session, asked: Asked, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
+    ) -> tuple[Object, int]:
+        """Note a prompt that was answered, and its mask; None takes both away. The object, and the revision."""
+        with self.edit(session, "prompt", Asked(None, asked.client)) as edit:
+            self.set_prompt(session, edit, obj_id, frame, prompt, mask)
+            return session.objects[obj_id], edit.revision
+
+    def set_prompt(
+        self, session: Session, edit: Edit, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
+    ) -> None:
+        """``put_prompt`` as a part of an edit."""
+        obj = session.object_or_new(obj_id, self.sessions.limits)
+        frames = {t: kept for t, kept in obj.frames.items() if t != str(frame)}
+        if mask is not None:
+            frames[str(frame)] = prompt
+        self.put_mask(session, edit, obj_id, frame, mask)
+        self.put_object(session, edit, obj_id, obj.model_copy(update={"frames": frames}))
+
+    def remove_object(self, session: Session, asked: Asked, obj_id: int) -> int:
+        """Remove an object, its prompts and its masks; the revision."""
+        with self.edit(session, "delete", Asked(None, asked.client)) as edit:
+            for frame in list(session.masks.get(obj_id, ())):
+                self.put_mask(session, edit, obj_id, frame, None)
+            self.put_object(session, edit, obj_id, None)
+            return edit.revision
+
+    def restore(self, session: Session, asked: Asked, revision: int) -> None:
+        """Make objects, prompts and masks what they were at a revision.
+
+        Raises:
+            ApiError: that revision is not remembered.
+        """
+        with session.lock:
+            history = session.history
+            if not history.oldest <= revision <= history.revision:
+                text = f"revision {revision} is not remembered: {history.oldest} to {history.revision} are"
+                raise ApiError(404, "not_found", text)
+            objects, masks = history.replaced_since(revision)  # before the oldest edit is forgotten for a new one
+            with self.edit(session, "restore", Asked(None, asked.client)) as edit:
+                for (obj_id, frame), mask in masks.items():
+                    self.put_mask(session, edit, obj_id, frame, mask)
+                for obj_id, obj in objects.items():
+                    self.put_object(session, edit, obj_id, obj)
+
+    def add_tracked(self, session: Session, edit: Edit, frame: int, masks: dict[int, Mask]) -> dict[int, Mask]:
+        """Note the masks of a frame that a job has tracked; those of objects that are still there."""
+        with session.lock:
+            self.require(session, ANYBODY)
+            live = {obj_id: mask for obj_id, mask in masks.items() if obj_id in session.objects}
+            for obj_id, mask in live.items():
+                self.put_mask(session, edit, obj_id, frame, mask)
+            return live

@@ -1,0 +1,106 @@
+"""The last edits of a session: their revisions, and what they replaced, so that earlier revisions can be restored."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from .schemas import EditKind, Mask, Object
+
+KEPT = 200  # edits of a session
+MASK_OVERHEAD = 600  # bytes of a mask beside its counts
+
+Place = tuple[int, int]  # object and frame
+Objects = dict[int, Object | None]  # None: there is none
+Masks = dict[Place, Mask | None]
+
+
+@dataclass(eq=False)
+class Edit:
+    """One edit: its revision, and what was there before it, for every object and mask that it changed."""
+
+    revision: int
+    what: EditKind
+    objects: Objects = field(default_factory=dict)
+    masks: Masks = field(default_factory=dict)
+
+    @property
+    def size(self) -> int:
+        """About how many bytes of memory it holds."""
+        return sum(map(object_bytes, self.objects.values())) + sum(map(mask_bytes, self.masks.values()))
+
+
+class History:
+    """Edits, newest last; the session's lock guards them.
+
+    What an object or a mask was at revision r is what the first later edit that changed it has replaced. Where none
+    did, it is what it is now.
+    """
+
+    def __init__(self, revision: int = 0) -> None:
+        self.revision = revision
+        self.edits: deque[Edit] = deque()
+
+    @property
+    def oldest(self) -> int:
+        """The first revision that can be restored."""
+        return self.edits[0].revision - 1 if self.edits else self.revision
+
+    def begin(self, what: EditKind) -> Edit:
+        """Add an edit with the next revision."""
+        self.revision += 1
+        edit = Edit(self.revision, what)
+        self.edits.append(edit)
+        return edit
+
+    @property
+    def is_full(self) -> bool:
+        """Whether the oldest edit is to be forgotten."""
+        return len(self.edits) > KEPT
+
+    def take_back(self, edit: Edit) -> None:
+        """Remove the newest edit, as if it had not been made."""
+        assert self.edits[-1] is edit
+        self.edits.pop()
+        self.revision = edit.revision - 1
+
+    def notes_object(self, edit: Edit, obj_id: int) -> bool:
+        """Whether an edit that changes an object now must note what it was."""
+        since = self._since(edit)
+        return bool(since) and not any(obj_id in later.objects for later in since)
+
+    def notes_mask(self, edit: Edit, place: Place) -> bool:
+        """As ``notes_object``. A job's edit goes on while others are made, which may have noted the mask already."""
+        since = self._since(edit)
+        return bool(since) and not any(place in later.masks for later in since)
+
+    def _since(self, edit: Edit) -> list[Edit]:
+        """Edits from this one on; none where it was forgotten."""
+        since = []
+        for later in reversed(self.edits):
+            since.append(later)
+            if later is edit:
+                return since
+        return []
+
+    def replaced_since(self, revision: int) -> tuple[Objects, Masks]:
+        """What all objects and masks that have changed since a revision were then."""
+        objects: Objects = {}
+        masks: Masks = {}
+        for edit in reversed(self.edits):
+            if edit.revision <= revision:
+                break
+            objects.update(edit.objects)
+            masks.update(edit.masks)
+        return objects, masks
+
+
+def mask_bytes(mask: Mask | None) -> int:
+    """About how many bytes of memory a mask holds."""
+    return 0 if mask is None else len(mask.counts) + MASK_OVERHEAD
+
+
+def object_bytes(obj: Object | None) -> int:
+    """About how many bytes of memory the masks among an object's prompts hold."""
+    prompts = () if obj is None else obj.frames.values()
+    return sum(len(prompt.mask.counts) for prompt in prompts if prompt.mask is not None)
