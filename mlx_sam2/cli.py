@@ -7,11 +7,14 @@ import io
 import math
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
-BAD_INPUT, FAILURE = 2, 1  # exit codes
+BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143  # exit codes
 
 
 class UsageError(ValueError):
@@ -63,16 +66,39 @@ def escape_output() -> None:
 
 
 def guard_output(prog: str, run: Callable[[], int]) -> int:
-    """The exit code of a command that writes to standard output: Ctrl-C is 130, an output that fails takes one line.
+    """The exit code of a command that writes to standard output: Ctrl-C is 130, SIGTERM 143; an output that fails
+    takes one line.
 
     ``run`` has dealt with its other errors: an OSError that leaves it is of standard output.
     """
     try:
-        return run()
-    except KeyboardInterrupt:
-        return 130
+        with sigterm_interrupts():
+            return run()
+    except KeyboardInterrupt as stop:
+        return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except OSError as error:
         return output_failed(prog, error)
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, raised as Ctrl-C is: what is half-written is removed on the way out."""
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Within the block SIGTERM raises ``Terminated``. On another thread than the main one nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> NoReturn:
+        raise Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
 def output_failed(prog: str, error: OSError) -> int:

@@ -20,7 +20,7 @@ from pathlib import Path
 from mlx_sam2 import files
 path, kind = Path(sys.argv[1]), sys.argv[2]
 if kind == "swap":
-    rename = Path.rename
+    files._exchange, rename = (lambda a, b: False), Path.rename
     def once(self, target):
         rename(self, target)
         print("half", flush=True)
@@ -103,12 +103,30 @@ def test_a_folder_replaces_a_folder(tmp_path: Path) -> None:
     assert names(tmp_path) == ["a"] and names(path) == ["new"]
 
 
+def test_folders_change_places_in_one_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    if not files._exchange(tmp_path / "a", tmp_path / "b"):
+        pytest.skip(f"the file system of {tmp_path} cannot exchange two folders")
+
+    def between(*args: Path) -> None:
+        raise AssertionError("here the folder has neither content")
+
+    (tmp_path / "a" / "old").touch()
+    monkeypatch.setattr(Path, "rename", between)
+    with files.beside(tmp_path / "a", replace=True) as part:
+        part.mkdir()
+        (part / "new").touch()
+    assert names(tmp_path) == ["a", "b"] and names(tmp_path / "a") == ["new"]
+
+
 def test_a_folder_keeps_its_place_when_the_other_cannot_take_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path, rename = tmp_path / "a", Path.rename
     path.mkdir()
     (path / "old").touch()
+    monkeypatch.setattr(files, "_exchange", lambda a, b: False)  # a file system that cannot
 
     def once(self: Path, target: Path) -> Path:
         if self.suffix == ".part":

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import BAD_INPUT, FAILURE, Parser, complain
+from ..cli import BAD_INPUT, FAILURE, Parser, complain, guard_output
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
@@ -253,15 +253,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if args.modelled and args.stages != list(GROUPS):
         parser.error("--stages does not go with --modelled, which has stages of its own")
+    return guard_output(parser.prog, lambda: _guarded(parser.prog, args))
+
+
+def _guarded(prog: str, args: argparse.Namespace) -> int:
+    """``_run`` with one line for an error."""
     from ..hub.client import HubError
 
     try:
         return _run(args)
     except (ValueError, HubError) as error:  # of the options, the checkpoint or its configuration
-        complain(parser.prog, error)
+        complain(prog, error)
         return BAD_INPUT
     except (RuntimeError, OSError) as error:
-        complain(parser.prog, error)
+        complain(prog, error)
         return FAILURE
-    except KeyboardInterrupt:
-        return 130

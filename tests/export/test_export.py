@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import resource
@@ -20,8 +18,7 @@ from mlx.utils import tree_flatten
 
 import synthetic
 from mlx_sam2 import SAM2ImagePredictor
-from mlx_sam2.checkpoint import loading
-from mlx_sam2.export import command
+from mlx_sam2.export import command, functions
 from mlx_sam2.images import preprocess
 from mlx_sam2.kernels import dispatch, rules
 from mlx_sam2.model.resize import resize_bilinear
@@ -30,13 +27,6 @@ from mlx_sam2.model.sam2 import SAM2
 ROOT = Path(__file__).parents[2]
 NO_METAL = pytest.mark.skipif(mx.metal.is_available(), reason="this machine has Metal")
 FILES = ["image_encoder.mlxfn", "manifest.json", "mask_decoder.mlxfn"]
-
-
-@pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "nano"
-    loading.save(synthetic.nano_model(), folder)
-    return str(folder)
 
 
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
@@ -49,21 +39,6 @@ def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
         check=False,
         env=environment,
     )
-
-
-@pytest.fixture(scope="module")
-def exported(model_folder: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("out") / "nested" / "nano"
-    out, err = io.StringIO(), io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):  # in this process, on the CPU on a Mac, too
-        arguments = ["--model", model_folder, "--output", str(folder), "--no-kernels", "--max-points", "3"]
-        assert command.main([*arguments, "--dtype", "float32"]) == 0
-    assert err.getvalue() == ""
-    assert out.getvalue().count("\n") == 1
-    assert out.getvalue().endswith("manifest.json; float32, no calls of Metal kernels\n")
-    assert sorted(os.listdir(folder)) == FILES
-    assert os.listdir(folder.parent) == ["nano"], "something was left behind"
-    return folder
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -150,7 +125,7 @@ def test_weights_are_there_once(tmp_path: Path) -> None:
     for count in (1, 4):
         folder = tmp_path / str(count)
         folder.mkdir()
-        command.export(nano_model, folder, with_kernels=False, max_points=count)
+        functions.export(nano_model, folder, with_kernels=False, max_points=count)
         sizes.append({name: (folder / name).stat().st_size for name in FILES})
     weights = dict(tree_flatten(nano_model.parameters()))
     encoder = sum(value.nbytes for name, value in weights.items() if name.startswith("image_encoder"))
@@ -176,7 +151,7 @@ def test_kernels_are_in_the_files(nano_model: SAM2, model_folder: str, tmp_path:
     with dispatch.tracing_for_metal():
         mx.export_function(
             lambda r: found.append(r["arguments"][1]) if r.get("name") == "CustomKernel" else None,
-            command.encoder_function(nano_model),
+            functions.encoder_function(nano_model),
             pixels,
         )
     blocks = nano_model.image_encoder.trunk.blocks
