@@ -1,4 +1,4 @@
-"""The ground of the Hub's two halves: names of files, and what the client raises and logs, as one line."""
+"""Shared by download and publish: retries, and the Hub client's errors as one line."""
 
 from __future__ import annotations
 
@@ -72,17 +72,18 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
 
 def status_of(error: BaseException) -> int | None:
     """The HTTP status that an error, or one that it was raised from, reports."""
-    return next((s for e in causes(error) if (s := getattr(_response(e), "status_code", None))), None)
+    return next((s for e in causes(error) if (s := getattr(response_of(e), "status_code", None))), None)
 
 
-def _response(error: BaseException) -> object | None:
+def response_of(error: BaseException | None) -> object | None:
+    """The answer that a request's error came with."""
     return getattr(error, "response", None)
 
 
 def retry_after(error: BaseException) -> float | None:
     """Seconds that the server asks to wait, from its Retry-After header."""
     for cause in causes(error):
-        text = str(getattr(_response(cause), "headers", {}).get("Retry-After", ""))
+        text = str(getattr(response_of(cause), "headers", {}).get("Retry-After", ""))
         if text.isdigit():
             return float(text[:9])
     return None

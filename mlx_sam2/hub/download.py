@@ -8,18 +8,14 @@ Downloads go through ``huggingface_hub``, so its cache, tokens, offline mode (``
 
 from __future__ import annotations
 
-import hashlib
 import os
 import re
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..config.published import DEMO, published, shipped, short_names
-from ..files import hexdigest
-from ..formats import safetensors_file, torch_file
+from ..formats import safetensors_file
 from ..formats.names import CONFIG, FILE_SUFFIXES, INDEX, TORCH_SUFFIXES, WEIGHTS
-from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from .client import (
     HubError,
     calm,
@@ -34,6 +30,7 @@ from .client import (
     start_client,
     status_of,
 )
+from .guards import check_hash, check_place, check_whole, guarded_client
 
 _INSTEAD = "or pass a local folder or file instead"
 _TRY_DEMO = f"; a small model for trying out comes with the package: --model {DEMO}"
@@ -183,58 +180,29 @@ class _Repo:
         local = self.unreachable is not None
         kept = self._blobs()
         try:
-            file = Path(
-                hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
-            )
+            with guarded_client():
+                file = Path(
+                    hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
+                )
         except LocalEntryNotFoundError as error:
             self.unreachable = self.unreachable or error.__cause__ or error
             return None
         except EntryNotFoundError:
             return None
+        check_place(file, name, self.repo_id)
         blob = Path(os.readlink(file)) if file.is_symlink() else file  # its name is the hash that the Hub stated
         if blob.name in kept or blob == file:
-            self._check_whole(file, blob.name, name)
+            check_whole(file, blob.name, name, self.repo_id, self.revision)
         else:
-            self._check_hash(file, blob.name, name)
+            check_hash(file, blob.name, name, self.repo_id)
         return file
 
     def _blobs(self) -> set[str]:
-        """Names of the contents that the cache holds of this repository."""
+        """Hashes of this repository's files in the cache."""
         from huggingface_hub import constants
 
         folder = Path(constants.HF_HUB_CACHE, f"models--{self.repo_id.replace('/', '--')}", "blobs")
         return set(os.listdir(folder)) if folder.is_dir() else set()
-
-    def _check_whole(self, file: Path, stated: str, name: str) -> None:
-        """Notice a file of the cache that was cut off or damaged since it came; its headers say so."""
-        try:
-            if name.endswith(".safetensors"):
-                safetensors_file.check(file)
-            elif name.endswith(".json"):
-                safetensors_file.read_json(file, max(MAX_CONFIG_BYTES, safetensors_file.MAX_INDEX_BYTES))
-            else:
-                with file.open("rb") as opened:
-                    zeros = not any(opened.read(16))  # nothing at all, or what a power cut leaves
-                if zeros or (torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file)):
-                    raise torch_file.TorchFileError("its end is missing, or all of it")
-        except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
-            if _has_hash(file, stated):
-                raise HubError(f"{name} of {self.repo_id} is damaged on the Hub already: tell its owner") from None
-            at = f" --revision {self.revision}" if self.revision else ""
-            raise HubError(
-                f"{file} is cut off or damaged ({file.stat().st_size} bytes): fetch it again with "
-                f"hf download {self.repo_id} {name}{at} --force-download"
-            ) from None
-
-    def _check_hash(self, file: Path, stated: str, name: str) -> None:
-        """Compare a file that has just come with the hash that the Hub stated; one that differs is not kept."""
-        if _has_hash(file, stated) is False:
-            (file.parent / os.readlink(file)).unlink()
-            file.unlink()
-            raise HubError(
-                f"{name} of {self.repo_id} arrived damaged: its hash is not the one that the Hub states; it was "
-                "removed: run the same again"
-            )
 
     def _known_absent(self, commit: str) -> bool:
         """Whether the cache remembers that the repository has no config.json."""
@@ -309,14 +277,3 @@ class _Repo:
             broke = f"the download of {repo} from {address} broke off ({why})"
             return f"{broke}: run the same again, {_INSTEAD}{other_way(error)}"
         return f"{absent}, and {address} could not be reached ({why}): connect once (the download is kept), {_INSTEAD}"
-
-
-def _has_hash(file: Path, stated: str) -> bool | None:
-    """Whether a file has a sha256 (large files) or git's sha1; None: neither was stated, as by some mirrors."""
-    if re.fullmatch(r"[0-9a-f]{64}", stated):
-        digest = hashlib.sha256()
-    elif re.fullmatch(r"[0-9a-f]{40}", stated):
-        digest = hashlib.sha1(b"blob %d\0" % file.stat().st_size, usedforsecurity=False)
-    else:
-        return None
-    return hexdigest(file, digest) == stated

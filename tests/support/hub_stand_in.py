@@ -28,8 +28,9 @@ class Fault:
     """What goes wrong with the next ``times`` requests whose "METHOD /path" matches ``what`` (a regex).
 
     ``status`` with ``headers`` and ``body`` answers that. ``cut`` ends the connection after so many bytes: of the
-    answer, or of what the client sends. ``wrong`` changes the last byte of the answer. ``hold`` waits for that
-    event in the middle of what the client sends; ``reached`` is set when a request meets the fault.
+    answer, or of what the client sends. ``wrong`` changes the last byte of the answer. ``more`` bytes follow it, in an
+    answer that does not say how long it is. ``hold`` waits for that event in the middle of what the client sends;
+    ``reached`` is set when a request meets the fault.
     """
 
     what: str
@@ -39,6 +40,7 @@ class Fault:
     body: bytes = b""
     cut: int | None = None
     wrong: bool = False
+    more: int = 0
     hold: threading.Event | None = None
     reached: threading.Event = field(default_factory=threading.Event)
 
@@ -157,6 +159,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
+        if self.fault and self.fault.more and self.command == "GET":
+            self.send_header("Connection", "close")
+            self.end_headers()
+            self.wfile.write(body + bytes(self.fault.more))
+            raise _Broken
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if self.command == "HEAD":
