@@ -162,11 +162,11 @@ def _open_video(path: Path, limits: Limits) -> FrameSource:
         _check_pixels(folder.width, folder.height, limits.pixels)
         _check_frames(folder.num_frames, limits.frames)
         return folder
-    from ..frames.file import VideoFileSource, import_av
+    from ..frames.file import VideoFileSource, import_av, open_container
 
     av = import_av()
     try:
-        with av.open(f"file:{path}", options={"protocol_whitelist": "file"}, metadata_errors="replace") as container:
+        with open_container(f"file:{path}", {"protocol_whitelist": "file"}) as container:
             for stream in container.streams.video:
                 if (codec := stream.codec_context) is not None:  # else VideoFileSource refuses it
                     _check_pixels(codec.width, codec.height, limits.pixels)

@@ -37,6 +37,14 @@ def import_av() -> Any:
     return av
 
 
+def open_container(file: Any, options: dict[str, str]) -> InputContainer:
+    """Open a file with PyAV, whatever the encoding of its title and other metadata. Raises as ``av.open``."""
+    av = import_av()
+    if int(av.__version__.partition(".")[0]) < 19:  # a title that is not UTF-8 raises there, unless told otherwise
+        return av.open(file, options=options, metadata_errors="replace")
+    return av.open(file, options=options)
+
+
 @dataclass(frozen=True)
 class FrameIndex:
     """Where the frames of a file are.
@@ -111,7 +119,7 @@ class VideoFileSource(FrameSource):
         file = io.BytesIO(self._data) if self._data is not None else f"file:{self.name}"
         options = {} if self._data is not None else {"protocol_whitelist": "file"}
         try:
-            self._container = self._av.open(file, options=options, metadata_errors="replace")
+            self._container = open_container(file, options)
         except (self._av.error.FFmpegError, OSError) as error:
             raise VideoError(f"{self.name} cannot be opened as a video: {error.strerror}") from error
         return video_stream(self._container, self.name, self._threaded)

@@ -408,6 +408,30 @@ def test_bytes_and_names_with_a_colon(tmp_path: Path, monkeypatch: pytest.Monkey
             assert np.array_equal(np.stack(list(source)), expected)
 
 
+@pytest.mark.parametrize("name", ["v.mp4", "v.mkv", "v.avi"])
+def test_a_title_that_is_not_utf_8(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "Caf_QQ"
+        stream = container.add_stream("mpeg4", rate=25)
+        stream.height, stream.width = SIZE
+        for picture in [*pictures(3), None]:
+            frame = None if picture is None else av.VideoFrame.from_ndarray(picture, "rgb24")
+            container.mux(stream.encode(frame))
+    data = path.read_bytes()
+    assert b"Caf_QQ" in data
+    path.write_bytes(data.replace(b"Caf_QQ", b"Caf\xe9\xff\xfe"))
+    assert len(list(open_source(path))) == 3
+
+
+def test_videos_open_with_pyav_19_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its ``av.open`` has no ``metadata_errors``."""
+    path, real_open = write_video(tmp_path / "v.mp4", pictures(3)), av.open
+    monkeypatch.setattr(av, "__version__", "19.0.2")
+    monkeypatch.setattr(av, "open", lambda file, mode=None, *, options=None: real_open(file, mode, options=options))
+    assert len(list(open_source(path))) == 3
+
+
 def test_variable_frame_rate_is_kept(tmp_path: Path) -> None:
     times = [0, 900, 45_000, 45_900, 180_000]
     source = open_source(write_video(tmp_path / "v.mp4", pictures(5), times=times))
