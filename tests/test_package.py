@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from light import WATCH
+
 PACKAGE = Path(__file__).parents[1] / "mlx_sam2"
 
 # From the ground up. A file may import what stands on a lower floor, and on its own; a command is imported by nothing
@@ -32,8 +34,6 @@ FLOORS: list[list[str]] = [
     ["app"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
-# Heavy or optional, so imported inside functions too; anything else stands at the top of its file.
-HEAVY = ["mlx", "torch", "cv2", "av", "huggingface_hub"]
 
 
 def sources(package: Path = PACKAGE) -> dict[str, Path]:
@@ -127,13 +127,6 @@ def test_every_way_of_importing_is_seen(tmp_path: Path) -> None:
 
 def run_python(*args: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, *args], capture_output=True, text=True, check=False)
-
-
-# prints which of the heavy packages are in sys.modules when the interpreter ends
-WATCH = f"""
-import atexit, sys
-atexit.register(lambda: print("LOADED", *[m for m in {HEAVY} if m in sys.modules], file=sys.stderr))
-"""
 
 
 def test_import_is_light() -> None:

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 import goldens
+from golden_runs import LARGE, SMALL, arguments
 from goldens import FEATURE_TOL, LOGIT_TOL, SCORE_TOL, Golden
 from mlx_sam2 import images
 from mlx_sam2.images.preprocess import preprocess_photo
@@ -16,8 +17,6 @@ from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 
 pytestmark = goldens.needs_goldens
 
-SMALL = ["image_nano_truck", "image_nano20_truck"]
-LARGE = ["image_sam2_tiny_truck", "image_tiny_truck", "image_small_truck", "image_base_plus_truck", "image_large_truck"]
 FILES = [*SMALL, *(pytest.param(name, marks=pytest.mark.slow) for name in LARGE)]
 
 
@@ -54,20 +53,6 @@ def test_every_prompt(case_file: tuple[Golden, SAM2ImagePredictor]) -> None:
         name = case["name"]
         masks, scores[name], low_res[name] = predictor.predict(**arguments(case["prompt"], low_res, scores))
         check_case(golden.tensors, case, masks, scores[name], low_res[name])
-
-
-def arguments(prompt: dict[str, Any], low_res: dict[str, np.ndarray], scores: dict[str, np.ndarray]) -> dict[str, Any]:
-    """A golden's prompt as arguments of ``predict``; "prev" is the best mask of an earlier case."""
-    given: dict[str, Any] = {"multimask_output": prompt["multimask"]}
-    if "points" in prompt:
-        given |= {"point_coords": np.array(prompt["points"]), "point_labels": np.array(prompt["labels"])}
-    if "box" in prompt:
-        given["box"] = np.array(prompt["box"])
-    if "prev" in prompt:
-        given["mask_input"] = low_res[prompt["prev"]][scores[prompt["prev"]].argmax()][None]
-    if "normalize" in prompt:
-        given["normalize_coords"] = prompt["normalize"]
-    return given
 
 
 def check_case(

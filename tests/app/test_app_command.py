@@ -19,9 +19,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_package import WATCH
-
 from app_machine import SLOW, clip, model_folder, photo, png, running, wait_for
+from light import WATCH
 from mlx_sam2.app.command import main
 
 

@@ -10,10 +10,10 @@ import _paths  # noqa: F401  # isort: skip
 import sys
 
 import numpy as np
-from test_image_golden import LARGE, SMALL, arguments
 
 import goldens
 import synthetic
+from golden_runs import LARGE, SMALL, arguments
 from mlx_sam2 import images
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 

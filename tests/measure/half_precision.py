@@ -28,10 +28,9 @@ import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
 import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
-from test_image_golden import arguments
-from test_video_golden import build, overlap, run_script, stored_result
 
 import goldens
+from golden_runs import arguments, build, overlap, run_script, stored_result
 from mlx_sam2 import images
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.kernels import cpu

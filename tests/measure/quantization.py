@@ -17,11 +17,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from test_image_golden import arguments
-from test_quantize import unquantized
 
 import goldens
 import synthetic
+from golden_runs import arguments
 from mlx_sam2 import images
 from mlx_sam2.checkpoint import loading as checkpoint
 from mlx_sam2.convert import conversion
@@ -102,7 +101,9 @@ def table(name: str) -> None:
             job = conversion.prepare(download.Fetched(source), dtype=dtype, scheme=scheme)
             conversion.write(job, out)
             size = (out / "model.safetensors").stat().st_size / 1e6
-            mean, least = overlap(masks_of(unquantized(checkpoint.load(out, dtype="float32")), golden), expected)
+            mean, least = overlap(
+                masks_of(synthetic.unquantized(checkpoint.load(out, dtype="float32")), golden), expected
+            )
             again = f"download.Fetched(Path({str(source)!r})), dtype={dtype!r}, scheme={scheme!r}"
             writing = f"conversion.write(conversion.prepare({again}), Path({str(out) + ' again'!r}))"
             converting, _ = measure(writing)
@@ -129,7 +130,7 @@ def decoder_table(name: str) -> None:
         modules, whole = dict(model.named_modules()), sum(v.size for v in _leaves(model))
         share = sum(modules[layer].weight.size for layer in schemes) / whole
         quantization.quantize(packed, schemes)
-        mean, least = overlap(masks_of(unquantized(packed), golden), expected)
+        mean, least = overlap(masks_of(synthetic.unquantized(packed), golden), expected)
         print(f"| {label} | {share:.0%} | {mean:.4f} | {least:.4f} |", flush=True)
 
 

@@ -12,8 +12,8 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-import test_video_golden
 
+import golden_runs
 import goldens
 import metal
 import synthetic
@@ -146,7 +146,7 @@ def test_the_variable_on_an_image_golden(nano_model: SAM2) -> None:
 @goldens.needs_goldens
 def test_the_variable_on_a_video_golden() -> None:
     golden = goldens.read("video_nano_nopost")
-    predictor = test_video_golden.build(golden)
+    predictor = golden_runs.build(golden)
     script = [{**op, "max": 4} if op["op"] == "propagate" else op for op in golden.about["script"]]  # five frames
     masks: dict[str, list[np.ndarray]] = {"0": [], "1": []}
     for value, results in masks.items():
@@ -159,10 +159,10 @@ def test_the_variable_on_a_video_golden() -> None:
                 step: int, frame: int | None, ids: list[int], logits: np.ndarray, state=state, out=results
             ) -> None:
                 record = golden.about["records"][len(out)]
-                test_video_golden.compare(golden.tensors, record, f"r{len(out)}", state, logits)
+                golden_runs.compare(golden.tensors, record, f"r{len(out)}", state, logits)
                 out.append(logits > 0)
 
-            test_video_golden.run_script(predictor, state, script, check)
+            golden_runs.run_script(predictor, state, script, check)
         assert bool(reports) == (value == "1")
     for ours, theirs in zip(*masks.values(), strict=True):
         assert (ours != theirs).mean() <= 1e-4  # pixels whose logit is zero up to rounding

@@ -28,17 +28,6 @@ def quantized(scheme: Scheme = EIGHT) -> SAM2:
     return model
 
 
-def unquantized(model: SAM2) -> SAM2:
-    """A model without packed layers, whose weights are what the packed ones stand for."""
-    weights = dict(tree_flatten(model.parameters()))
-    for name, scheme in quantization.schemes_of(model).items():
-        parts = [weights.pop(f"{name}.{leaf}") for leaf in ("weight", "scales", "biases")]
-        weights[f"{name}.weight"] = quantization.unpack(*parts, scheme)
-    plain = SAM2(model.config)
-    plain.load_weights(list(weights.items()), strict=True)
-    return plain
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("quantized") / "nano-8bit"
@@ -125,7 +114,7 @@ def test_saving_again_gives_the_same_bytes(folder: Path, tmp_path: Path) -> None
 def test_images_and_options(folder: Path) -> None:
     """Both predictors take it; what they return is that of the weights the packed ones stand for."""
     model = loading.load(folder, dtype="float32")
-    plain = unquantized(model)
+    plain = synthetic.unquantized(model)
     changed = model.with_config(model.config.with_postprocessing(False))
     assert quantization.schemes_of(changed) == quantization.schemes_of(model)
     assert changed.dtype == mx.float32
@@ -149,7 +138,7 @@ def test_video(folder: Path) -> None:
     frames = [synthetic.picture(96, 96, seed) for seed in (0, 1, 2)]
     model = SAM2VideoPredictor.from_pretrained(str(folder), dtype="float32").model
     logits = []
-    for each in (model, unquantized(model)):
+    for each in (model, synthetic.unquantized(model)):
         predictor = SAM2VideoPredictor(each)
         with predictor.init_state(frames) as state:
             predictor.add_new_points_or_box(state, frame_idx=0, obj_id=1, points=[[40, 50]], labels=[1])
@@ -161,7 +150,7 @@ def test_video(folder: Path) -> None:
 def test_unquantize(folder: Path) -> None:
     """In place; the same parameters as by way of the tensors alone."""
     model = loading.load(folder, dtype="float32")
-    expected = dict(tree_flatten(unquantized(model).parameters()))
+    expected = dict(tree_flatten(synthetic.unquantized(model).parameters()))
     quantization.unquantize(model)
     assert quantization.schemes_of(model) == {}
     found = dict(tree_flatten(model.parameters()))

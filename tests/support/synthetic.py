@@ -3,7 +3,7 @@
 Each tensor is filled from a counter-based random stream seeded by its own key, in integer arithmetic
 followed by float32 rounding: the same bits on every platform, which `digest` checks. The gains are chosen so
 that activations stay in the range of the trained model, clicks act locally and masks change sign. The
-goldens of the official code (`tests/data/`, and `../shared/golden` where it stands) use the same recipe.
+goldens of the official code (`tests/reference/answers`, and `../shared/golden` where it stands) use the same recipe.
 
     nano_config("nano")   the small configuration (256 pixels, 1.7 M parameters); "nano20": its SAM 2.0 twin
     nano_state()          its weights: {official key: float32 array in PyTorch layout}
@@ -90,6 +90,22 @@ def build_model(config: SAM2Config, state: dict[str, np.ndarray]) -> SAM2:
         weights[key] = mx.array(value if axes is None else np.ascontiguousarray(value.transpose(axes)))
     model.load_weights(list(weights.items()), strict=True)
     return model.eval()
+
+
+def unquantized(model: SAM2) -> SAM2:
+    """A model without packed layers, whose weights are what the packed ones stand for."""
+    from mlx.utils import tree_flatten
+
+    from mlx_sam2.model import quantization
+    from mlx_sam2.model.sam2 import SAM2
+
+    weights = dict(tree_flatten(model.parameters()))
+    for name, scheme in quantization.schemes_of(model).items():
+        parts = [weights.pop(f"{name}.{leaf}") for leaf in ("weight", "scales", "biases")]
+        weights[f"{name}.weight"] = quantization.unpack(*parts, scheme)
+    plain = SAM2(model.config)
+    plain.load_weights(list(weights.items()), strict=True)
+    return plain
 
 
 def picture(height: int = 300, width: int = 200, seed: int = 0) -> np.ndarray:
