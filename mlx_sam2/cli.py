@@ -157,21 +157,6 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
         raise UsageError(f"{name} reaches outside {where} ({width} x {height} pixels)")
 
 
-def check_model(name: str, revision: str | None) -> None:
-    """Refuse a model that no download can bring: neither a path that exists, nor a short name, nor a Hub id."""
-    from .config.published import published
-    from .formats.names import FILE_SUFFIXES
-    from .hub import download
-    from .hub.client import HubError
-
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and not name.endswith(FILE_SUFFIXES)
-    if os.path.exists(os.path.expanduser(name)) or not (is_hub_id or published(name)):
-        try:
-            download.resolve(name, revision)
-        except HubError as error:
-            raise UsageError(str(error)) from None
-
-
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(

@@ -73,10 +73,7 @@ def room(module: str) -> str:
     return module.split(".")[1]
 
 
-CUTS = pytest.mark.xfail(reason="the cuts follow the moves")
-
-
-@pytest.mark.parametrize("name", [pytest.param(n, marks=CUTS) if n == "mlx_sam2.cli" else n for n in sources()])
+@pytest.mark.parametrize("name", sources())
 def test_imports_point_down(name: str) -> None:
     modules = sources()
     assert room(name) in FLOOR, f"{room(name)} has no floor: add it to FLOORS"

@@ -92,7 +92,9 @@ def _require_extra() -> None:
 
 def _run(args: argparse.Namespace) -> int:
     _require_extra()
-    cli.check_model(args.model, args.revision)
+    from ..hub.download import check_model
+
+    check_model(args.model, args.revision)
     if args.file is not None and not os.path.exists(args.file):
         raise UsageError(f"{args.file} does not exist: give a picture, a video or a folder of frames")
     from .security import Access, is_loopback

@@ -145,7 +145,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
         scheme = Scheme(args.q_group_size or DEFAULT_GROUP_SIZE, args.q_bits or DEFAULT_BITS)
     if not args.to:  # before anything is downloaded
         _check_names(args, card.suffix_of(args.dtype or conversion.DEFAULT_DTYPE, scheme))
-    cli.check_model(args.hf_path, args.revision)
+    download.check_model(args.hf_path, args.revision)
     config = None if args.config is None else loading.read_config(args.config)
     fetched = download.fetch(args.hf_path, args.revision)
     job = conversion.prepare(fetched, layout=args.to or "mlx", config=config, dtype=args.dtype, scheme=scheme)
@@ -241,13 +241,13 @@ def _verify(args: argparse.Namespace) -> int:
     from . import verify
 
     revision = args.revision if args.hf_path is None else None
-    cli.check_model(args.verify, revision)
+    download.check_model(args.verify, revision)
     fetched = download.fetch(args.verify, revision)
     found = verify.verify(fetched.path)
     size = f"{found.tensors} tensors, {found.nbytes / 1e6:.1f} MB, {_packing(found)}"
     _say(f"{args.verify}: {size}: hashes, names, shapes and precision are as config.json says")
     if args.hf_path is not None:
-        cli.check_model(args.hf_path, args.revision)
+        download.check_model(args.hf_path, args.revision)
         source = download.fetch(args.hf_path, args.revision).path
     else:
         source = verify.source_at_hand(found.source) if found.source else None

@@ -251,6 +251,7 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
     from ..checkpoint import loading
     from ..config.published import published
     from ..hub.client import HubError
+    from ..hub.download import check_model
     from ..model.sam2 import SAM2
 
     if args.weights is None and args.revision is not None:
@@ -259,7 +260,7 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
     known = None if os.path.exists(name) else published(name)
     reason = None
     if args.weights or not known:
-        cli.check_model(name, args.revision)
+        check_model(name, args.revision)
         try:
             return loading.load(name, dtype=args.dtype, revision=args.revision), None
         except HubError as error:

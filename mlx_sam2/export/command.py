@@ -85,16 +85,18 @@ def _export_to(folder: Path, model: SAM2, args: argparse.Namespace) -> dict[str,
 
 
 def _run(args: argparse.Namespace) -> int:
+    from ..hub.client import HubError
+    from ..hub.download import check_model
+
     folder = Path(os.path.abspath(os.path.expanduser(args.output)))
     try:
         files.sweep(folder.parent)  # a folder that was being replaced gets its name back
         _check_output(folder, args.overwrite)
-        cli.check_model(args.model, args.revision)
+        check_model(args.model, args.revision)
     except (UsageError, OSError) as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT
     from ..checkpoint import loading
-    from ..hub.client import HubError
     from ..kernels import rules
 
     try:

@@ -13,7 +13,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..config.published import DEMO, published, shipped, short_names
+from ..cli import UsageError
+from ..config.published import DEMO, PublishedModel, published, shipped, short_names
 from ..formats import safetensors_file
 from ..formats.names import CONFIG, FILE_SUFFIXES, INDEX, TORCH_SUFFIXES, WEIGHTS
 from .client import (
@@ -63,7 +64,35 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
     Raises:
         HubError: one line that says what was asked for and what to do.
     """
-    text = os.fspath(id_or_path)
+    found = _find(os.fspath(id_or_path), revision)
+    if isinstance(found, Fetched):
+        return found
+    if isinstance(found, str):
+        return _Repo(found, revision, token).fetch((WEIGHTS, INDEX, None))
+    try:
+        return _Repo(found.repo_id, revision, token).fetch((WEIGHTS, found.filename))
+    except HubError as error:
+        raise HubError(f"{error}{'' if revision else _TRY_DEMO}") from None
+
+
+def check_model(name: str, revision: str | None) -> None:
+    """Refuse a model that ``fetch`` cannot bring, without asking the network; for commands.
+
+    Raises:
+        UsageError: as the HubError of ``fetch``.
+    """
+    try:
+        _find(name, revision)
+    except HubError as error:
+        raise UsageError(str(error)) from None
+
+
+def _find(text: str, revision: str | None) -> Fetched | PublishedModel | str:
+    """What a name stands for: a local checkpoint, a published model, or the id of a Hub repository.
+
+    Raises:
+        HubError: nothing.
+    """
     path = Path(os.path.expanduser(text))  # unlike Path.expanduser and Path.exists, os.path raises for no text
     if text and os.path.exists(path):
         if revision is not None:
@@ -71,17 +100,13 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
         return Fetched(path)
     if (folder := shipped(text)) is not None:
         return Fetched(_in_the_package(folder, revision))
-    model = published(text)
-    if model is not None:
-        try:
-            return _Repo(model.repo_id, revision, token).fetch((WEIGHTS, model.filename))
-        except HubError as error:
-            raise HubError(f"{error}{'' if revision else _TRY_DEMO}") from None
+    if (model := published(text)) is not None:
+        return model
     if _looks_like_a_path(text):
         raise HubError(f"no such file or folder: {text}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise HubError(f"no model is called {text!r}: use {short_names()}, a Hub id (owner/name), a folder or a file")
-    return _Repo(text, revision, token).fetch((WEIGHTS, INDEX, None))
+    return text
 
 
 def _in_the_package(folder: Path, revision: str | None) -> Path:

@@ -20,7 +20,11 @@ from tqdm import tqdm
 
 from .. import cli, images
 from ..cli import UsageError
+from ..config.published import published, shipped
 from ..files import sha256
+from ..formats.names import FILE_SUFFIXES
+from ..hub.client import HubError
+from ..hub.download import check_model
 from ..images.files import ImageError
 from ..masks.rle import rle_to_bbox
 from ..text import dtype_name
@@ -38,8 +42,6 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     dtype, the thresholds; not ``points_per_batch``.
     """
     from ..checkpoint.loading import parse_dtype
-    from ..config.published import published, shipped
-    from ..formats.names import FILE_SUFFIXES
 
     path = Path(args.model).expanduser()
     if not path.exists():
@@ -117,7 +119,6 @@ def _or_abort() -> Iterator[None]:
 
 def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
     from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
-    from ..hub.client import HubError
 
     options = {"dtype": args.dtype, "revision": args.revision, "output_mode": "coco_rle", **generator_options(args)}
     options |= cli.image_size(args)
@@ -260,7 +261,7 @@ def run_everything(args: argparse.Namespace) -> int:
     try:
         refuse_options(args)
         if not args.merge:
-            cli.check_model(args.model, args.revision)
+            check_model(args.model, args.revision)
     except UsageError as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT

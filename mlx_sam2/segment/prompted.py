@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from .. import cli, images
 from ..cli import UsageError
+from ..hub.client import HubError
+from ..hub.download import check_model
 from ..images.files import ImageError
 from ..masks.boxes import mask_to_bbox
 from ..masks.polygons import mask_to_polygons
@@ -187,12 +189,11 @@ def run_prompted(args: argparse.Namespace) -> int:
     """Run ``segment`` with prompts and return its exit code."""
     try:
         refuse_options(args)
-        cli.check_model(args.model, args.revision)
+        check_model(args.model, args.revision)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT
-    from ..hub.client import HubError
 
     try:
         predictor = load_predictor(args)

@@ -227,8 +227,10 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
+    from ..hub.download import check_model
+
     everything.refuse_options(args)
-    cli.check_model(args.model, args.revision)
+    check_model(args.model, args.revision)
     if args.davis is None:
         if args.video is None:
             raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")
