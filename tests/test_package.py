@@ -41,7 +41,8 @@ def sources(package: Path = PACKAGE) -> dict[str, Path]:
     return {
         ".".join(["mlx_sam2", *path.relative_to(package).with_suffix("").parts]).removesuffix(".__init__"): path
         for path in sorted(package.rglob("*.py"))
-        if path != package / "__init__.py"  # the front door: lazy, see test_import_is_light
+        # the front door is lazy, see test_import_is_light; PyInstaller alone runs its hooks
+        if path != package / "__init__.py" and path.parent.name != "_pyinstaller"
     }
 
 
