@@ -15,6 +15,8 @@ from safetensors.numpy import load_file
 import synthetic
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from mlx_sam2.model.sam2 import SAM2
 
 # Official against official on another CPU backend (golden/README.md); tests allow ten times that.
@@ -63,3 +65,14 @@ def _model(config: str, seed: int, overrides: str, sha256: str) -> SAM2:
     assert synthetic.digest(state) == sha256, "the recipe has made other weights than the golden's"
     chosen = synthetic.nano_config(name) if name.startswith("nano") else PUBLISHED[name].config
     return synthetic.build_model(chosen, state)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, 1, -1)
+
+
+def close(got: mx.array, expected: np.ndarray, atol: float, what: str) -> None:
+    """fp16-stored goldens may be off by their own rounding."""
+    rtol = 2**-11 if expected.dtype == np.float16 else 0
+    assert got.shape == expected.shape, what
+    np.testing.assert_allclose(np.array(got), expected.astype(np.float32), rtol=rtol, atol=atol, err_msg=what)
