@@ -49,7 +49,6 @@ def cut_out(paths: list[Path], at: tuple[float, float], model: str, overwrite: b
     """Returns how many were done and how many failed."""
     from mlx_sam2 import SAM2ImagePredictor, images
     from mlx_sam2.hub import HubError
-    from mlx_sam2.images.drawing import cutout
 
     try:
         predictor = SAM2ImagePredictor.from_pretrained(model)
@@ -63,7 +62,7 @@ def cut_out(paths: list[Path], at: tuple[float, float], model: str, overwrite: b
             image = images.read(path)
             predictor.set_image(image)
             masks, scores, _ = predictor.predict([at], [1], normalize_coords=False)
-            images.write(target, cutout(image, masks[scores.argmax()]), overwrite=overwrite)
+            images.write(target, images.cutout(image, masks[scores.argmax()]), overwrite=overwrite)
         except (images.ImageError, OSError) as error:
             print(f"droplet: {error}", file=sys.stderr)
             failed += 1

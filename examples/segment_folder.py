@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 from mlx_sam2 import SAM2AutomaticMaskGenerator, images, masks
-from mlx_sam2.images.drawing import overlay_labels
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 SMALL = {"points_per_side": 16, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.8}  # demo's masks are coarser
@@ -24,7 +23,7 @@ def main(folder: str = str(Path(__file__).parent), output: str = "segment_folder
         records = generator.generate(image)  # best first
         labels = masks.to_label_image(records) if records else image[..., 0] * 0
         images.write(Path(output) / f"{path.stem}_labels.png", labels, overwrite=True)
-        images.write(Path(output) / f"{path.stem}_overlay.png", overlay_labels(image, labels), overwrite=True)
+        images.write(Path(output) / f"{path.stem}_overlay.png", images.overlay_labels(image, labels), overwrite=True)
         print(f"{path.name}: {len(records)} masks -> {output}/{path.stem}_overlay.png")
 
 

@@ -85,9 +85,8 @@ def follow(
     source: FrameSource, model: str, clicks: deque[Click | None], output: str | None = None, overwrite: bool = False
 ) -> Iterator[np.ndarray]:
     """Frames with the masks of what was clicked, (H, W, 3) uint8; a None among the clicks forgets all objects."""
-    from mlx_sam2 import SAM2VideoPredictor
+    from mlx_sam2 import SAM2VideoPredictor, images
     from mlx_sam2.frames.films import OverlaySink
-    from mlx_sam2.images.drawing import draw_masks
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(source)
@@ -111,7 +110,7 @@ def follow(
             masks = {obj_id: mask[0] > 0 for obj_id, mask in zip(obj_ids, logits, strict=True)}
             if sink is not None:
                 sink.write(t, frame, masks, time=None if is_live else source.time(t))
-            yield draw_masks(frame, masks)
+            yield images.draw_masks(frame, masks)
 
 
 def watch(steps: Steps[np.ndarray], clicks: deque[Click | None], size: tuple[int, int]) -> Any:

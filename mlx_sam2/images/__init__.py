@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .drawing import cutout, mask_picture, overlay, overlay_labels
+from .drawing import cutout, draw_masks, mask_picture, overlay, overlay_labels
 from .files import (
     LOSSLESS,
     MAX_PIXELS,
@@ -23,6 +23,7 @@ __all__ = [
     "ImageError",
     "check_output",
     "cutout",
+    "draw_masks",
     "mask_picture",
     "overlay",
     "overlay_labels",

@@ -16,15 +16,13 @@ from typing import Any
 import numpy as np
 import pytest
 
+from example_programs import COFFEE, EXAMPLES, WAIT
 from mlx_sam2 import SAM2VideoPredictor, images
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
 PLUGIN = EXAMPLES / "napari_plugin"
 MANIFEST = PLUGIN / "napari_mlx_sam2" / "napari.yaml"
 MISSING = "napari or PySide6 is not installed, or lacks libraries: pip install -e '.[examples]'"
-WAIT = 60  # seconds after which a test that hangs fails
 
-os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 pytest.importorskip("PySide6.QtWidgets", reason=MISSING, exc_type=ImportError)
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # npe2 uses what pydantic will give up
@@ -35,7 +33,7 @@ sys.path.insert(0, str(PLUGIN))
 @pytest.fixture(scope="module")
 def film() -> np.ndarray:
     """Five frames that pan over the photo of coffee, (T, H, W, 3)."""
-    photo = images.read(EXAMPLES / "coffee.jpg")
+    photo = images.read(COFFEE)
     return np.stack([photo[40:360, 8 * t : 8 * t + 480] for t in range(5)])
 
 
@@ -238,7 +236,7 @@ def test_the_plugin_in_a_real_window(tmp_path: Path) -> None:
     xvfb = shutil.which("xvfb-run")
     if xvfb is None:
         pytest.skip("xvfb-run is not installed (Debian: apt install xvfb xauth libgl1-mesa-dri)")
-    paths = (MANIFEST, EXAMPLES / "coffee.jpg", tmp_path / "napari.png")
+    paths = (MANIFEST, COFFEE, tmp_path / "napari.png")
     done = subprocess.run(
         [xvfb, "-a", "-s", "-screen 0 1400x900x24", sys.executable, "-c", VIEWER, *map(str, paths)],
         env={k: v for k, v in os.environ.items() if k != "QT_QPA_PLATFORM"}

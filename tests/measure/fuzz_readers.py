@@ -30,7 +30,6 @@ from typing import Any
 
 import numpy as np
 
-import mlx_sam2  # noqa: F401  before MLX
 from fuzz_files import (
     damage,
     damage_header,

@@ -22,8 +22,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
-
 # isort: split
 import mlx.core as mx
 import numpy as np

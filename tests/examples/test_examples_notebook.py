@@ -1,0 +1,36 @@
+"""examples/notebook.ipynb, cell by cell in a real kernel."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from example_programs import EXAMPLES, WAIT
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path) -> None:
+    """Cell by cell in a real kernel. It is kept without outputs, so that a change of it can be read."""
+    reason = "nbclient or ipykernel is not installed: pip install -e '.[examples]'"
+    nbclient = pytest.importorskip("nbclient", reason=reason)
+    pytest.importorskip("ipykernel", reason=reason)
+    import nbformat
+
+    path = EXAMPLES / "notebook.ipynb"
+    notebook = nbformat.read(path, as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert all(cell.outputs == [] and cell.execution_count is None for cell in code)
+    assert path.stat().st_size < 20_000
+    resources = {"metadata": {"path": str(EXAMPLES)}}
+    environment = dict(os.environ, PYTHONPATH=str(EXAMPLES.parent), IPYTHONDIR=str(tmp_path))
+    client = nbclient.NotebookClient(notebook, timeout=5 * WAIT, kernel_name="python3", resources=resources)
+    with client.setup_kernel(env=environment):
+        for index, cell in enumerate(notebook.cells):
+            client.execute_cell(cell, index)
+    shown = [output for cell in code for output in cell.outputs]
+    text = "".join(output.text for output in shown if output.output_type == "stream")
+    assert text.startswith("scores [") and text.endswith("the same masks: True\n")
+    pictures = [output.data for output in shown if output.output_type == "execute_result"]
+    assert len(pictures) == 6 and all("image/png" in picture for picture in pictures)
