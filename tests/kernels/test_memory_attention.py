@@ -7,10 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 import mlx.core as mx
-import mlx.nn as nn
 import numpy as np
 import pytest
-from mlx.utils import tree_map_with_path
 
 import metal
 from mlx_sam2.config.parts import MemoryConfig
@@ -25,7 +23,7 @@ from mlx_sam2.kernels.memory_attention import (
 )
 from mlx_sam2.model.layers import merge_heads, split_heads
 from mlx_sam2.model.memory import MemoryAttention, RoPEAttention
-from synthetic import normal
+from synthetic import normal, with_weights
 
 OP = memory_attention_op
 # of the largest value; a half's own rounding of the result is up to 4.9e-4 of it, a bfloat16's 3.9e-3
@@ -63,12 +61,6 @@ def test_shapes_that_do_not_fit(shapes: tuple[tuple[int, ...], ...]) -> None:
 
 
 # ---- in the model
-
-
-def with_weights(module: nn.Module) -> nn.Module:
-    return module.update(
-        tree_map_with_path(lambda name, x: mx.array(normal(name, x.shape, 0)) / 8, module.parameters())
-    )
 
 
 @pytest.mark.parametrize("quantized", [False, True])

@@ -22,6 +22,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    import mlx.nn as nn
+
     from mlx_sam2.config.sam2 import SAM2Config
     from mlx_sam2.model.sam2 import SAM2
 
@@ -106,6 +108,16 @@ def unquantized(model: SAM2) -> SAM2:
     plain = SAM2(model.config)
     plain.load_weights(list(weights.items()), strict=True)
     return plain
+
+
+def with_weights(module: nn.Module) -> nn.Module:
+    """Fill a part of a model, each parameter from a stream of its own name."""
+    import mlx.core as mx
+    from mlx.utils import tree_map_with_path
+
+    return module.update(
+        tree_map_with_path(lambda name, x: mx.array(normal(name, x.shape, 0)) / 8, module.parameters())
+    )
 
 
 def picture(height: int = 300, width: int = 200, seed: int = 0) -> np.ndarray:

@@ -11,7 +11,6 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_memory_attention import with_weights
 from test_track import clip as folder_of_clip  # noqa: F401  a fixture
 from test_track import failed, merged, run, succeeded
 from test_track import model as saved_model  # noqa: F401  a fixture
@@ -72,7 +71,7 @@ def test_pool_cells() -> None:
 def test_a_pooled_cell_counts_as_often_as_the_cells_in_it(model: SAM2) -> None:
     """Attention to the means of rotated keys and of values, by its definition; pointers as they are."""
     attention = model.memory_attention
-    layer: RoPEAttention = with_weights(attention.layers[0].cross_attn_image)
+    layer: RoPEAttention = synthetic.with_weights(attention.layers[0].cross_attn_image)
     side, width, dim = 4, layer.q_proj.weight.shape[1], layer.k_proj.weight.shape[1]
     shapes = {"q": (1, side**2, width), "keys": (1, 2 * side**2 + 4, dim), "values": (1, 2 * side**2 + 4, dim)}
     q, keys, values = (mx.array(synthetic.normal(name, shape, 0)) for name, shape in shapes.items())
