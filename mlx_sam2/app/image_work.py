@@ -87,8 +87,8 @@ class ImageWork:
     ) -> Step:
         given = None if previous is None else previous[None]
         if mask is not None and given is None:
-            picture = np.repeat(255 * rle_to_mask(mask.rle).astype(np.uint8)[..., None], 3, axis=2)
-            given = mask_prompt(picture, self.predictor.model.sam_prompt_encoder.mask_input_size)
+            size = self.predictor.model.sam_prompt_encoder.mask_input_size
+            given = mask_prompt(rle_to_mask(mask.rle), size)
         masks, scores, low_res = self.predictor.predict(
             point_coords=[(x, y) for x, y, _ in points] or None,
             point_labels=[label for _, _, label in points] or None,

@@ -1,19 +1,22 @@
-"""Photos: files, preprocessing, drawing on them, and their crops."""
+"""Photos: read and write them, draw on them, cut them into crops; ``preprocess`` makes the model's input of them."""
 
 from __future__ import annotations
 
 from .drawing import cutout, draw_masks, mask_picture, overlay, overlay_labels
 from .files import (
     LOSSLESS,
-    MAX_PIXELS,
-    MAX_SIDE,
     PICTURES,
-    ImageError,
+    Picture,
     check_output,
+    decode,
+    open_file,
     read,
+    read_mask,
     to_array,
     write,
 )
+from .levels import Levels, parse_levels
+from .limits import MAX_PIXELS, MAX_SIDE, ImageError
 
 __all__ = [
     "LOSSLESS",
@@ -21,13 +24,19 @@ __all__ = [
     "MAX_SIDE",
     "PICTURES",
     "ImageError",
+    "Levels",
+    "Picture",
     "check_output",
     "cutout",
+    "decode",
     "draw_masks",
     "mask_picture",
+    "open_file",
     "overlay",
     "overlay_labels",
+    "parse_levels",
     "read",
+    "read_mask",
     "to_array",
     "write",
 ]

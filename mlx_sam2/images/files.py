@@ -4,77 +4,174 @@ from __future__ import annotations
 
 import os
 import stat
-import struct
 import warnings
-import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ..files import beside
-from ..text import one_line, shorten
-
-MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs
-MAX_SIDE = 65_535  # JPEG's; resizing needs memory in proportion to each side
+from . import containers
+from .heif import open_heif
+from .levels import Levels, to_8_bit
+from .limits import MAX_JPEG_RATIO, MAX_PIXELS, ImageError, check_size
 
 LOSSLESS = (".png", ".tif", ".tiff")
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")
+STRIP_PIXELS = 1 << 20  # that are converted at once
 _REFUSED = ("EPS", "WMF", "EMF")  # programs rather than pictures: Pillow would start another one to draw them
-_DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
-_DAMAGE = (*_DAMAGE, RuntimeError, struct.error, zlib.error)  # RuntimeError: AVIF
+_DARK = 31  # the brightest of 255 in deep colour that uses an eighth of its range
 
 
-class ImageError(ValueError):
-    """An image cannot be read, used or written. One line."""
+class Picture(NamedTuple):
+    """A photo that was read."""
+
+    pixels: np.ndarray  # (H, W, 3) uint8
+    notes: tuple[str, ...]  # what the user should know about it, a line each
+
+
+class _Stored(NamedTuple):
+    """A photo that is decoded, as it lies in its file."""
+
+    image: Image.Image
+    turn: int = 1  # EXIF orientation
+    is_deep: bool = False  # colours of 16 bits, of which Pillow gives 8
+    several: str | None = None  # what to say about other pictures in the file
 
 
 # ---- reading
 
 
-def read(path: str | os.PathLike[str]) -> np.ndarray:
+def read(path: str | os.PathLike[str], levels: Levels = "full") -> np.ndarray:
     """Read a photo as it is meant to be seen: (H, W, 3) uint8 RGB.
 
-    EXIF orientation is applied. Of animations the first frame is taken. Modes are converted by Pillow's
-    ``convert("RGB")``, the official notebooks' way, so transparency is dropped, not composited. Pillow would
-    clip deeper images, so those are scaled by their full range: 16 bits (and 32-bit integers that fit 16)
-    are divided by 257, floats in 0..1 multiplied by 255; anything else is stretched between its extremes.
+    It is turned by its EXIF orientation. Of animations and stacks the first picture is taken. Modes are converted by
+    Pillow's ``convert("RGB")``, the official notebooks' way, so transparency is dropped, not composited. Deeper grey
+    pictures, which Pillow would clip, are scaled by ``to_8_bit``. HEIC needs macOS or pillow-heif.
+
+    Args:
+        path: the file. What it is, its contents say, not its name.
+        levels: how 16 bits and floats become 8 bits: "full", "auto", or the values (low, high).
 
     Raises:
-        ImageError: no such file, not an image, damaged, or larger than 65,535 pixels a side or 179 million
-            in all.
+        ImageError: no such file, not a photo, damaged, or larger than 65,535 pixels a side or 179 million in all.
+    """
+    with open_file(path) as file:
+        return decode(file, str(path), levels).pixels
+
+
+def open_file(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading.
+
+    Raises:
+        ImageError: there is none, or it cannot be read.
     """
     path = Path(path)
     try:
         mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            raise ImageError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}, not an image")
+        return open(path, "rb")
+    except ImageError:
+        raise
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a name with a zero character
         raise ImageError(f"no such image: {path}") from None
     except OSError as error:  # a folder that may not be searched, a name that is too long
         raise ImageError(f"{path} cannot be read: {error.strerror.lower()}") from None
-    if not stat.S_ISREG(mode):
-        raise ImageError(f"{path} is {'a folder' if stat.S_ISDIR(mode) else 'not a file'}, not an image")
+
+
+def decode(file: BinaryIO, name: str, levels: Levels = "full") -> Picture:
+    """Read a photo from an open file; `name` is its path. Errors as for ``read``."""
+    with _stored(file, name) as stored:
+        pixels, dark = _to_rgb(stored.image, stored.turn, levels)
+        if not dark and stored.is_deep and pixels.max() <= _DARK:
+            dark = "its colours use few of their 16 bits, of which 8 are read, so it is dark: stretch it first"
+    notes = [f"{name}: {note}" for note in (dark, stored.several) if note]
+    return Picture(pixels, tuple(notes))
+
+
+def read_mask(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read a mask that was drawn as a picture: (H, W) bool.
+
+    Where the picture has an alpha channel that is not the same everywhere, that is the mask; else the mask is what
+    is white (128 or more of 255 in any colour).
+
+    Raises:
+        ImageError: as for ``read``.
+    """
+    with open_file(path) as file, _stored(file, str(path)) as (image, turn, *_):
+        alpha = _alpha(image)
+        if alpha is not None and alpha.min() < alpha.max():
+            return np.ascontiguousarray(_turned(alpha, turn)) >= 128
+        return _to_rgb(image, turn, "full")[0].max(axis=2) >= 128
+
+
+@contextmanager
+def _stored(file: BinaryIO, name: str) -> Iterator[_Stored]:
+    """Decode a photo, and report whatever goes wrong until the block ends as one ImageError."""
     try:
         with warnings.catch_warnings():  # Pillow's, about sizes below its limit and odd metadata
             warnings.simplefilter("ignore")
-            with Image.open(path) as image:
-                if image.format in _REFUSED:
-                    raise ImageError(f"{path}: {image.format} images are not read; convert it to PNG or JPEG")
-                _check_size(image.height, image.width, str(path))
-                image.load()
-                return _to_rgb(ImageOps.exif_transpose(image))
+            if reason := containers.refusal(file):
+                raise ImageError(f"{name} {reason}")
+            file.seek(0)
+            if containers.is_heic(file.read(512)):
+                yield _Stored(open_heif(file, name))
+                return
+            file.seek(0)
+            with Image.open(file) as image:
+                yield _load(image, file, name)
     except ImageError:
         raise
     except Image.DecompressionBombError:
-        raise ImageError(f"{path} is too large: more than {MAX_PIXELS:,} pixels") from None
+        raise ImageError(f"{name} is too large: more than {MAX_PIXELS:,} pixels") from None
     except Image.UnidentifiedImageError:
-        raise ImageError(f"{path} is not an image that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
+        raise ImageError(f"{name} is not an image that can be read (JPEG, PNG, WebP, TIFF, ...)") from None
     except PermissionError:
-        raise ImageError(f"{path} cannot be read: permission denied") from None
-    except _DAMAGE as error:
-        reason = shorten(one_line(error), 120) or type(error).__name__
-        raise ImageError(f"{path} is damaged or cut short ({reason})") from None
+        raise ImageError(f"{name} cannot be read: permission denied") from None
+    except Exception as error:  # noqa: BLE001  Pillow's readers raise anything for a damaged file: it is one photo's
+        reason = " ".join(str(error).split())[:120] or type(error).__name__
+        raise ImageError(f"{name} is damaged or cut short ({reason})") from None
+
+
+def _load(image: Image.Image, file: BinaryIO, name: str) -> _Stored:
+    """Decode the first picture of a file."""
+    kind = image.format
+    if kind in _REFUSED:
+        raise ImageError(f"{name}: {kind} images are not read; convert it to PNG or JPEG")
+    check_size(image.height, image.width, name)
+    file_size = file.seek(0, os.SEEK_END)
+    if kind in ("JPEG", "MPO") and image.width * image.height > MAX_JPEG_RATIO * file_size:
+        raise ImageError(
+            f"{name} is damaged or cut short ({file_size:,} bytes for {image.width} x {image.height} pixels)"
+        )
+    turn = containers.orientation(file, image.info, kind)
+    is_deep, several = any(";16" in str(tile) for tile in image.tile), _several(image, file)
+    image.getexif = Image.Exif  # none: the TIFF reader would parse all of it, and turn the picture by itself
+    image.load()
+    return _Stored(image, turn, is_deep, several)
+
+
+def _several(image: Image.Image, file: BinaryIO) -> str | None:
+    """What to say about a file with more pictures than the first."""
+    if image.format == "TIFF" and containers.is_stack(file):
+        return "it holds several pictures, and the first is taken"
+    if image.format in ("GIF", "WEBP", "PNG", "AVIF") and _is_animated(image):
+        return "it is animated, and its first frame is taken; python -m mlx_sam2.track follows objects through films"
+    return None
+
+
+def _is_animated(image: Image.Image) -> bool:
+    try:
+        return getattr(image, "is_animated", False)
+    except Exception:  # noqa: BLE001  of GIF it reads the second frame, which may be damaged in any way
+        return True
+
+
+# ---- pixels
 
 
 def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
@@ -86,10 +183,11 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
         ImageError: anything else.
     """
     if isinstance(image, Image.Image):
-        _check_size(image.height, image.width, "the image")
+        check_size(image.height, image.width, "the image")
         try:
-            return _to_rgb(image)
-        except _DAMAGE as error:
+            image.load()
+            return _to_rgb(image)[0]
+        except Exception as error:  # noqa: BLE001  as in ``_stored``: a file may lie behind the image
             raise ImageError(f"the image is damaged or cut short ({error})") from None
     if not isinstance(image, np.ndarray):
         kind = type(image).__name__
@@ -98,7 +196,7 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
         hint = "; repeat a greyscale image three times" if image.ndim == 2 else "; drop the alpha channel"
         hint = hint if image.ndim == 2 or image.shape[-1] == 4 else ""
         raise ImageError(f"an image must have the shape (H, W, 3), got {image.shape}{hint}")
-    _check_size(*image.shape[:2], "the image")
+    check_size(*image.shape[:2], "the image")
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):
@@ -108,33 +206,49 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
     return image.astype(np.float32)
 
 
-def _check_size(height: int, width: int, name: str) -> None:
-    if min(height, width) < 1:
-        raise ImageError(f"{name} is empty: {width} x {height} pixels")
-    if max(height, width) > MAX_SIDE or height * width > MAX_PIXELS:
-        limits = f"at most {MAX_SIDE:,} a side and {MAX_PIXELS:,} in all; make it smaller"
-        raise ImageError(f"{name} is too large: {width} x {height} pixels, {limits}")
-
-
-def _to_rgb(image: Image.Image) -> np.ndarray:
-    """(H, W, 3) uint8 of a PIL image of any mode."""
+def _to_rgb(image: Image.Image, turn: int = 1, levels: Levels = "full") -> tuple[np.ndarray, str | None]:
+    """A loaded picture of any mode as (H, W, 3) uint8, turned, and what ``to_8_bit`` says about it."""
+    width, height = image.im.size  # of a TIFF that is to be turned, image.size is turned already
+    pixels = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
+    stored = _turned(pixels, {6: 8, 8: 6}.get(turn, turn))
     if image.mode in ("F", "I") or image.mode.startswith("I;"):
-        grey = _to_8_bit(np.asarray(image))
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode in ("La", "RGBa"):  # premultiplied: one step more
-        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    return np.array(image.convert("RGB"))
+        values = np.concatenate([np.asarray(strip) for _, strip in _strips(image)])
+        grey, note = to_8_bit(values, levels)
+        stored[...] = grey[..., None]
+        return pixels, note
+    for rows, strip in _strips(image):  # all at once would need the picture three times
+        stored[rows] = np.asarray(_plain(strip).convert("RGB"))
+    return pixels, None
 
 
-def _to_8_bit(values: np.ndarray) -> np.ndarray:
-    """Deep grey values -> uint8, by the rules of ``read``; NaN becomes 0."""
-    is_float = np.issubdtype(values.dtype, np.floating)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) if is_float else values.astype(np.int64)
-    low, high = values.min(), values.max()
-    full = 1.0 if is_float else 65535.0
-    if low < 0 or high > full:
-        full, values = max(float(high) - float(low), 1e-30), values - low.astype(np.float64)
-    return np.rint(values * (255.0 / full)).astype(np.uint8)
+def _strips(image: Image.Image) -> Iterator[tuple[slice, Image.Image]]:
+    """Rows of a picture, and the picture of them."""
+    width, height = image.im.size
+    step = max(1, STRIP_PIXELS // width)
+    for i in range(0, height, step):
+        end = min(i + step, height)
+        yield slice(i, end), image.crop((0, i, width, end))
+
+
+def _plain(image: Image.Image) -> Image.Image:
+    """Not premultiplied by alpha: Pillow converts those modes to nothing else."""
+    return image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode]) if image.mode in ("La", "RGBa") else image
+
+
+def _alpha(image: Image.Image) -> np.ndarray | None:
+    """(H, W) uint8 as it lies in the file; None where nothing is transparent."""
+    if not image.has_transparency_data:
+        return None
+    return np.asarray(_plain(image.crop((0, 0, *image.im.size))).convert("RGBA").getchannel("A"))
+
+
+def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """A view of a picture, turned as its EXIF orientation says."""
+    if orientation >= 5:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    return array[:, ::-1] if orientation in (2, 3, 6, 7) else array
 
 
 # ---- writing

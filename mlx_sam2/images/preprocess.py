@@ -1,4 +1,4 @@
-"""The model's input: photos and video frames side by side, and masks drawn as pictures.
+"""The model's input: photos and video frames side by side, and masks as prompts.
 
 The official code prepares the two differently, and the model sees the difference (mean 0.01, at most 0.55 after
 normalisation), so both ways are kept:
@@ -59,16 +59,15 @@ def preprocess_frame(frame: np.ndarray, image_size: int) -> np.ndarray:
     return ((pixels - np.float32(MEAN)) / np.float32(STD))[None]
 
 
-def mask_prompt(picture: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Turn a mask drawn as a picture into a mask prompt, (1, *size) float32 logits.
+def mask_prompt(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Turn a mask into a mask prompt, (1, *size) float32 logits.
 
-    White (128 or more) becomes 1, the rest 0; resized with antialiasing, then 20 m - 10, as the official
-    video predictor does with masks. The prompt covers the whole photo, whatever the two aspect ratios.
+    The mask is resized with antialiasing, then 20 m - 10, as the official video predictor does with masks. The
+    prompt covers the whole photo, whatever the two aspect ratios.
 
     Args:
-        picture: (H, W, 3) uint8.
+        mask: (H, W) bool, such as from ``images.read_mask``.
         size: the prompt encoder's, (S/4, S/4).
     """
-    inside = (picture.max(axis=2) >= 128).astype(np.float32)
-    resized = resize_bilinear(mx.array(inside)[None, :, :, None], size, antialias=True)
+    resized = resize_bilinear(mx.array(mask.astype(np.float32))[None, :, :, None], size, antialias=True)
     return np.array(20 * resized[..., 0] - 10)

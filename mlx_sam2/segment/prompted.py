@@ -39,7 +39,7 @@ class Job:
     width: int
     outputs: dict[str, list[Path]] = field(default_factory=dict)
     pixels: np.ndarray | None = None  # kept from the check when there is one photo only
-    mask: np.ndarray | None = None  # the --mask, read before any output could replace it
+    mask: np.ndarray | None = None  # (H, W) bool, the --mask, read before any output could replace it
 
 
 def _plan(args: argparse.Namespace) -> list[Job]:
@@ -59,10 +59,10 @@ def _plan(args: argparse.Namespace) -> list[Job]:
         jobs.append(job)
     _check_outputs(jobs, args.overwrite)
     if args.mask:
-        prompt = images.read(args.mask)
+        mask = images.read_mask(args.mask)
         for job in jobs:
-            _check_mask(args.mask, prompt, job)
-            job.mask = prompt
+            _check_mask(args.mask, mask, job)
+            job.mask = mask
     return jobs
 
 
@@ -75,15 +75,17 @@ def _check_prompts(args: argparse.Namespace, job: Job) -> None:
         cli.check_box(f"--box {','.join(f'{c:g}' for c in args.box)}", args.box, size, where)
 
 
-def _check_mask(path: Path, prompt: np.ndarray, job: Job) -> None:
-    height, width = prompt.shape[:2]
+def _check_mask(path: Path, mask: np.ndarray, job: Job) -> None:
+    height, width = mask.shape
     if (height, width) != (job.height, job.width) and height != width:
         raise UsageError(
             f"--mask {path} has {width} x {height} pixels: it must have those of {job.path}, "
             f"{job.width} x {job.height}, or be square, as the model sees the photo"
         )
-    if not (prompt.max(axis=2) >= 128).any():
+    if not mask.any():
         raise UsageError(f"--mask {path} is empty: it must be white (128 or more of 255) on the object")
+    if mask.all():
+        raise UsageError(f"--mask {path} is white everywhere: it must be white on the object, and black around it")
 
 
 def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:

@@ -108,8 +108,7 @@ def test_a_mask_is_its_own_answer_and_can_be_refined(machine: Machine, image: st
     rle = mask_to_rle(drawn)
     answer = machine.prompt(image, 6, mask=rle)
     assert answer["masks"][0]["counts"] == rle["counts"] and answer["masks"][0]["bbox"] == [20, 20, 40, 30]
-    picture = np.repeat(255 * drawn.astype(np.uint8)[..., None], 3, 2)
-    given = mask_prompt(picture, predictor.model.sam_prompt_encoder.mask_input_size)
+    given = mask_prompt(drawn, predictor.model.sam_prompt_encoder.mask_input_size)
     masks, _, _ = direct(predictor, [B], mask_input=given, multimask_output=False)
     assert machine.prompt(image, 6, mask=rle, points=[B])["masks"][0]["counts"] == counts(masks[0])
 

@@ -272,13 +272,12 @@ def test_preprocess_takes_views() -> None:
 
 
 def test_mask_prompt() -> None:
-    picture = np.zeros((64, 48, 3), np.uint8)
-    picture[:32, :24] = 255
-    picture[40:, 30:] = 127  # still outside
-    prompt = mask_prompt(picture, (16, 16))
+    mask = np.zeros((64, 48), bool)
+    mask[:32, :24] = True
+    prompt = mask_prompt(mask, (16, 16))
     assert prompt.shape == (1, 16, 16)
     assert prompt.dtype == np.float32
-    inside = np.einsum("yh,hw,xw->yx", triangle(64, 16), picture[..., 0] > 128, triangle(48, 16))
+    inside = np.einsum("yh,hw,xw->yx", triangle(64, 16), mask, triangle(48, 16))
     np.testing.assert_allclose(prompt[0], 20 * inside - 10, rtol=0, atol=5e-5)  # noise: 4e-6
     assert prompt[0, 0, 0] == 10
     assert prompt[0, -1, -1] == -10

@@ -152,7 +152,7 @@ def negative_click(model: SAM2, negative: bool = True) -> float:
     found = []
     for pixels, first, second in _two_touching():
         predictor.set_image(pixels)
-        both = mask_prompt(np.repeat((first | second)[..., None], 3, 2).astype(np.uint8) * 255, size)
+        both = mask_prompt(first | second, size)
         points, labels = [deepest(first), deepest(second)], [1, 0]
         count = 2 if negative else 1
         masks, _, _ = predictor.predict(points[:count], labels[:count], mask_input=both, multimask_output=False)

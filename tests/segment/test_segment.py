@@ -173,7 +173,7 @@ def test_mask_prompt_of_the_photos_size(photo: Path, model: str, capsys: pytest.
     assert code == 0
     predictor = SAM2ImagePredictor.from_pretrained(model)
     predictor.set_image(images.read(photo))
-    logits = mask_prompt(np.repeat(rough[..., None], 3, 2), (64, 64))
+    logits = mask_prompt(rough > 0, (64, 64))
     expected, scores, _ = predictor.predict(mask_input=logits, multimask_output=False)
     (entry,) = json.loads(stdout)["masks"]
     assert entry["score"] == float(scores[0])
@@ -182,14 +182,17 @@ def test_mask_prompt_of_the_photos_size(photo: Path, model: str, capsys: pytest.
 
 def test_a_mask_can_be_refined_in_place(photo: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
     rough = photo.with_name("photo_mask.png")
-    Image.fromarray(np.full((HEIGHT, WIDTH), 255, np.uint8)).save(rough)
+    drawn = np.full((HEIGHT, WIDTH), 255, np.uint8)
+    drawn[0, 0] = 254  # not what a mask holds that was written here
+    drawn[:, 1] = 0
+    Image.fromarray(drawn).save(rough)
     args = [photo, "--mask", rough, "--model", model]
     code, _, _ = call(capsys, *args)
     assert code == 2
-    assert np.asarray(Image.open(rough)).min() == 255
+    assert np.asarray(Image.open(rough))[0, 0] == 254
     code, _, _ = call(capsys, *args, "--overwrite")
     assert code == 0
-    assert np.asarray(Image.open(rough)).min() == 0
+    assert set(np.unique(np.asarray(Image.open(rough)))) <= {0, 255}
 
 
 def test_exif_turns_the_coordinates(photo: Path, model: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -343,7 +346,12 @@ def test_bad_arguments(
 
 
 @pytest.mark.parametrize(
-    ("size", "value", "words"), [((HEIGHT, 70), 255, "70 x 90 pixels"), ((HEIGHT, WIDTH), 1, "is empty")]
+    ("size", "value", "words"),
+    [
+        ((HEIGHT, 70), 255, "70 x 90 pixels"),
+        ((HEIGHT, WIDTH), 1, "is empty"),
+        ((HEIGHT, WIDTH), 255, "is white everywhere"),
+    ],
 )
 def test_bad_mask_prompts(
     photo: Path,
