@@ -1,9 +1,9 @@
-"""Print the table of the kernels: how far each is from its reference, and what it moves, counted by the emulator.
+"""Print the table of docs/kernels.md: how far each kernel is from its reference, and what it moves, in the emulator.
 
     python tests/measure/kernel_table.py [op ...] [--dtype float16 ...]
 
-Every case of every op runs in check mode: bounds, races, barriers, uninitialised reads; one that fails ends the
-table with the emulator's report. Those of full size take hours there: they run in fast mode, which counts no bytes,
+Every case of every op runs in check mode: bounds, races, barriers, uninitialised reads; a case that fails ends the
+table with the emulator's report. Cases of full size would take hours: they run in fast mode, which counts no bytes,
 and take minutes.
 """
 
@@ -38,7 +38,7 @@ def ops() -> list[Op]:
 
 
 def measure(op: Op, args: tuple[Any, ...]) -> dict[str, Any]:
-    """Run the kernel; its distance from the reference, and its launches summed up."""
+    """Run the kernel: its difference from the reference, and the sums over its launches."""
     metalcpu = emulator()
     checked = sum(x.size for x in args if isinstance(x, mx.array)) <= MAX_CHECKED
     threads, real = [], metalcpu.run
