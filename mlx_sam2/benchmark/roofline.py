@@ -1,8 +1,8 @@
-"""What a stage must cost on a chip: its real graph, traced, priced by bytes and operations. Every figure is modelled.
+"""The modelled cost of a stage on a chip: its graph, traced and priced by bytes and operations.
 
-``trace`` records the primitives that MLX would run on a Metal GPU; nothing is evaluated and no GPU is needed. A step
-costs the larger of its bytes over the chip's bandwidth and its operations over the chip's arithmetic; launches are
-counted, not priced. Caches are ignored, except that an input is read once by a step.
+``trace`` records the primitives that MLX would run on a Metal GPU. Nothing is evaluated, and no GPU is needed. A step
+costs the larger of its bytes over the chip's bandwidth and its operations over the chip's arithmetic. Launches are
+counted, not priced. Caches are ignored, except that a step reads an input once.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ class Cost(NamedTuple):
     """Modelled cost of a stage on a chip."""
 
     milliseconds: float
-    minimum_ms: float  # products, convolutions and attentions alone, every byte of theirs moved once
+    minimum_ms: float  # of products, convolutions and attentions alone, each of their bytes moved once
     gigabytes: float
     gflop: float
     launches: int
 
 
 def cost(steps: Iterable[Step], chip: Chip) -> Cost:
-    """Add up a stage."""
+    """The sum over the steps of a stage."""
     steps = list(steps)
     least = sum(
         max((s.bytes - s.beyond) / (chip.bandwidth * 1e9), s.flops / (chip.tflops * 1e12))
@@ -53,7 +53,7 @@ def cost(steps: Iterable[Step], chip: Chip) -> Cost:
 
 
 def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
-    """The cost of a stage, operation by operation, the dearest first."""
+    """The cost of each kind of operation in a stage, the most expensive first."""
     groups: dict[str, list[Step]] = {}
     for step in steps:
         groups.setdefault(step.name, []).append(step)
@@ -90,14 +90,14 @@ def _fused(name: str) -> Callable[..., mx.array]:
 
 
 class _Regions:
-    """Marks in the graph where compiled stages begin and end."""
+    """Marks the beginning and the end of compiled stages in the graph."""
 
     def __init__(self, everything: bool):
-        self.depth = 1 if everything else 0  # in compiled functions, at the moment
+        self.depth = 1 if everything else 0  # 1 inside a compiled function
         self._count = 0
 
     def run(self, method: Callable[..., Any], module: nn.Module, args: tuple[Any, ...]) -> Any:
-        """In place of ``compiled.run``."""
+        """Replaces ``compiled.run``."""
         if self.depth:
             return method(module, *args)
         self.depth, self._count = 1, self._count + 1
@@ -114,7 +114,7 @@ class _Regions:
 
 @contextmanager
 def _as_on_metal(regions: _Regions) -> Iterator[None]:
-    """Let the model build the graph of a Metal GPU; MLX's fused operations stand in it as custom kernels."""
+    """Within the block the model builds the graph of a Metal GPU, with MLX's fused operations as custom kernels."""
     real_attention, real_gelu, fused_gelu = mx.fast.scaled_dot_product_attention, nn.gelu, _fused("gelu")
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
@@ -122,7 +122,7 @@ def _as_on_metal(regions: _Regions) -> Iterator[None]:
             return _fused("sdpa")(q, k, v)
         return real_attention(q, k, v, scale=scale, mask=mask)
 
-    def gelu(x: mx.array) -> mx.array:  # compiled by itself, but in a compiled model a part of what surrounds it
+    def gelu(x: mx.array) -> mx.array:  # MLX compiles it alone; in a compiled stage it joins its neighbours
         return (real_gelu if regions.depth else fused_gelu)(x)
 
     with (
@@ -137,9 +137,9 @@ def _as_on_metal(regions: _Regions) -> Iterator[None]:
 
 
 def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
-    """Whether a function runs under ``mx.compile``, from its graph on this machine; nothing is evaluated.
+    """Whether a function runs under ``mx.compile``, judged by its graph on this machine; nothing is evaluated.
 
-    MLX's own activations, which are compiled each by itself, do not count.
+    MLX's activations, each of which is compiled alone, do not count.
     """
 
     def fused(*arrays: mx.array) -> set[str]:
@@ -149,7 +149,7 @@ def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
 
     small = mx.zeros((2, 2), examples[0].dtype)
     alone = fused(nn.gelu(small), nn.relu(small), nn.gelu(small.astype(mx.float32)))
-    with _replaced(compiling, compiles=lambda: False):  # our own stages are marked as such
+    with _replaced(compiling, compiles=lambda: False):  # our own stages are marked anyway
         found = function(*examples)
     return bool(fused(*([found] if isinstance(found, mx.array) else found)) - alone)
 
@@ -160,8 +160,8 @@ def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | No
     Args:
         function: takes arrays, returns an array or a tuple of arrays. Weights must be evaluated beforehand.
         examples: arrays of the shapes and dtypes to trace with.
-        compiled: whether chains of elementwise operations are one launch, as ``mx.compile`` makes them; None looks
-            whether the function compiles itself, or which stages in it are compiled.
+        compiled: whether chains of elementwise operations are one launch, as under ``mx.compile``; None finds out
+            whether the function compiles itself, or which of its stages are compiled.
     """
     if compiled is None:
         compiled = runs_compiled(function, *examples)
@@ -191,7 +191,7 @@ OF_WEIGHTS = -1
 
 
 def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | None:
-    """The compiled stage that a record belongs to: that of what it reads. None: not a compiled one."""
+    """The compiled stage that a record belongs to: the one of its inputs. None: it is not compiled."""
     kernel = record["arguments"][0] if record["name"] == "CustomKernel" else ""
     if LEAVE in kernel:
         return None
@@ -202,7 +202,7 @@ def _region(record: dict[str, Any], regions: dict[str, int | None]) -> int | Non
 
 
 def _with_weights(steps: list[Step]) -> list[Step]:
-    """Give steps that read nothing but weights to the stage that alone reads what they make."""
+    """Steps that read only weights join the stage that reads their results, if that is a single one."""
     readers: dict[str, set[int | None]] = {}
     for step in reversed(steps):
         if step.region == OF_WEIGHTS:
@@ -213,11 +213,11 @@ def _with_weights(steps: list[Step]) -> list[Step]:
     return steps
 
 
-# ---- what mx.compile makes of it
+# ---- fusing as mx.compile does
 
 
 def _fuse(steps: list[Step], wanted: set[str]) -> list[Step]:
-    """Join elementwise steps of compiled stages as MLX does: with what feeds them, if nothing else reads that."""
+    """Join elementwise steps of compiled stages as MLX does: a step joins its reader if it has only one."""
     makers = {name: step for step in steps for name in step.outputs}
     readers: dict[str, list[Step]] = {}
     for step in steps:

@@ -1,4 +1,4 @@
-"""The launches behind the records of a trace: which operations are views, which have to copy, what each one moves."""
+"""From the records of a trace to launches: which operations are views, which copy, how many bytes each moves."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Step:
     flops: int
     inputs: dict[str, dict[str, int]] = field(default_factory=dict)  # array -> parts of it -> bytes read
     outputs: dict[str, int] = field(default_factory=dict)  # array -> bytes written
-    beyond: int = 0  # bytes that the minimum leaves out: read again, for want of room, or of a sum that rides along
-    region: int | None = None  # the compiled function that it is a part of
+    beyond: int = 0  # bytes that the minimum leaves out: reads that are repeated, and a matrix that is added
+    region: int | None = None  # the compiled stage that it belongs to
 
     @property
     def bytes(self) -> int:
@@ -39,7 +39,7 @@ class Step:
         return read + sum(self.outputs.values()) + self.beyond
 
     def read(self, parts: dict[str, dict[str, int]]) -> None:
-        """Add what is read; the same part of an array is read once."""
+        """Add inputs; the same part of an array is read once."""
         for name, of_it in parts.items():
             mine = self.inputs.setdefault(name, {})
             for part, size in of_it.items():
@@ -58,12 +58,12 @@ class _Array:
 
     @property
     def reading(self) -> dict[str, dict[str, int]]:
-        """What is read of it, as in ``Step.inputs``."""
+        """A read of this array, as in ``Step.inputs``."""
         return {self.root: {self.part: self.touched}}
 
 
 class Arrays:
-    """What is known of every array of a trace: a view or not, and whether an operation would have to copy it."""
+    """The arrays of a trace: which are views, and whether an operation has to copy one."""
 
     def __init__(self) -> None:
         self._known: dict[str, _Array] = {}
@@ -144,8 +144,8 @@ def _row_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _usable(strides: tuple[int, ...], shape: tuple[int, ...], name: str) -> bool:
-    """Whether an operation takes an array as it lies: row by row, products transposed as well, MLX's attention at any
-    distance from token to token."""
+    """Whether an operation takes an array without a copy: row-contiguous; transposed too for a product; with any
+    stride between tokens for MLX's attention."""
     real = [(s, t) for s, t in zip(shape, strides, strict=True) if s != 1]
     if name == "sdpa":
         return strides[-1] == 1

@@ -1,4 +1,4 @@
-"""``python -m mlx_sam2.doctor``: what this machine is, whether the kernels are right on it, and which way is faster."""
+"""``python -m mlx_sam2.doctor``: describe this machine, check the kernels on it, find the faster ways."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> dict[str, Any]:
-    """All findings as the JSON document has them; ``no_weights`` says why --weights could not be fetched."""
+    """All findings, in the form of the JSON document; ``no_weights`` is the reason why --weights was not fetched."""
     import mlx.core as mx
     from tqdm import tqdm
 
@@ -75,7 +75,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
     product = examination.probe()
     wrong, notes = examination.opinions(facts, product)
     calls = measure.record(model)
-    # with MLX_SAM2_KERNELS=0 the kernels are measured all the same
+    # kernels are measured with MLX_SAM2_KERNELS=0 too
     has_metal = rules.metal_allowed() or mx.metal.is_available()
     if has_metal:
         rows = measure.measure(calls, facts["bandwidth_gb_s"], args.quick)
@@ -104,7 +104,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
 
 
 def _store(rows: list[Measurement], notes: list[str]) -> str | None:
-    """Keep which way was faster; returns the file."""
+    """Store the faster ways; returns the file."""
     from ..kernels import choices
     from . import measure
 
@@ -228,7 +228,7 @@ def _weights_lines(weights: dict[str, Any]) -> list[str]:
 
 
 def document(value: Any) -> Any:
-    """Findings as JSON can hold them: null for a number that is infinite or none, such as a score of a broken GPU."""
+    """Findings as JSON can hold them: null for infinity and NaN, such as a score of a broken GPU."""
     if isinstance(value, dict):
         return {key: document(v) for key, v in value.items()}
     if isinstance(value, list | tuple):
@@ -240,10 +240,10 @@ def document(value: Any) -> Any:
 
 
 def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
-    """The weights that were asked for, or a published configuration with random ones that are never evaluated.
+    """The model of --weights, or a published configuration with random weights that are never evaluated.
 
     Returns:
-        The model, and why it does not hold the published --weights: the Hub did not give them.
+        The model, and the reason why the Hub did not give the published --weights, or None.
 
     Raises:
         ValueError, HubError, OSError: one line.
@@ -266,7 +266,7 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
         except HubError as error:
             if not known:
                 raise
-            reason = str(error)  # the machine can be examined without
+            reason = str(error)  # the machine can be examined without weights
     model = SAM2(known.config)
     model.set_dtype(loading.parse_dtype(args.dtype))
     return model.eval(), reason
@@ -281,7 +281,7 @@ def _run(args: argparse.Namespace) -> int:
         cli.complain(PROG, error)
         return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "mlx_sam2: ")  # the report says it
+        warnings.filterwarnings("ignore", "mlx_sam2: ")  # the report says the same
         findings = examine(args, model, no_weights)
     print(json.dumps(document(findings), indent=1, allow_nan=False) if args.json else report(findings), flush=True)
     return findings["exit_code"]

@@ -1,4 +1,4 @@
-"""What the doctor says about a machine: versions, chip, precision of products, settings."""
+"""Facts about a machine: versions, chip, precision of products, settings; and the doctor's opinion of them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from .. import __version__, _blas, machine
 from ..hub.client import HubError, start_client
 from ..kernels import choices, rules
 
-FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product: float32 has some 1e-6, TF32 1e-3
+FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product; float32 has about 1e-6, TF32 1e-3
 PROBE_CPU, PROBE_GPU = 512, 2048  # sides of the matrices of the probe
 
 
 def facts() -> dict[str, Any]:
-    """Everything that a bug report needs, in the order in which it is shown."""
+    """All that a bug report needs, in the order of the report."""
     on_linux = sys.platform.startswith("linux")
     return {
         "mlx_sam2": __version__,
@@ -51,7 +51,7 @@ def installed(package: str) -> str | None:
 
 
 def hub() -> dict[str, str | None]:
-    """The folder of downloads, or why the Hub's client does not start."""
+    """The folder of downloads, or the reason why the Hub's client does not start."""
     try:
         start_client(None)
     except HubError as error:
@@ -79,7 +79,7 @@ def probe() -> dict[str, Any]:
 
 
 def opinions(facts: dict[str, Any], product: dict[str, Any]) -> tuple[list[str], list[str]]:
-    """What is wrong with this machine, and what is worth knowing about it."""
+    """Two lists of lines: faults of this machine, and notes about it."""
     wrong, notes = [], []
     if product["precision"] == "wrong":
         wrong.append(

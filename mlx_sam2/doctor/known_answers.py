@@ -1,6 +1,6 @@
-"""The doctor's known answers: IoU scores that were published for the true weights, on a published photo.
+"""Known answers: the IoU scores that were published with the weights, for a click on a published photo.
 
-Those of the demo come with the package, for a drawn picture: they need no network.
+The scores of the demo model come with the package, for a drawn picture, and need no network.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ PHOTO_REPO, PHOTO = "ybelkada/segment-anything", "assets/car.png"
 CLICK = (1000, 600)  # x, y in pixels, positive
 TOLERANCE = 1e-2
 DEMO_SCORES = "scores.json"  # in the package, beside the weights of demo
-# Three scores of that click, published with transformers' conversion of the weights.
+# The three scores of this click, published with transformers' conversion of the weights.
 SCORES = {
     "sam2.1_hiera_tiny": (0.0316, 0.9647, 0.1029),
     "sam2.1_hiera_small": (0.9664, 0.1494, 0.0456),
@@ -49,13 +49,13 @@ SCORES = {
 
 @dataclass(frozen=True)
 class Verification:
-    """What the known answers say about weights."""
+    """The result of comparing a model with known answers."""
 
     model: str  # as the user named it
     variant: str | None = None  # the published model of this configuration
     expected: tuple[float, ...] | None = None
     scores: tuple[float, ...] | None = None
-    unverified: str | None = None  # why there is no answer
+    unverified: str | None = None  # why the model could not be compared
 
     @property
     def agrees(self) -> bool | None:
@@ -65,7 +65,7 @@ class Verification:
 
 
 def verify(model: SAM2, name: str) -> Verification:
-    """Compare a model's scores on the photo with the published ones; ``unverified`` says why where that can't be."""
+    """Compare a model's scores on the photo with the published ones, or say in ``unverified`` why not."""
     if shipped(name) and not os.path.exists(name):
         expected = safetensors_file.read_json(download.resolve(name) / DEMO_SCORES, safetensors_file.MAX_CONFIG_BYTES)[
             "scores"
@@ -88,7 +88,7 @@ def verify(model: SAM2, name: str) -> Verification:
 
 
 def demo_picture() -> np.ndarray:
-    """Three discs on a slope of grey, (192, 256, 3) uint8, the same bits everywhere."""
+    """Three discs on a slope of grey, (192, 256, 3) uint8; the same bits on every machine."""
     y, x = np.mgrid[:192, :256]
     picture = np.repeat((60 + (x + y) // 8)[..., None], 3, 2).astype(np.uint8)
     for centre_x, centre_y, radius, colour in (
@@ -101,7 +101,7 @@ def demo_picture() -> np.ndarray:
 
 
 def demo_scores(model: SAM2) -> tuple[float, ...]:
-    """The three scores of a click on the first disc, which ``tools/demo_model/ship.py`` stores beside the weights."""
+    """The three scores of a click on the first disc; ``tools/demo_model/ship.py`` stores them with the weights."""
     predictor = SAM2ImagePredictor(model)
     predictor.set_image(demo_picture())
     _, scores, _ = predictor.predict(point_coords=[(70, 80)], point_labels=[1])
@@ -109,7 +109,7 @@ def demo_scores(model: SAM2) -> tuple[float, ...]:
 
 
 def variant_of(config: SAM2Config) -> str | None:
-    """The published model with this trunk, 2.0 or 2.1; None: of no published shape."""
+    """The name of the published model with this trunk, 2.0 or 2.1; None if there is none."""
     for name, model in PUBLISHED.items():
         if (model.config.trunk, model.config.no_obj_embed_spatial) == (config.trunk, config.no_obj_embed_spatial):
             return name
@@ -117,7 +117,7 @@ def variant_of(config: SAM2Config) -> str | None:
 
 
 def photo() -> Path:
-    """The published photo in the Hub's cache, downloaded if need be.
+    """The path of the published photo in the Hub's cache; downloads it if necessary.
 
     Raises:
         HubError: one line.

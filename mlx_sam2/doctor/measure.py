@@ -1,4 +1,4 @@
-"""The doctor's measurements: every op that a model calls, through its Metal kernel and through MLX's own operations."""
+"""The doctor's measurements: every op that a model calls, by its Metal kernel and by MLX's own operations."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ from ..model.sam2 import SAM2
 from ..text import first_line
 
 ROUNDS, QUICK_ROUNDS = 11, 3
-REDUCED_TOLERANCE = 1e-2  # of the largest value, where float32 products are those of TF32
-ROUND_SECONDS = 0.01  # a round repeats an op until it takes this long, so that starting it does not count
+REDUCED_TOLERANCE = 1e-2  # of the largest value, if float32 products run as TF32
+ROUND_SECONDS = 0.01  # a round repeats an op for this long, so that its start does not count
 MAX_REPEATS = 64
-MAX_ROUND_BYTES = 1 << 29  # of results that exist at once
+MAX_ROUND_BYTES = 1 << 29  # of the results of a round, which exist at once
 
 
 @dataclass(frozen=True)
 class Call:
-    """An op as a model calls it."""
+    """A call of an op by a model."""
 
     op: Op
     args: tuple[Any, ...]  # with `Tensor`s in place of arrays
-    count: int = 1  # how often: in one image, or one frame of one object
+    count: int = 1  # calls in one image, or one frame of one object
 
     @property
     def dtype(self) -> mx.Dtype:
@@ -49,13 +49,13 @@ class Measurement:
     variant: str
     size: str
     count: int
-    served: bool = True  # whether the kernel takes this shape at all
-    fault: str | None = None  # what is wrong with the kernel (without Metal: with the reference)
-    difference: float | None = None  # of the kernel (without Metal: of the reference) from float32 on the CPU, relative
+    served: bool = True  # whether the kernel supports this shape
+    fault: str | None = None  # of the kernel (without Metal: of the reference)
+    difference: float | None = None  # relative, of the kernel (without Metal: the reference) from float32 on the CPU
     kernel_ms: float | None = None  # None: no kernel, or a wrong one
     mlx_ms: float | None = None
     megabytes: float | None = None  # that have to move
-    share: float | None = None  # of the chip's peak bandwidth, at which the faster way moves them
+    share: float | None = None  # of the chip's peak bandwidth that the faster way reaches
     kernel_chosen: bool | None = None
 
     @property
@@ -64,7 +64,7 @@ class Measurement:
 
 
 def record(model: SAM2) -> list[Call]:
-    """The ops of an image, and of a frame with one object whose memory is full. Nothing is evaluated."""
+    """The ops of an image, and of a frame with one object and a full memory. Nothing is evaluated."""
     config, size = model.config, model.config.embedding_size
     pixels = mx.zeros((1, config.image_size, config.image_size, 3))
     with dispatch.references_only(), dispatch.recorded() as calls:
@@ -93,7 +93,7 @@ def measure(calls: Iterable[Call], peak_gb_s: float | None, quick: bool) -> Iter
 
     Args:
         calls: as from ``record``.
-        peak_gb_s: the chip's memory bandwidth; None where it is not known.
+        peak_gb_s: the chip's memory bandwidth; None if unknown.
         quick: fewer repetitions, and the differences of small cases only.
     """
     for call in calls:
@@ -128,10 +128,10 @@ def _measure(call: Call, peak_gb_s: float | None, quick: bool) -> Measurement:
 
 
 def _difference(op: Op, args: tuple[Any, ...], quick: bool) -> tuple[float | None, str | None]:
-    """Of the kernel from the exact reference, relative, when quick on a small case only; or what is wrong."""
+    """The relative difference of the kernel from the exact reference (if quick, on a small case), or its fault."""
     dtype = next(a.dtype for a in args if isinstance(a, mx.array))
     try:
-        result = op.kernel(*args)  # when quick, too: it may fail at this size alone
+        result = op.kernel(*args)  # if quick, too: it may fail at this size only
         mx.eval(result)
     except (RuntimeError, ValueError) as error:
         return None, f"it failed: {first_line(error)}"
@@ -145,7 +145,7 @@ def _difference(op: Op, args: tuple[Any, ...], quick: bool) -> tuple[float | Non
 
 
 def _race(ways: list[Callable[..., mx.array]], args: tuple[Any, ...], rounds: int) -> list[float]:
-    """Median seconds of each way, measured in turns, so that a clock that changes changes all."""
+    """Median seconds of each way, measured in turns: a clock rate that changes affects all."""
     repeats = []
     for way in ways:
         mx.eval(way(*args))  # compiles
@@ -164,9 +164,9 @@ def _race(ways: list[Callable[..., mx.array]], args: tuple[Any, ...], rounds: in
 
 
 def chosen(rows: Iterable[Measurement]) -> dict[str, bool]:
-    """What to store: whether the kernel is faster at each size, and for each variant over all its calls.
+    """The choices to store: whether the kernel is faster at each size, and for each variant over all its calls.
 
-    The latter serves sizes between the measured ones, such as a memory that is not full yet.
+    The latter is for sizes that were not measured, such as a memory that is not full yet.
     """
     stored: dict[str, bool] = {}
     saved: dict[str, float] = {}  # milliseconds over all calls of a variant
@@ -180,11 +180,11 @@ def chosen(rows: Iterable[Measurement]) -> dict[str, bool]:
 
 
 def verify_references(calls: Iterable[Call], reduced: bool) -> Iterator[Measurement]:
-    """Without Metal: run the reference of each variant on a small case, on the default device, against float32.
+    """Without Metal: compare the reference of each variant, on a small case, with float32 on the CPU.
 
     Args:
         calls: as from ``record``.
-        reduced: whether float32 products run in reduced precision there.
+        reduced: whether float32 products run in reduced precision on the default device.
     """
     variants: dict[tuple[str, str], Call] = {}
     for call in calls:
