@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
 
+from .text import one_line
+
 BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143  # exit codes
 
 
@@ -42,8 +44,24 @@ class Parser(argparse.ArgumentParser):
                 joined.append(arg)
         return super().parse_known_args(joined, namespace)
 
+    def format_help(self) -> str:
+        """The help, whose commands are written as the user calls them."""
+        return re.sub(r"python -m mlx_sam2\.(\w+)", lambda command: program(command[1]), super().format_help())
+
     def error(self, message: str) -> NoReturn:
         self.exit(BAD_INPUT, f"{command_name(self.prog)}: error: {message}\n")
+
+
+def program(command: str = "") -> str:
+    """How the user calls a command, or the list of them, to judge by the program that runs."""
+    name = os.path.basename(sys.argv[0])
+    if name == "mlx-sam2":
+        return f"mlx-sam2 {command}".rstrip()
+    if re.fullmatch(r"mlx_sam2\.(?!py$)\w+", name) and command:  # a console script, one of several
+        return f"mlx_sam2.{command}"
+    if os.path.dirname(sys.argv[0]) == os.path.dirname(__file__) and name == "__main__.py":
+        return f"python -m mlx_sam2 {command}".rstrip()
+    return f"python -m mlx_sam2.{command}" if command else "python -m mlx_sam2"
 
 
 def command_name(prog: str) -> str:
@@ -56,13 +74,20 @@ def complain(prog: str, error: BaseException | str, more: str = "") -> None:
     if isinstance(error, OSError) and error.strerror:  # without the number
         name = str(error.filename or "").removeprefix("file:")  # as PyAV has it
         text = f"{name}: {error.strerror}" if name else error.strerror
-    print(f"{command_name(prog)}: error: {' '.join(text.split())}{more}", file=sys.stderr)
+    print(f"{command_name(prog)}: error: {one_line(text)}{more}", file=sys.stderr)
 
 
 def escape_output() -> None:
     """Let standard output escape what its encoding lacks, as stderr does: file names may hold anything."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def execute(parser: Parser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], int]) -> int:
+    """The exit code of a command: its arguments parsed, ``run`` under ``guard_output``."""
+    args = parser.parse_args(argv)
+    escape_output()
+    return guard_output(parser.prog, lambda: run(args))
 
 
 def guard_output(prog: str, run: Callable[[], int]) -> int:

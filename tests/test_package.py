@@ -32,6 +32,7 @@ FLOORS: list[list[str]] = [
     ["aio", "build_sam", "image_predictor", "video_predictor"],
     COMMANDS,
     ["app"],
+    ["__main__"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 
@@ -133,9 +134,9 @@ def test_import_is_light() -> None:
     assert done.stderr.split() == ["LOADED"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "app"])
+@pytest.mark.parametrize("command", [*COMMANDS, "app", ""])
 def test_help_is_light(command: str) -> None:
-    module = f"mlx_sam2.{command}"
+    module = f"mlx_sam2.{command}".rstrip(".")
     run = f"import runpy; sys.argv[1:] = ['--help']; runpy.run_module({module!r}, run_name='__main__')"
     done = run_python("-c", WATCH + run)
     assert done.returncode == 0, done.stderr

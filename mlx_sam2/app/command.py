@@ -26,7 +26,7 @@ from ..cli import UsageError
 if TYPE_CHECKING:
     from .app import App
 
-PROG = "python -m mlx_sam2.app"
+PROG = cli.program("app")
 PORT = 8765
 PATIENCE = 3.0  # seconds for the step in work, and for downloads under way
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..cli import BAD_INPUT, FAILURE, Parser, complain, guard_output
+from ..cli import BAD_INPUT, FAILURE, Parser, UsageError, complain, execute, program
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .roofline_steps import Step
     from .stages import Stage
 
+PROG = program("benchmark")
 DEFAULT_CHIP = "M2 Max"
 SHOWN_SHARE = 0.005  # of a stage; operations that cost less are left out of the table
 GROUPS = ("load", "image", "everything", "video", "start-up")
@@ -34,7 +35,7 @@ MIN_SECONDS = 1.0  # of all runs of a fast stage together
 
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog="python -m mlx_sam2.benchmark",
+        prog=PROG,
         description="Time the stages of a model on this machine. Prints a table, and one line of JSON at the end.",
     )
     parser.add_argument(
@@ -181,6 +182,8 @@ def _run(args: argparse.Namespace) -> int:
 
     if args.chip is not None and args.chip not in CHIPS:
         raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(CHIPS)}")
+    if args.modelled and args.stages != list(GROUPS):
+        raise UsageError("--stages does not go with --modelled, which has stages of its own")
     if args.modelled:
         return _run_modelled(args)
     model = stages.build_model(args.size, args.model, args.dtype)
@@ -249,22 +252,19 @@ def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = build_parser()
-    args = parser.parse_args(argv)
-    if args.modelled and args.stages != list(GROUPS):
-        parser.error("--stages does not go with --modelled, which has stages of its own")
-    return guard_output(parser.prog, lambda: _guarded(parser.prog, args))
+    """Run the command and return its exit code."""
+    return execute(build_parser(), argv, _guarded)
 
 
-def _guarded(prog: str, args: argparse.Namespace) -> int:
+def _guarded(args: argparse.Namespace) -> int:
     """``_run`` with one line for an error."""
     from ..hub.client import HubError
 
     try:
         return _run(args)
     except (ValueError, HubError) as error:  # of the options, the checkpoint or its configuration
-        complain(prog, error)
+        complain(PROG, error)
         return BAD_INPUT
     except (RuntimeError, OSError) as error:
-        complain(prog, error)
+        complain(PROG, error)
         return FAILURE

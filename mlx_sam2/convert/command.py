@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .conversion import Conversion
     from .verify import Verified
 
-PROG = "python -m mlx_sam2.convert"
+PROG = cli.program("convert")
 
 DESCRIPTION = "Convert a SAM 2 checkpoint to a folder for MLX, or to the layouts of PyTorch; publish and verify it."
 EPILOG = """\

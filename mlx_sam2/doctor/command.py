@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .known_answers import Verification
     from .measure import Measurement
 
-PROG = "python -m mlx_sam2.doctor"
+PROG = cli.program("doctor")
 
 DESCRIPTION = "Check this machine, and choose between the Metal kernels and MLX's own operations by measuring both."
 EPILOG = """\
@@ -289,6 +289,4 @@ def _run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    cli.escape_output()
-    return cli.guard_output(PROG, lambda: _run(args))
+    return cli.execute(build_parser(), argv, _run)

@@ -15,7 +15,7 @@ from ..cli import UsageError
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
 
-PROG = "python -m mlx_sam2.export"
+PROG = cli.program("export")
 
 DESCRIPTION = "Write the image encoder and the mask decoder of a model as .mlxfn files, for apps in Swift and C++."
 EPILOG = """\
@@ -124,6 +124,4 @@ def _run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    cli.escape_output()
-    return cli.guard_output(PROG, lambda: _run(args))
+    return cli.execute(build_parser(), argv, _run)

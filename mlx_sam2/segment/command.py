@@ -102,7 +102,5 @@ def _run(args: argparse.Namespace) -> int:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    cli.escape_output()
     logging.getLogger("PIL").addHandler(logging.NullHandler())  # what is wrong with a photo takes one line, ours
-    return cli.guard_output(PROG, lambda: _run(args))
+    return cli.execute(build_parser(), argv, _run)

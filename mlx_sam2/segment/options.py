@@ -9,7 +9,7 @@ from typing import Any
 from .. import cli
 from ..cli import UsageError
 
-PROG = "python -m mlx_sam2.segment"
+PROG = cli.program("segment")
 
 _share = cli.number(float, 0, 1)
 OPTIONS: cli.Options = [

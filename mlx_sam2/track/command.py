@@ -34,7 +34,7 @@ from .run import (
 if TYPE_CHECKING:
     from ..frames.sinks import FrameSink
 
-PROG = "python -m mlx_sam2.track"
+PROG = cli.program("track")
 
 DESCRIPTION = "Follow what points, boxes or masks pick out through a video, with SAM 2."
 EPILOG = """\
