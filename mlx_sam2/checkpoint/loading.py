@@ -1,4 +1,4 @@
-"""Load a model from any kind of checkpoint (``checkpoint_reader`` says which there are), and write ours.
+"""Load a model from any kind of checkpoint (``reader`` lists them), and write ours.
 
 The same weights give the same parameters, bit for bit, whichever kind they come from. Loading is strict:
 every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
@@ -6,7 +6,6 @@ every tensor is used, or stands in ``key_map.IGNORED``, or is an error.
 
 from __future__ import annotations
 
-import json
 import os
 from functools import partial
 from pathlib import Path
@@ -146,7 +145,7 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     Raises:
         CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
     """
-    model = frame(checkpoint, config)
+    model = empty_model(checkpoint, config)
     loaded = []
     try:
         for key, weight in checkpoint.weights.items():
@@ -162,8 +161,8 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     return model.eval()
 
 
-def frame(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
-    """The model that a checkpoint's tensors fit, one by one, and that none of them has been put into.
+def empty_model(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
+    """An empty model whose parameters match the checkpoint's tensors. Nothing is loaded yet.
 
     Raises:
         CheckpointError: as ``build``.
@@ -224,8 +223,6 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     Raises:
         CheckpointError: the folder exists already, or cannot be written.
     """
-    from .. import __version__
-
     folder = Path(os.path.expanduser(folder))
     if os.path.lexists(folder):
         raise CheckpointError(f"{folder} exists already: name another folder or remove it")
@@ -233,16 +230,11 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
         safetensors_writer.Tensor(key, tuple(value.shape), dtype_name(value.dtype), lambda v=value: v)
         for key, value in tree_flatten(model.parameters())
     ]
-    dtype = dtype_name(model.dtype)
+    describe = partial(converted.config_json, model.config, dtype=dtype_name(model.dtype), schemes=schemes_of(model))
+    metadata = converted.metadata(describe(files={}))
     try:
         make_folder(folder.parent)
         with beside(folder) as part:
-            part.mkdir()
-            describe = partial(converted.describe, model.config, dtype=dtype, schemes=schemes_of(model))
-            metadata = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": converted.digest(describe(files={}))}
-            files = safetensors_writer.write(part, tensors, metadata)
-            values = describe(files=files)
-            (part / CONFIG).write_text(json.dumps(values, indent=2) + "\n")
-            safetensors_writer.finish(part, files)
+            converted.write(part, tensors, metadata, lambda files: {CONFIG: converted.json_text(describe(files=files))})
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None

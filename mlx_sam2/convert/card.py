@@ -90,7 +90,7 @@ def card(
         name: of the model, as its heading.
         address: what ``from_pretrained`` takes.
         source: where the weights come from.
-        dtype, scheme, schemes, unquantized: the precision, as ``converted.describe`` takes it.
+        dtype, scheme, schemes, unquantized: the precision, as ``folder.config_json`` takes it.
         nbytes: of all weights.
         video: whether the half for video is there.
     """

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from ..config.published import DEMO, published, shipped
 from ..config.sam2 import SAM2Config, foreign_fields
 from ..files import beside, make_folder, sha256
 from ..formats import safetensors_writer, torch_writer
-from ..formats.names import CONFIG, INDEX
+from ..formats.names import CONFIG, WEIGHTS
 from ..formats.safetensors_writer import Tensor
 from ..hub import download
 from ..hub.publish import REPO_ID
@@ -66,9 +65,9 @@ class Conversion:
             return f"{self.name}.pt"
         return f"{self.name}-transformers" if self.layout == "transformers" else self.name
 
-    def describe(self, files: Mapping[str, str]) -> dict[str, Any]:
+    def config_json(self, files: Mapping[str, str]) -> dict[str, Any]:
         """The contents of our ``config.json``, with the hashes of the weights files."""
-        return folder.describe(
+        return folder.config_json(
             self.config,
             dtype=self.dtype,
             files=files,
@@ -85,7 +84,7 @@ class Conversion:
             return {}
         if self.layout == "transformers":
             values = self.config.to_transformers(video=self.video, dtype=self.dtype, kept=foreign_fields(self.values))
-            return {CONFIG: _json(values)}
+            return {CONFIG: folder.json_text(values)}
         card = convert_card.card(
             self.name,
             address=address,
@@ -101,7 +100,7 @@ class Conversion:
             convert_card.CARD: card,
             convert_card.LICENSE: convert_card.license_text(),
             convert_card.NOTICE: convert_card.notice(self.source, self.precision),
-            CONFIG: _json(self.describe(files)),
+            CONFIG: folder.json_text(self.config_json(files)),
         }
 
 
@@ -128,7 +127,7 @@ def prepare(
     """
     found = loading.read(fetched.path, config)
     config = found.config or loading.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
-    model = loading.frame(found, config)
+    model = loading.empty_model(found, config)
     packed, video = schemes_of(model), "memory_attention" in model
     _check(found, layout, packed, video, scheme)
     parameters = layouts.parameters(found, packed)
@@ -247,7 +246,6 @@ def write(
     out: Path,
     *,
     address: str | None = None,
-    shard_bytes: int = safetensors_writer.SHARD_BYTES,
     progress: Callable[[int], object] = lambda count: None,
 ) -> None:
     """Write the folder (official: the ``.pt`` file). It appears under its name when it is complete.
@@ -256,7 +254,6 @@ def write(
         job: from ``prepare``.
         out: a path that does not exist.
         address: how the model card calls the model; None: the name of ``out``.
-        shard_bytes: the largest weights file, beyond which there are several.
         progress: called with a number of bytes after each tensor.
 
     Raises:
@@ -267,7 +264,7 @@ def write(
     try:
         make_folder(out.parent)
         with beside(out) as part:
-            _write(job, part, address or out.name, shard_bytes, progress)
+            _write(job, part, address or out.name, progress)
     except OSError as error:
         where = str(error.filename or out)
         if not (where.startswith(str(out.parent)) or str(out).startswith(where)):
@@ -277,46 +274,25 @@ def write(
         mx.set_cache_limit(cache)
 
 
-def _write(job: Conversion, out: Path, address: str, shard_bytes: int, progress: Callable[[int], object]) -> None:
+def _write(job: Conversion, out: Path, address: str, progress: Callable[[int], object]) -> None:
     """Make the folder; official: the file."""
     if job.layout == "official":
         torch_writer.write(out, job.tensors, progress)
-        return
-    out.mkdir()
-    metadata = _metadata(job)
-    files = safetensors_writer.write(out, job.tensors, metadata, shard_bytes=shard_bytes, progress=progress)
-    for name, text in job.texts(files, address).items():
-        (out / name).write_text(text, encoding="utf-8")
-    safetensors_writer.finish(out, files)  # last: until then nothing loads
+    else:
+        folder.write(out, job.tensors, _metadata(job), lambda files: job.texts(files, address), progress)
 
 
 def _metadata(job: Conversion) -> dict[str, str]:
     """For the header of the weights."""
     if job.layout == "transformers":
         return {"format": "pt"}
-    from .. import __version__
-
-    config = {"config_sha256": folder.digest(job.describe({}))}
-    return {"format": "mlx", "mlx_sam2": __version__, **config, **job.source.metadata()}
+    return folder.metadata(job.config_json({}), job.source)
 
 
-def _json(values: dict[str, Any]) -> str:
-    return json.dumps(values, indent=2) + "\n"
-
-
-def listing(job: Conversion, address: str, shard_bytes: int = safetensors_writer.SHARD_BYTES) -> dict[str, int]:
+def listing(job: Conversion, address: str) -> dict[str, int]:
     """The files that ``write`` makes, with their sizes in bytes (of a ``.pt``, about); for --dry-run."""
     if job.layout == "official":
         return {"": job.nbytes}
-    shards = safetensors_writer.split(job.tensors, shard_bytes)
-    names = safetensors_writer.shard_names(len(shards))
-    metadata = _metadata(job)
-    sizes = {
-        name: len(safetensors_writer.header(shard, metadata)) + sum(tensor.nbytes for tensor in shard)
-        for name, shard in zip(names, shards, strict=True)
-    }
-    if len(shards) > 1:
-        index = safetensors_writer.index_text(dict(zip(names, shards, strict=True)))
-        sizes[INDEX] = len(index.encode())
-    files = dict.fromkeys(sizes, "0" * 64)
-    return sizes | {name: len(text.encode()) for name, text in job.texts(files, address).items()}
+    sizes = {WEIGHTS: safetensors_writer.file_size(job.tensors, _metadata(job))}
+    texts = job.texts(dict.fromkeys(sizes, "0" * 64), address)
+    return sizes | {name: len(text.encode()) for name, text in texts.items()}

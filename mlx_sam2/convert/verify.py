@@ -64,7 +64,7 @@ def verify(folder: Path) -> Verified:
         raise VerificationError(f"{folder} is not finished, or was not converted by mlx_sam2: it has no {CONFIG}")
     try:
         values = safetensors_file.read_json(folder / CONFIG, MAX_CONFIG_BYTES)
-        section = converted.section(values)
+        section = converted.provenance(values)
         _check_files(folder, section["files"])
         found = loading.read(folder)
         if found.layout != "mlx" or found.config is None:
@@ -124,7 +124,7 @@ def _check_precision(found: Checkpoint, dtype: str, values: dict[str, Any], sche
         if weight.dtype != expected:
             raise VerificationError(f"{found.path}: {key} is {weight.dtype}, but config.json says {expected}")
     for layer, scheme in schemes.items():
-        said = converted.said_scheme(values, layer)
+        said = converted.stated_scheme(values, layer)
         if said != scheme:
             says = f"{said.bits} bits in groups of {said.group_size}" if said else "not quantised"
             is_ = f"{scheme.bits} bits in groups of {scheme.group_size}"
@@ -189,7 +189,7 @@ def compare(found: Verified, source: Path) -> Agreement:
     raw = loading.read(source, found.config if source.is_file() else None)
     if found.source is not None and conversion.sha256_of(raw.files) != found.source.sha256:
         raise VerificationError(f"{source} is not what {found.folder} was made from: its sha256 is another one")
-    model = loading.frame(raw, found.config)
+    model = loading.empty_model(raw, found.config)
     parameters = layouts.parameters(raw, schemes_of(model))
     own = {parameter.dtype for key, parameter in parameters.items() if key not in KEPT_FLOAT32}
     rounded = bool(found.schemes) or (found.dtype != "float32" and own != {found.dtype})

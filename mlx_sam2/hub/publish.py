@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..formats import safetensors_file, torch_file
-from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES, WEIGHTS
+from ..formats.names import CONFIG, INDEX, TORCH_SUFFIXES, UNFINISHED, WEIGHTS
 from ..formats.safetensors_file import MAX_CONFIG_BYTES
 from .client import (
     HubError,
@@ -30,7 +30,7 @@ REPO_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]*\w"
 # Files of an earlier upload that would be loaded instead of, or beside, the new ones. Those that are sent
 # again are replaced and not removed.
 _REPLACED = [WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", INDEX]
-_NEVER_SENT = [".*", "*/.*", "*.unfinished", "*.incomplete"]
+_NEVER_SENT = [".*", "*/.*", f"*{UNFINISHED}", "*.incomplete"]
 
 
 def upload(

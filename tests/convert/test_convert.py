@@ -411,33 +411,19 @@ def test_the_snippet_of_the_card_runs(sources: Sources, tmp_path: Path) -> None:
     assert (tmp_path / "photo_mask.png").exists()
 
 
-def test_shards(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Beyond the limit: several files and an index, none larger than the limit; it loads, verifies, and converts on."""
-    job = conversion.prepare(download.Fetched(sources.paths["mlx"]), dtype="float32", scheme=Scheme(64, 8))
-    conversion.write(job, tmp_path / "nano-8bit", shard_bytes=600_000)
-    names = sorted(p.name for p in (tmp_path / "nano-8bit").glob("*.safetensors"))
-    assert len(names) > 4
-    assert names[0] == f"model-00001-of-{len(names):05d}.safetensors"
-    header = 20_000
-    assert all((tmp_path / "nano-8bit" / name).stat().st_size <= 600_000 + header for name in names)
-    index = json.loads((tmp_path / "nano-8bit" / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == job.nbytes
-    assert set(index["weight_map"].values()) == set(names)
-    found = dict(tree_flatten(loading.load(tmp_path / "nano-8bit", dtype="float32").parameters()))
-    model = synthetic.nano_model()
-    quantization.quantize(model, quantization.plan(model, Scheme(64, 8))[0])
-    assert_same(found, dict(tree_flatten(model.parameters())))
-    assert "hashes, names" in done(capsys, "--verify", tmp_path / "nano-8bit")
-    sizes = conversion.listing(job, "nano-8bit", shard_bytes=600_000)
-    assert sizes == {p.name: p.stat().st_size for p in (tmp_path / "nano-8bit").iterdir()}
-    done(capsys, "--hf-path", tmp_path / "nano-8bit", "--to", "official", "--mlx-path", tmp_path / "x.pt")
-    hashes = {name: hashlib.sha256((tmp_path / "nano-8bit" / name).read_bytes()).hexdigest() for name in names}
+def test_shards(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A source of several files and an index: all of them are read, and named in config.json and in its hash."""
+    source = write_transformers(tmp_path / "hf", nano_state(), transformers_config(), shards=3)
+    names = sorted(p.name for p in source.glob("*.safetensors"))
+    assert len(names) == 3
+    done(capsys, "--hf-path", source, "--mlx-path", tmp_path / "nano-8bit", "-q")
+    assert_same(mx.load(str(tmp_path / "nano-8bit" / "model.safetensors")), expected_weights("8bit"))
+    said = json.loads((tmp_path / "nano-8bit" / "config.json").read_text())["mlx_sam2"]["source"]
+    hashes = {name: hashlib.sha256((source / name).read_bytes()).hexdigest() for name in names}
     lines = "".join(f"{digest}  {name}\n" for name, digest in hashes.items()).encode()  # as sha256sum prints them
-    source = conversion.prepare(download.Fetched(tmp_path / "nano-8bit"), layout="official").source
-    assert source.sha256 == hashlib.sha256(lines).hexdigest()
-    assert list(source.files) == names
-    (tmp_path / "nano-8bit" / names[2]).unlink()
-    assert f"is not finished: it has no {names[2]}" in refused(capsys, "--verify", tmp_path / "nano-8bit", code=1)
+    assert said["sha256"] == hashlib.sha256(lines).hexdigest()
+    assert said["files"] == names
+    assert "every tensor is what" in done(capsys, "--verify", tmp_path / "nano-8bit", "--hf-path", source)
 
 
 def test_aligned(tmp_path: Path) -> None:
@@ -447,7 +433,7 @@ def test_aligned(tmp_path: Path) -> None:
         safetensors_writer.Tensor(n, s, d, lambda s=s, d=d: mx.ones(s).astype(getattr(mx, d)))
         for n, (s, d) in shapes.items()
     ]
-    safetensors_writer.finish(tmp_path, safetensors_writer.write(tmp_path, tensors, {}))
+    safetensors_writer.write(tmp_path / "model.safetensors", tensors, {})
     data = (tmp_path / "model.safetensors").read_bytes()
     length = int.from_bytes(data[:8], "little")
     header = json.loads(data[8 : 8 + length])

@@ -111,7 +111,7 @@ def assert_weights(out: Path, name: str, precision: str) -> None:
     """The folder loads as a model of that configuration, with these bits."""
     dtype, scheme = FORMATS[precision]
     found = loading.read(out)
-    model = loading.frame(found, found.config)
+    model = loading.empty_model(found, found.config)
     schemes = quantization.schemes_of(model)
     assert bool(schemes) == bool(scheme)
     shapes = parameter_shapes(PUBLISHED[name].config)
