@@ -17,9 +17,9 @@ from mlx.utils import tree_flatten
 
 from checkpoint_files import parameter_shapes
 from mlx_sam2.checkpoint import key_map, loading
+from mlx_sam2.checkpoint.folder import json_text
 from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.convert import conversion
-from mlx_sam2.convert.conversion import _json
 from mlx_sam2.formats import safetensors_writer, torch_file, torch_writer
 from mlx_sam2.formats.safetensors_writer import Tensor
 from mlx_sam2.hub import download
@@ -67,8 +67,8 @@ def write_source(folder: Path, name: str, layout: str) -> Path:
         )
     )
     (folder / "hf").mkdir()
-    (folder / "hf" / "config.json").write_text(_json(config.to_transformers()))
-    safetensors_writer.finish(folder / "hf", safetensors_writer.write(folder / "hf", tensors, {"format": "pt"}))
+    (folder / "hf" / "config.json").write_text(json_text(config.to_transformers()))
+    safetensors_writer.write(folder / "hf" / "model.safetensors", tensors, {"format": "pt"})
     return folder / "hf"
 
 
