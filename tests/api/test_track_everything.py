@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_track import HEIGHT, WIDTH, failed, frames_of_clip, merged, run, succeeded, write_frames
 
 import synthetic
 from mlx_sam2 import cli
@@ -27,6 +26,7 @@ from mlx_sam2.track.davis import read_indexed
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame
 from mlx_sam2.track_everything import EverythingFrame, track_everything
+from track_command import HEIGHT, WIDTH, failed, frames_of_clip, merged, run, succeeded, write_frames
 
 OVERRIDES = {
     **synthetic.NANO_OVERRIDES,

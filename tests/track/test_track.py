@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import signal
 import subprocess
@@ -26,21 +25,21 @@ from mlx_sam2.track.command import build_parser, main, make_plan
 from mlx_sam2.track.davis import read_indexed
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame
+from track_command import (
+    HEIGHT,
+    NUM_FRAMES,
+    WIDTH,
+    command,
+    environment,
+    failed,
+    frames_of_clip,
+    merged,
+    run,
+    succeeded,
+    write_frames,
+)
 
-NUM_FRAMES, HEIGHT, WIDTH = 6, 72, 96
 POINT, BOX = (40, 30), (50, 20, 90, 60)
-
-
-def frames_of_clip(count: int = NUM_FRAMES, seed: int = 5) -> list[np.ndarray]:
-    picture = synthetic.picture(HEIGHT + 40, WIDTH + 80, seed)
-    return [picture[i % 40 :][:HEIGHT, 2 * (i % 40) :][:, :WIDTH] for i in range(count)]
-
-
-def write_frames(folder: Path, count: int = NUM_FRAMES, seed: int = 5) -> Path:
-    folder.mkdir(parents=True)
-    for i, frame in enumerate(frames_of_clip(count, seed)):
-        Image.fromarray(frame).save(folder / f"{i:05d}.jpg", quality=95)
-    return folder
 
 
 def write_indexed(path: Path, indices: np.ndarray) -> Path:
@@ -91,40 +90,6 @@ def mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
     return path
-
-
-def command(*args: Any) -> list[str]:
-    return [sys.executable, "-m", "mlx_sam2.track", *map(str, args)]
-
-
-def run(*args: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(*args), capture_output=True, text=True, check=False, cwd=cwd, env=environment())
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-
-
-def succeeded(done: subprocess.CompletedProcess[str]) -> str:
-    assert (done.returncode, done.stderr) == (0, "")
-    return done.stdout
-
-
-def failed(done: subprocess.CompletedProcess[str], code: int = 2) -> str:
-    """The error's one line, without the name of the command."""
-    assert done.returncode == code, done.stderr
-    assert done.stdout == ""
-    assert done.stderr.startswith("mlx_sam2.track: error: ")
-    assert done.stderr.count("\n") == 1
-    return done.stderr.removeprefix("mlx_sam2.track: error: ").rstrip()
-
-
-def merged(ids: list[int], logits: np.ndarray) -> np.ndarray:
-    """The indexed picture of masks: the lowest id on top."""
-    indices = np.zeros(logits.shape[2:], np.uint8)
-    for obj, mask in sorted(zip(ids, logits[:, 0] > 0, strict=True), key=lambda pair: -pair[0]):
-        indices[mask] = obj
-    return indices
 
 
 def num_decodable(path: Path) -> int:

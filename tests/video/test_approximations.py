@@ -11,20 +11,32 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 import pytest
-from test_track import clip as folder_of_clip  # noqa: F401  a fixture
-from test_track import failed, merged, run, succeeded
-from test_track import model as saved_model  # noqa: F401  a fixture
-from test_video_predictor import assert_equal_outputs, clip
 
 import approximations
 import synthetic
+from mlx_sam2.checkpoint.loading import save
 from mlx_sam2.frames.source import SequenceSource
 from mlx_sam2.kernels import axial_rope
 from mlx_sam2.model.memory import RoPEAttention, pool_cells
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
-from mlx_sam2.track.run import Plan, Progress, TrackedFrame, resume_arguments
+from mlx_sam2.track.resume import resume_arguments
+from mlx_sam2.track.run import Plan, Progress, TrackedFrame
 from mlx_sam2.video.memory_bank import FrameResult, ObjectTrack, ResultStore
+from short_videos import assert_equal_outputs, clip
+from track_command import failed, merged, run, succeeded, write_frames
+
+
+@pytest.fixture
+def folder_of_clip(tmp_path: Path) -> Path:
+    return write_frames(tmp_path / "clip")
+
+
+@pytest.fixture(scope="module")
+def saved_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("model") / "nano"
+    save(synthetic.nano_model(), folder)
+    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +187,7 @@ def test_arguments_that_cannot_be_used(model: SAM2, options: dict[str, Any], mes
 FLAGS = "--image-size 128 --memory-pooling 2 --memory-stride 2 --max-memories 3 --static 1.5"
 
 
-def test_flags_give_what_the_arguments_give(tmp_path: Path, folder_of_clip: Path, saved_model: str) -> None:  # noqa: F811
+def test_flags_give_what_the_arguments_give(tmp_path: Path, folder_of_clip: Path, saved_model: str) -> None:
     from mlx_sam2.frames.opening import open_source
     from mlx_sam2.track.davis import read_indexed
 
@@ -203,8 +215,8 @@ def test_flags_give_what_the_arguments_give(tmp_path: Path, folder_of_clip: Path
 )
 def test_flags_that_cannot_be_used(
     tmp_path: Path,
-    folder_of_clip: Path,  # noqa: F811
-    saved_model: str,  # noqa: F811
+    folder_of_clip: Path,
+    saved_model: str,
     flag: str,
     message: str,
 ) -> None:
@@ -226,7 +238,7 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     assert "--memory-stride" not in text and "--max-memories" not in text
 
 
-def test_segment_at_another_size(tmp_path: Path, saved_model: str) -> None:  # noqa: F811
+def test_segment_at_another_size(tmp_path: Path, saved_model: str) -> None:
     from PIL import Image
 
     from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor

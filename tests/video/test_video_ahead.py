@@ -13,7 +13,6 @@ import mlx.core as mx
 import numpy as np
 import pytest
 from mlx.utils import tree_flatten
-from test_video_predictor import FLIP_TOL, assert_equal_outputs, clip, three_objects
 
 import synthetic
 from mlx_sam2.frames.source import SequenceSource, VideoError
@@ -22,6 +21,7 @@ from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
 from mlx_sam2.track.run import Progress, TrackedFrame, Writer
 from mlx_sam2.video.look_ahead import DEPTH, LookAhead
+from short_videos import FLIP_TOL, assert_equal_outputs, clip, three_objects
 
 FRAMES, WRITER = "mlx_sam2-frames", "mlx_sam2-writer"
 
