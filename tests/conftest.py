@@ -31,6 +31,12 @@ def on_the_cpu() -> None:
     mx.set_default_device(mx.cpu)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def app_data(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Sessions of apps that tests start are saved in a folder of the tests."""
+    os.environ["MLX_SAM2_APP_DATA"] = str(tmp_path_factory.mktemp("app_data"))
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The folder of the house's large goldens."""

@@ -11,7 +11,6 @@ import shutil
 import signal
 import socket
 import sys
-import tempfile
 import threading
 import webbrowser
 from collections.abc import Sequence
@@ -22,9 +21,11 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from .. import cli
 from ..cli import UsageError
+from . import folders
 
 if TYPE_CHECKING:
     from .app import App
+    from .saves import Saves
 
 PROG = cli.program("app")
 PORT = 8765
@@ -39,7 +40,8 @@ The app listens on 127.0.0.1 only, and takes requests of its own page only. With
 machines: then the address that it prints holds a token, without which nothing is answered. The connection is not
 encrypted: use it in networks that you trust, or through ssh -L.
 
-Sessions that nobody has used for two hours are closed. Ctrl-C ends the app; what was not exported is gone.
+Sessions that nobody has used for two hours are closed. Sessions are saved with every edit, in the folder of --data, and
+the page lists the recent ones; the oldest go when they have more than --data-limit. Ctrl-C ends the app.
 
 Exit codes: 2 bad input, 1 any other failure, 130 ended by Ctrl-C.
 """
@@ -56,6 +58,21 @@ def build_parser() -> argparse.ArgumentParser:
     server.add_argument(
         "--port", type=cli.number(int, 0, 65_535), default=PORT, help="0: any that is free; default: %(default)s"
     )
+    saves = parser.add_argument_group("saved sessions")
+    saves.add_argument(
+        "--data",
+        metavar="FOLDER",
+        type=Path,
+        help=f"where they lie; default: ${folders.VARIABLE}, else the user's folder for data of applications",
+    )
+    saves.add_argument(
+        "--data-limit",
+        metavar="GB",
+        type=cli.number(float, 0.001, 1e6),
+        default=4.0,
+        help="how much they may have together; default: %(default)g",
+    )
+    saves.add_argument("--no-autosave", action="store_true", help="save nothing")
     server.add_argument("--no-browser", action="store_true", help="print the address, open nothing")
     return parser
 
@@ -102,10 +119,10 @@ def _run(args: argparse.Namespace) -> int:
     with _listen(args.host, args.port) as listener:
         port = listener.getsockname()[1]
         token = None if is_loopback(args.host) else secrets.token_urlsafe(24)
-        with tempfile.TemporaryDirectory(prefix="mlx_sam2-app-", ignore_cleanup_errors=True) as folder:
-            app = _make(args, Access(args.host, port, token), Path(folder))
+        with folders.temporary() as folder:
+            app = _make(args, Access(args.host, port, token), folder)
             with ExitStack() as stack:
-                stack.callback(_wait, app, Path(folder))
+                stack.callback(_wait, app, folder)
                 _serve(app, listener, args.no_browser)
     return 0
 
@@ -117,14 +134,14 @@ def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     from .projects import read_project
     from .schemas import ApiError
 
-    app = App.make(access, folder, args.model, dtype=args.dtype, revision=args.revision)
+    app = App.make(access, folder, args.model, saves=_saves(args), dtype=args.dtype, revision=args.revision)
     if args.file is not None:
         try:
             path, own = args.file.resolve(), app.sessions.new_folder()
             if path.suffix == ".zip":
-                session = read_project(app.sessions, path, own)
+                session = read_project(app.sessions, app.open, path, own)
             else:
-                session = app.sessions.add(kind_of(path), path.name, path, own)
+                session = app.open(kind_of(path), path.name, path, own)
         except ApiError as error:
             app.worker.shutdown()
             raise UsageError(f"{args.file}: {error.message}") from None
@@ -134,6 +151,23 @@ def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     if app.opened is not None:
         app.worker.submit_always(app.engine.encode, app.sessions.get(app.opened))
     return app
+
+
+def _saves(args: argparse.Namespace) -> Saves | None:
+    """Where sessions are saved. UsageError where the folder of --data cannot be used."""
+    from .saves import Saves
+
+    if args.no_autosave:
+        return None
+    folder = args.data or folders.data_folder()
+    try:
+        return Saves(folder / "sessions", round(args.data_limit * 1e9))
+    except OSError as error:
+        text = f"{folder} cannot hold saved sessions ({error.strerror or error}): give --data FOLDER or --no-autosave"
+        if args.data is not None:
+            raise UsageError(text) from None
+        print(f"mlx_sam2.app: sessions are not saved: {text}", file=sys.stderr)
+        return None
 
 
 def _serve(app: App, listener: socket.socket, no_browser: bool) -> None:

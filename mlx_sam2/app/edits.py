@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple
 
-from .history import Edit, mask_bytes, object_bytes
-from .schemas import ApiError, EditKind, Mask, Object, ObjectAnswer, ObjectLook, Prompt
+from .faults import describe
+from .history import Edit, History, mask_bytes, object_bytes
+from .lines import Line, all_lines, line_of
+from .media import size_of
+from .saves import About, Save, Saves
+from .schemas import ApiError, EditKind, Mask, Object, ObjectAnswer, ObjectLook, Prompt, Saving
 from .session import Session
 from .session_store import Sessions
 
@@ -47,13 +52,13 @@ class Edits:
         with session.lock:
             self.require(session, asked)
             edit = session.history.begin(what)
-            if session.history.is_full:
-                self._forget_oldest(session)
+            self._forget_many(session)
             try:
                 yield edit
             except BaseException:
                 self._undo(session, edit)
                 raise
+            self._save(session, line_of(session, edit))
             session.hub.publish("edit", {"revision": edit.revision, "client": asked.client, "what": what})
 
     def _undo(self, session: Session, edit: Edit) -> None:
@@ -103,6 +108,10 @@ class Edits:
                 self._forget_oldest(session)
             else:
                 return
+
+    def _forget_many(self, session: Session) -> None:
+        if session.history.is_full:
+            self._forget_oldest(session)
 
     def _forget_oldest(self, session: Session) -> None:
         self.sessions.take_masks(session, -session.history.edits.popleft().size)
@@ -169,4 +178,65 @@ class Edits:
             live = {obj_id: mask for obj_id, mask in masks.items() if obj_id in session.objects}
             for obj_id, mask in live.items():
                 self.put_mask(session, edit, obj_id, frame, mask)
+            changed = {(obj_id, frame): mask for obj_id, mask in live.items()}
+            self._save(session, Line(edit.revision, edit.what, {}, changed))
             return live
+
+    # ---- on disk
+
+    def begin_saving(self, session: Session, saves: Saves, thumbnail: bytes) -> None:
+        """Save a session from now on."""
+        is_own = session.folder in session.path.parents
+        about = About(
+            **session.brief().model_dump(include={"id", "kind", "name", "width", "height", "frames"}),
+            objects=len(session.objects),
+            media=session.path.name if is_own else "",
+            bytes=size_of(session.path) if is_own else 0,
+        )
+        try:
+            session.save = saves.create(about, session.path, thumbnail, lambda: all_lines(session))
+        except OSError as error:
+            self._say_saving(session, "failed", describe(error))
+        else:
+            self._say_saving(session, "on")
+
+    def replay(self, session: Session, save: Save) -> None:
+        """Give a session what was saved of it, and save it there from now on.
+
+        Raises:
+            ApiError: there is nothing, or not as much room for masks.
+        """
+        lines = save.lines()
+        first = next(lines, None)
+        if first is None or first.what is not None:
+            raise ApiError(415, "unsupported", "this saved session is damaged")
+        session.history = History(first.revision)
+        edit = Edit(first.revision, "restore")  # notes nothing
+        for line in chain([first], lines):
+            if line.what is not None:
+                edit = session.history.again(line.revision, line.what)
+                self._forget_many(session)
+            for obj_id, obj in line.objects.items():
+                self.put_object(session, edit, obj_id, obj)
+            for (obj_id, frame), mask in line.masks.items():
+                self.put_mask(session, edit, obj_id, frame, mask)
+        session.save, session.saving = save, "on"
+
+    def _save(self, session: Session, line: Line) -> None:
+        if session.save is None:
+            return
+        try:
+            session.save.add(line, lambda: all_lines(session))
+            session.save.note(len(session.objects))
+        except OSError as error:
+            self._say_saving(session, "failed", describe(error))
+        else:
+            self._say_saving(session, "on")
+
+    def _say_saving(self, session: Session, saving: Saving, why: str = "") -> None:
+        """Tell pages when it begins to fail, or works again: once."""
+        if saving == session.saving:
+            return
+        session.saving = saving
+        text = f"edits are not saved: {why}. What was saved before is safe" if why else ""
+        session.hub.publish("saving", {"saving": saving, "message": text})

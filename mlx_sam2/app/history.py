@@ -58,6 +58,16 @@ class History:
         """Whether the oldest edit is to be forgotten."""
         return len(self.edits) > KEPT
 
+    def again(self, revision: int, what: EditKind) -> Edit:
+        """The edit of a saved revision: added where it is new; where it is forgotten, one that notes nothing."""
+        for edit in reversed(self.edits):
+            if edit.revision == revision:
+                return edit
+        if revision <= self.revision:
+            return Edit(revision, what)
+        self.revision = revision - 1
+        return self.begin(what)
+
     def take_back(self, edit: Edit) -> None:
         """Remove the newest edit, as if it had not been made."""
         assert self.edits[-1] is edit

@@ -6,6 +6,7 @@ otherwise open play lists and scripts, which name other files.
 
 from __future__ import annotations
 
+import io
 import threading
 import warnings
 from collections.abc import Sequence
@@ -190,6 +191,21 @@ def _check_pixels(width: int, height: int, most: int) -> None:
 def _check_frames(count: int | None, most: int) -> None:
     if count is None or count > most:
         raise ApiError(413, "too_large", f"{count} frames: the app takes {most:,}; cut the video into parts")
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of the files in a folder."""
+    return sum(part.stat().st_size for part in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def jpeg(frame: np.ndarray, side: int | None) -> bytes:
+    """A frame (H, W, 3) uint8 as JPEG, made smaller where its longer side has more than `side` pixels."""
+    picture = Image.fromarray(frame)
+    if side is not None and max(picture.size) > side:
+        picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
+    file = io.BytesIO()
+    picture.save(file, format="JPEG", quality=90)
+    return file.getvalue()
 
 
 def frame_suffix(head: bytes) -> str:

@@ -10,14 +10,15 @@ from __future__ import annotations
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Annotated, Literal
 
 from pydantic import Field, ValidationError
 
 from ..frames.source import FolderSource
-from .history import mask_bytes
+from .history import mask_bytes, object_bytes
+from .image_work import as_given
 from .job import Steps
 from .media import Limits, frame_suffix, kind_of
 from .schemas import MAX_OBJECT, ApiError, Kind, Mask, Object, Wire
@@ -27,6 +28,7 @@ from .snapshot import Snapshot
 
 FORMAT = 1
 JSON_BYTES = 64 << 20  # of project.json
+SIGNS = {b"{": 20_000, b"[": 250_000, b",": 1_000_000}  # in it: what would take long to read is not read
 LINE_BYTES = 8 << 20  # of a line of masks.jsonl
 LINE_MORE = 200  # bytes of a line beside its counts, at most
 DIRECTORY_BYTES = 16 << 20  # of the archive's list of files
@@ -60,12 +62,6 @@ def write_project(export: Snapshot, path: Path) -> Steps:
     """Write the session, with what it was opened from. ApiError where it could not be opened again."""
     session = export.session
     most = export.limits.upload_bytes
-    size = sum(path.stat().st_size for _, path in _media_of(session))
-    size += sum(len(mask.counts) + LINE_MORE for masks in export.masks.values() for mask in masks.values())
-    if size > most:
-        raise ApiError(
-            413, "too_large", f"{session.name} and its masks have {size:,} bytes: at most {most:,} are taken"
-        )
     project = Project(
         format=FORMAT,
         kind=session.kind,
@@ -74,9 +70,18 @@ def write_project(export: Snapshot, path: Path) -> Steps:
         height=session.height,
         frames=session.num_frames,
         objects=list(export.objects.values()),
-    )
+    ).model_dump_json()
+    if len(project) > JSON_BYTES:
+        text = f"the prompts of {session.name} have {len(project):,} bytes: at most {JSON_BYTES:,} are taken"
+        raise ApiError(413, "too_large", text)
+    size = len(project) + sum(path.stat().st_size for _, path in _media_of(session))
+    size += sum(len(mask.counts) + LINE_MORE for masks in export.masks.values() for mask in masks.values())
+    if size > most:
+        raise ApiError(
+            413, "too_large", f"{session.name} and its masks have {size:,} bytes: at most {most:,} are taken"
+        )
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("project.json", project.model_dump_json())
+        archive.writestr("project.json", project)
         with archive.open("masks.jsonl", "w") as file:
             for t in export.frames:
                 for obj_id, mask in sorted(export.masks[t].items()):
@@ -108,30 +113,31 @@ def _copy_in(archive: zipfile.ZipFile, name: str, path: Path) -> Steps:
 # ---- reading
 
 
-def read_project(sessions: Sessions, path: Path, folder: Path) -> Session:
-    """Unpack a project into a folder of the app and open it.
+def read_project(sessions: Sessions, open_file: Callable[..., Session], path: Path, folder: Path) -> Session:
+    """Unpack a project into a folder of the app and open it with `open_file` (``App.open``).
 
     Raises:
         ApiError: it is no project, damaged, too large, or does not fit together.
     """
-    limits = sessions.limits
+    limits, taken = sessions.limits, 0
     try:
         _require_sane_archive(path, limits)
         with zipfile.ZipFile(path) as archive:
             entries = _entries(archive, limits)
             project = _read_json(archive, entries)
+            size = sum(info.file_size for name, info in entries.items() if not name.endswith((".json", ".jsonl")))
+            sessions.take_disk(size)
+            taken = size
             media = _unpack_media(archive, entries, project.kind, folder)
-            session = sessions.add(kind_of(media), project.name, media, folder)
-            try:
+
+            def fill(session: Session) -> None:
                 _restore(sessions, session, project, _lines(archive, entries))
-            except BaseException:
-                session.folder = folder / "none"  # it goes with the upload
-                sessions.close(session.id)
-                raise
-            return session
-    except ApiError:
-        raise
-    except _DAMAGE as error:
+
+            return open_file(kind_of(media), project.name, media, folder, disk=taken, fill=fill)
+    except BaseException as error:
+        sessions.give_disk(None, taken)
+        if isinstance(error, ApiError) or not isinstance(error, _DAMAGE):
+            raise
         raise ApiError(415, "unsupported", f"the project is damaged: {_brief(error)}") from None
 
 
@@ -187,7 +193,11 @@ def _read_json(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) ->
     if entries["project.json"].file_size > JSON_BYTES:
         raise ApiError(413, "too_large", f"project.json may have {JSON_BYTES:,} bytes")
     with archive.open(entries["project.json"]) as file:
-        return Project.model_validate_json(file.read(JSON_BYTES))
+        data = file.read(JSON_BYTES)
+    for sign, most in SIGNS.items():
+        if data.count(sign) > most:
+            raise ApiError(413, "too_large", f"project.json may have {most:,} {sign.decode()!r}")
+    return Project.model_validate_json(data)
 
 
 def _unpack_media(
@@ -238,13 +248,19 @@ def _restore(sessions: Sessions, session: Session, project: Project, lines: Iter
         for frame, prompt in obj.frames.items():
             session.require_frame(int(frame))
             session.require_prompt(prompt)
+        sessions.take_masks(session, object_bytes(obj))
         session.objects[obj.id] = obj
     if session.kind == "video" and session.num_prompts > sessions.limits.prompts:
         raise ApiError(413, "too_large", f"the project has more than {sessions.limits.prompts} prompts")
+    seen = set()
     for line in lines:
+        place = (line.object, line.frame)
         session.object(line.object)
         session.require_frame(line.frame)
+        if place in seen:
+            raise ApiError(415, "unsupported", f"the project has a mask of object {place[0]} on frame {place[1]} twice")
+        seen.add(place)
         session.require_rle(line)
-        mask = Mask(**line.model_dump(exclude={"object", "frame"}))
+        mask = as_given(line, line.score)  # area and box are what the mask has, whatever the line says
         sessions.take_masks(session, mask_bytes(mask))
-        session.set_mask(line.object, line.frame, mask)
+        session.set_mask(*place, mask)

@@ -35,6 +35,7 @@ def _add_app(router: APIRouter, app: App) -> None:
             version=__version__,
             model=app.engine.state,
             sessions=[session.brief() for session in app.sessions.all()],
+            recent=[] if app.saves is None else app.saves.recent(app.sessions.has),
             open=app.opened if any(session.id == app.opened for session in app.sessions.all()) else None,
             examples=list(EXAMPLES),
             limits=LimitsState(

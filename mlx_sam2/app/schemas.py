@@ -168,10 +168,26 @@ class Example(Wire):
     title: str
 
 
+class Recent(Wire):
+    """A saved session. `used`: when it was last, in seconds since 1970."""
+
+    id: str
+    kind: Kind
+    name: str
+    width: int
+    height: int
+    frames: int
+    objects: int
+    used: float
+    bytes: int
+    open: bool
+
+
 class AppState(Wire):
     version: str
     model: ModelState
     sessions: list[Brief]
+    recent: list[Recent]
     open: str | None
     examples: list[Example]
     limits: LimitsState

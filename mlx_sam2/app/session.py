@@ -32,6 +32,7 @@ from .schemas import (
 if TYPE_CHECKING:
     from .image_work import ImageWork
     from .job import Job
+    from .saves import Save
     from .video_work import VideoWork
 
 
@@ -43,7 +44,7 @@ class Session:
     """
 
     def __init__(self, kind: Kind, name: str, path: Path, folder: Path, source: SharedSource, hub: Hub) -> None:
-        self.id = secrets.token_urlsafe(12)
+        self.id = secrets.token_urlsafe(12)  # one that is opened again gets its old one
         self.kind, self.name, self.path, self.folder = kind, name, path, folder
         self.width, self.height, self.num_frames = source.width, source.height, source.num_frames or 1
         self.fps = source.fps
@@ -54,6 +55,7 @@ class Session:
         self.mask_bytes = 0  # of its masks, and of those that its edits have replaced
         self.history = History()
         self.saving: Saving = "off"
+        self.save: Save | None = None
         self.jobs: dict[str, Job] = {}
         self.lock = threading.RLock()
         self.hub = hub

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import shutil
 from typing import Annotated
 
-import numpy as np
 from fastapi import APIRouter, Path, Query, Request
-from PIL import Image
 from starlette.responses import Response, StreamingResponse
 
 from .addresses import EVENTS, JPEG, UPLOAD, Frame, Name, SessionId
 from .app import App
 from .examples import EXAMPLES, write_example
 from .faults import report
-from .media import kind_of
+from .media import jpeg, kind_of
 from .projects import read_project
 from .schemas import ApiError, SessionState
 from .session import Session
@@ -30,9 +27,11 @@ def add_opening(router: APIRouter, app: App) -> None:
             path = await upload.receive()
 
             def read() -> Session:
-                return app.sessions.add(kind_of(path), name, path, upload.folder)
+                session = app.open(kind_of(path), name, path, upload.folder, disk=upload.size)
+                upload.keep()
+                return session
 
-            return _opened(app, upload, await app.view(read))
+            return _encoded(app, await app.view(read))
 
     @router.post("/examples/{name}", status_code=201)
     async def open_example(name: Annotated[str, Path(max_length=40)]) -> SessionState:
@@ -42,11 +41,16 @@ def add_opening(router: APIRouter, app: App) -> None:
 
         def read() -> Session:
             folder = app.sessions.new_folder()
+            size = 0
             try:
                 path = write_example(name, folder)
-                return app.sessions.add(kind_of(path), f"{name}.{'png' if name == 'still' else 'mp4'}", path, folder)
+                app.sessions.take_disk(path.stat().st_size)
+                size = path.stat().st_size
+                suffix = "png" if name == "still" else "mp4"
+                return app.open(kind_of(path), f"{name}.{suffix}", path, folder, disk=size)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
+                app.sessions.give_disk(None, size)
                 raise
 
         return _encoded(app, await app.view(read))
@@ -58,9 +62,32 @@ def add_opening(router: APIRouter, app: App) -> None:
             path = await upload.receive()
             if path.is_dir():
                 raise ApiError(415, "unsupported", "send the project file itself, not a form")
-            session = await app.view(lambda: read_project(app.sessions, path, upload.folder))
-            path.unlink()
-            return _opened(app, upload, session)
+
+            def read() -> Session:
+                session = read_project(app.sessions, app.open, path, upload.folder)
+                upload.keep()
+                path.unlink()
+                app.sessions.give_disk(None, upload.size)
+                return session
+
+            return _encoded(app, await app.view(read))
+
+    @router.post("/recent/{session_id}", status_code=201)
+    async def reopen(session_id: SessionId) -> SessionState:
+        """Open a saved session again, under its old id; one that is open is answered as it is."""
+        if app.sessions.has(session_id):
+            return app.sessions.get(session_id).state()
+        return _encoded(app, await app.view(lambda: app.reopen(session_id)))
+
+    @router.delete("/recent/{session_id}", status_code=204)
+    def forget(session_id: SessionId) -> None:
+        """Remove a saved session from the disk."""
+        app.require_saves().remove(session_id)
+
+    @router.get("/recent/{session_id}/thumbnail", response_class=Response, responses={200: JPEG})
+    def thumbnail(session_id: SessionId) -> Response:
+        """The first frame of a saved session as a small JPEG."""
+        return Response(app.require_saves().thumbnail(session_id), media_type="image/jpeg")
 
 
 def add_sessions(router: APIRouter, app: App) -> None:
@@ -99,24 +126,7 @@ def add_sessions(router: APIRouter, app: App) -> None:
         return StreamingResponse(stream, media_type="text/event-stream")
 
 
-def _opened(app: App, upload: Upload, session: Session) -> SessionState:
-    """Hand an upload over to its session, and have it encoded."""
-    session.disk += upload.size
-    upload.keep()
-    return _encoded(app, session)
-
-
 def _encoded(app: App, session: Session) -> SessionState:
     """Have a new session encoded; what it is meanwhile."""
     app.worker.submit_always(app.engine.encode, session).add_done_callback(report)
     return session.state()
-
-
-def jpeg(frame: np.ndarray, side: int | None) -> bytes:
-    """A frame (H, W, 3) uint8 as JPEG, made smaller where its longer side has more than `side` pixels."""
-    picture = Image.fromarray(frame)
-    if side is not None and max(picture.size) > side:
-        picture.thumbnail((side, side), Image.Resampling.BILINEAR, reducing_gap=2.0)
-    file = io.BytesIO()
-    picture.save(file, format="JPEG", quality=90)
-    return file.getvalue()

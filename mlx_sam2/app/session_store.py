@@ -19,6 +19,8 @@ from .media import Limits, SharedSource, open_media, shown_name
 from .schemas import ApiError, Kind
 from .session import Session
 
+Fill = Callable[[Session], None]
+
 
 class Sessions:
     """All sessions, and what they may use together.
@@ -45,6 +47,9 @@ class Sessions:
         loop = self.loop
         if loop is not None and not loop.is_closed():
             loop.call_soon_threadsafe(call, *args)
+
+    def has(self, session_id: str) -> bool:
+        return session_id in self._sessions
 
     def all(self) -> list[Session]:
         """Newest use first."""
@@ -80,21 +85,46 @@ class Sessions:
         if len(self) >= self.limits.sessions:
             raise ApiError(409, "full", f"{self.limits.sessions} sessions are open: close one of them first")
 
-    def add(self, kind: Kind, name: str, path: Path, folder: Path) -> Session:
-        """Open a file or folder of frames as a session. ApiError where it cannot be; takes as long as reading it."""
+    def add(
+        self, kind: Kind, name: str, path: Path, folder: Path, *, disk: int = 0, fill: Fill | None = None
+    ) -> Session:
+        """Open a file or folder of frames as a session; takes as long as reading it.
+
+        Args:
+            disk: bytes in `folder`, counted by ``take_disk``; they are the session's from now on.
+            fill: called with the session before anybody can see it.
+
+        Raises:
+            ApiError: it cannot be opened, or there are as many sessions as there may be.
+        """
         name = shown_name(name)
         source = open_media(path, kind, name, self.limits)
         hub = Hub(self.on_loop, self.limits.listeners, lambda: self._left(session))
         session = Session(kind, name, path, folder, source, hub)
-        with self._lock:
-            try:
+        try:
+            if fill is not None:
+                fill(session)
+            with self._lock:
                 self.require_room()
-            except ApiError:
-                source.close()
-                raise
-            self._sessions[session.id] = session
+                self._sessions[session.id] = session
+                session.disk = disk
+        except BaseException:
+            source.close()
+            self._forget(session)
+            raise
         self._drop_idle(session)
         return session
+
+    def _forget(self, session: Session) -> None:
+        """Give back the masks of a session that is closed; on disk it stays."""
+        with session.lock:
+            session.closed = True
+            self.take_masks(session, -session.mask_bytes)
+            session.masks.clear()
+            session.objects.clear()
+            session.history.edits.clear()
+            if session.save is not None:
+                session.save.close(time.monotonic() - session.used)
 
     def close(self, session_id: str) -> None:
         """Cancel its jobs, end its streams, forget it, and give its files back."""
@@ -107,11 +137,7 @@ class Sessions:
             job.cancel()
         session.hub.publish("closed", {})
         session.hub.close()
-        with session.lock:
-            self.take_masks(session, -session.mask_bytes)
-            session.masks.clear()
-            session.objects.clear()
-            session.history.edits.clear()
+        self._forget(session)
         if session.pins == 0:
             self._release(session)
 

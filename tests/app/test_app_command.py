@@ -51,7 +51,7 @@ class Running:
 @contextmanager
 def command(model: str, folder: Path, *args: str) -> Iterator[Running]:
     temporary = folder / "temporary"
-    temporary.mkdir(parents=True)
+    temporary.mkdir(parents=True, exist_ok=True)
     call = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", *args]
     if "--port" not in args:
         call += ["--port", "0"]
@@ -60,7 +60,7 @@ def command(model: str, folder: Path, *args: str) -> Iterator[Running]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "TMPDIR": str(temporary)},
+        env={**os.environ, "TMPDIR": str(temporary), "MLX_SAM2_APP_DATA": str(folder / "data")},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     try:

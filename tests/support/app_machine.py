@@ -20,6 +20,7 @@ from PIL import Image
 import synthetic
 from mlx_sam2.app.app import App
 from mlx_sam2.app.media import Limits
+from mlx_sam2.app.saves import Saves
 from mlx_sam2.app.security import Access
 from mlx_sam2.app.server import make_config
 
@@ -89,12 +90,15 @@ class Machine:
 
 
 @contextmanager
-def running(model: str, folder: Path, token: str | None = None, **limits: Any) -> Iterator[Machine]:
-    """An app that listens on 127.0.0.1; `limits` change those of the app."""
+def running(
+    model: str, folder: Path, token: str | None = None, data: Path | None = None, most: int = 1 << 30, **limits: Any
+) -> Iterator[Machine]:
+    """An app that listens on 127.0.0.1 and saves sessions in `data`, `most` bytes; `limits` change those of the app."""
     folder.mkdir(parents=True, exist_ok=True)
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
-        app = App.make(Access("127.0.0.1", listener.getsockname()[1], token), folder, model, Limits(**limits))
+        access = Access("127.0.0.1", listener.getsockname()[1], token)
+        app = App.make(access, folder, model, Limits(**limits), None if data is None else Saves(data, most))
         app.engine.start()
         server = uvicorn.Server(make_config(app, 2))
         thread = threading.Thread(target=server.run, args=([listener],), daemon=True)
