@@ -342,11 +342,26 @@ def segment_end(head: bytes) -> int | None:
 
 def display_matrix(frame: VideoFrame) -> np.ndarray | None:
     """The upper left 2x2 of the display matrix: where the x and the y axis of the stored picture go."""
-    data = frame.side_data.get("DISPLAYMATRIX")
+    try:
+        data = frame.side_data.get("DISPLAYMATRIX")
+    except ValueError:
+        _allow_unknown_side_data()
+        data = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return None
     matrix = np.frombuffer(data, dtype=np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
     return matrix if matrix[0, 0] * matrix[1, 1] != matrix[0, 1] * matrix[1, 0] else None
+
+
+def _allow_unknown_side_data() -> None:
+    """Let PyAV list side data that it has no name for, such as the EXIF of Motion JPEG (28 to 31 in FFmpeg 8.1).
+
+    Before version 19 one of them makes ``side_data`` raise whatever is asked for, and nothing else gives the matrix.
+    """
+    from av.sidedata.sidedata import Type
+
+    for number in range(256):
+        Type._value2member_map_.setdefault(number, number)
 
 
 def to_rgb(frame: VideoFrame, matrix: np.ndarray | None) -> np.ndarray:

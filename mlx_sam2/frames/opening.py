@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from .animation import AnimationSource, is_animation
 from .camera import open_camera, open_live
 from .file import VideoFileSource
 from .films import VIDEO_SUFFIXES, OverlaySink
 from .sinks import FrameSink, PngSink, RleSink
 from .source import FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
+
+HEAD = 4096  # bytes that tell what a file is
 
 
 def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
@@ -24,6 +28,7 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
         source: one of
             a folder of numbered JPEG or PNG files (`FolderSource`);
             a video file in any container that PyAV opens, by its path or as its bytes (`VideoFileSource`);
+            an animated GIF, WebP or PNG, or a TIFF stack, by its path or as its bytes (`AnimationSource`);
             a list, array or other sequence of frames (`SequenceSource`);
             any other iterable of frames, read once in order (`StreamSource`);
             a camera, as its number or as "camera:NUMBER_OR_NAME" (`open_camera`);
@@ -73,7 +78,20 @@ def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
             return FolderSource(path)
         if not path.exists():
             raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
-    return VideoFileSource(source)
+    return AnimationSource(source) if is_animation(_head(source)) else VideoFileSource(source)
+
+
+def _head(source: bytes | str | os.PathLike[str]) -> bytes:
+    """The first bytes of a file."""
+    if isinstance(source, bytes):
+        return source[:HEAD]
+    try:
+        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a named pipe would wait for its other end
+            raise VideoError(f"{source} is a pipe or a device: give a video file, a folder of frames or camera:0")
+        with open(source, "rb") as file:
+            return file.read(HEAD)
+    except OSError as error:
+        raise VideoError(f"{source} cannot be read: {error.strerror}") from error
 
 
 def open_sink(
