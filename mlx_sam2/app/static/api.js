@@ -2,9 +2,9 @@
 
 /** What the server refused, in its own words: `code` for programs, `message` for people, `status` of HTTP. */
 export class ApiError extends Error {
-  constructor(status, code, message) {
+  constructor(status, code, message, session = null) {
     super(message);
-    Object.assign(this, { status, code });
+    Object.assign(this, { status, code, session }); // the session as it is, if an edit came too late
   }
   /** The server did not answer at all: it may come back. */
   get offline() { return this.status === 0; }
@@ -12,8 +12,8 @@ export class ApiError extends Error {
 
 function refusal(status, text) {
   try {
-    const { error } = JSON.parse(text);
-    return new ApiError(status, error.code, error.message);
+    const { error, session } = JSON.parse(text);
+    return new ApiError(status, error.code, error.message, session);
   } catch {
     return new ApiError(status, "unreadable", `The server answered ${status} without a reason.`);
   }
@@ -42,6 +42,12 @@ async function json(method, path, body, signal) {
   return text ? JSON.parse(text) : {};
 }
 
+/** This page among the tabs that edit a session. */
+export const CLIENT = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
+
+/** What an edit says of itself: {revision, client}. */
+const query = (edit) => `?${new URLSearchParams(edit)}`;
+
 const of = (session, rest = "") => `/api/sessions/${encodeURIComponent(session)}${rest}`;
 
 export const login = (token) => json("POST", "/api/login", { token });
@@ -49,13 +55,18 @@ export const state = () => json("GET", "/api/state");
 export const session = (id) => json("GET", of(id));
 export const close = (id) => json("DELETE", of(id));
 export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
-export const putObject = (id, object, looks) => json("PUT", of(id, `/objects/${object}`), looks);
-export const deleteObject = (id, object) => json("DELETE", of(id, `/objects/${object}`));
-export const putPrompts = (id, object, frame, prompts) => json("PUT", of(id, `/objects/${object}/frames/${frame}`), prompts);
+export const recall = (id) => json("POST", `/api/recent/${encodeURIComponent(id)}`);
+export const forget = (id) => json("DELETE", `/api/recent/${encodeURIComponent(id)}`);
+export const thumbnail = (id) => `/api/recent/${encodeURIComponent(id)}/thumbnail`;
+export const putObject = (id, object, looks, edit) => json("PUT", of(id, `/objects/${object}${query(edit)}`), looks);
+export const deleteObject = (id, object, edit) => json("DELETE", of(id, `/objects/${object}${query(edit)}`));
+export const putPrompts = (id, object, frame, { points, box, choice, mask, score, refine }, edit) =>
+  json("PUT", of(id, `/objects/${object}/frames/${frame}${query(edit)}`), { points, box, choice, mask, score, refine });
+export const restore = (id, revision, edit) => json("POST", of(id, `/restore${query(edit)}`), { revision });
 export const preview = (id, ask, signal) => json("POST", of(id, "/preview"), ask, signal);
 export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));
-export const everything = (id, ask) => json("POST", of(id, "/everything"), ask);
-export const propagate = (id, ask) => json("POST", of(id, "/propagate"), ask);
+export const everything = (id, ask, edit) => json("POST", of(id, `/everything${query(edit)}`), ask);
+export const propagate = (id, ask, edit) => json("POST", of(id, `/propagate${query(edit)}`), ask);
 export const makeExport = (id, ask) => json("POST", of(id, "/export"), ask);
 export const cancel = (id, name) => json("DELETE", of(id, `/jobs/${name}`));
 
@@ -111,7 +122,7 @@ export function events(id, handlers) {
       handlers.lost();
       if (source.readyState === EventSource.CLOSED) timer = setTimeout(connect, 2000);
     };
-    for (const name of ["state", "status", "model", "job", "progress", "frame", "everything"]) {
+    for (const name of ["state", "edit", "status", "model", "saving", "job", "progress", "frame", "everything"]) {
       source.addEventListener(name, (event) => handlers[name](JSON.parse(event.data)));
     }
     source.addEventListener("closed", () => {

@@ -1,5 +1,6 @@
 // What the user asked for, as values that never change: {objects: [{id, name, color, visible, frames}]}, with
-// frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, score (of a mask that was found), refine}}. Undo and redo are older values of it.
+// frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, score (of a mask that was found), refine}}. Undo and redo
+// are older values of it.
 
 // Okabe and Ito's colours, distinct for every common kind of colour blindness; yellow last, it is weak on white.
 export const PALETTE = [
@@ -87,4 +88,52 @@ export function difference(before, after) {
     }
   }
   return steps;
+}
+
+/** The document after a step of `difference`. */
+export function applied(doc, step) {
+  if (step.what === "delete") return withoutObject(doc, step.object);
+  const known = find(doc, step.object) ? doc : withObject(doc, step.object);
+  const seen = step.looks ? withLooks(known, step.object, step.looks) : known;
+  return step.what === "prompts" ? withPrompts(seen, step.object, step.frame, step.prompts) : seen;
+}
+
+/** Whether an object of theirs is one of ours that they have only a part of: a request whose answer was lost. */
+const isPartOf = (theirs, ours) => Object.entries(theirs.frames).every(([frame, prompts]) => same(ours.frames[frame], prompts));
+
+/** What we have changed in prompts, changed in theirs: clicks that both have added are all kept. */
+function mergedPrompts(base, ours, theirs) {
+  const count = base.points.length;
+  const hasMore = ours.points.length > count && same(ours.points.slice(0, count), base.points);
+  if (same(base, theirs) || !hasMore) return ours;
+  const box = same(base.box, ours.box) ? theirs.box : ours.box;
+  return { ...theirs, points: [...theirs.points, ...ours.points.slice(count)], box, choice: null };
+}
+
+/** The fields of an object's looks that we have changed. */
+const changedLooks = (base, looks) => Object.fromEntries(Object.entries(looks).filter(([key, value]) => base?.[key] !== value));
+
+/**
+ * What we have changed from `base` to `ours`, changed in `theirs` instead: {doc, names}. What they have deleted stays
+ * deleted; an object that both have begun under one number gets another one on our side (`names`: old to new).
+ */
+export function carried(base, ours, theirs) {
+  const names = new Map();
+  const isNew = (id) => !find(base, id);
+  let free = freeId(theirs, freeId(ours) - 1);
+  for (const object of ours.objects) {
+    const other = find(theirs, object.id);
+    if (isNew(object.id) && other && !isPartOf(other, object)) names.set(object.id, free++);
+  }
+  let doc = theirs;
+  for (const step of difference(base, ours)) {
+    const object = names.get(step.object) ?? step.object;
+    if (!isNew(step.object) && !find(theirs, object)) continue;
+    const moved = { ...step, object };
+    if (step.looks) moved.looks = changedLooks(find(base, step.object), step.looks);
+    if (step.looks && object !== step.object && step.looks.name === `Object ${step.object}`) moved.looks.name = `Object ${object}`;
+    if (step.prompts) moved.prompts = mergedPrompts(promptsOf(base, step.object, step.frame), step.prompts, promptsOf(theirs, object, step.frame));
+    doc = applied(doc, moved);
+  }
+  return { doc, names };
 }

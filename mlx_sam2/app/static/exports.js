@@ -42,7 +42,6 @@ export class Exports {
     }
     this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
     await session.start("export", { format, frame });
-    if (!session.job) this.note?.close();
   }
 
   /** The job went on or ended. */
@@ -51,9 +50,10 @@ export class Exports {
     const job = session.job?.kind === "export" ? session.job : null;
     this.button.disabled = !session.ready;
     if (job?.total > 1) this.note?.progress(job.done / job.total);
-    if (ended?.kind !== "export") return;
+    if (job) return;
     this.note?.close();
     this.note = null;
+    if (ended?.kind !== "export" || !ended.isOurs) return;
     if (ended.status === "done") this.#save(session, ended.id);
     if (ended.status === "cancelled") announce("Export cancelled");
   }

@@ -46,7 +46,7 @@ export class Files {
       { label: "Open a photo or video…", act: () => this.pick("file") },
       { label: "Open a folder of pictures…", act: () => this.pick("folder") },
       { label: "Open a project…", act: () => this.pick("project") },
-      ...(session ? [null, { label: `Close “${session.name}”`, note: "What was not exported is lost.", act: () => this.app.closeSession() }] : []),
+      ...(session ? [null, { label: `Close “${session.name}”`, note: "It stays among the recent ones.", act: () => this.app.closeSession() }] : []),
     ]);
   }
 
@@ -108,9 +108,9 @@ export class Files {
       return null;
     }
     const what = files.length === 1 ? name : `${files.length} pictures`;
-    const { done, cancel } = api.upload(files, name, (part) => this.app.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
+    const { done, cancel } = api.upload(files, name, (part) => this.app.status.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
     this.sending = cancel;
-    this.app.busy(`Opening ${what}…`);
+    this.app.status.busy(`Opening ${what}…`);
     try {
       const info = await done;
       this.app.openSession(info);
@@ -122,7 +122,7 @@ export class Files {
       return null;
     } finally {
       this.sending = null;
-      this.app.busy(null);
+      this.app.status.busy(null);
     }
   }
 
@@ -136,13 +136,13 @@ export class Files {
 
   async #example(name) {
     this.#setAlbum(null);
-    this.app.busy("Opening the example…");
+    this.app.status.busy("Opening the example…");
     try {
       this.app.openSession(await api.example(name));
     } catch (error) {
       this.app.problem(error);
     } finally {
-      this.app.busy(null);
+      this.app.status.busy(null);
     }
   }
 

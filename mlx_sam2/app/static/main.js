@@ -5,7 +5,7 @@ import { Pointer } from "./canvas/pointer.js";
 import { View } from "./canvas/view.js";
 import { Chooser, EverythingPanel } from "./chooser.js";
 import { find, withLooks } from "./document.js";
-import { announce, byId, make, toast, watchMenus, watchTheme } from "./dom.js";
+import { announce, byId, toast, watchMenus, watchTheme } from "./dom.js";
 import { Exports } from "./exports.js";
 import { Files } from "./files.js";
 import { Keys } from "./keys.js";
@@ -13,14 +13,16 @@ import { login } from "./login.js";
 import { MaskPool } from "./masks.js";
 import { Objects } from "./objects.js";
 import { Session } from "./session.js";
+import { Status } from "./status.js";
 import { Timeline } from "./timeline.js";
 import { Tools } from "./tools.js";
 import { Transport } from "./transport.js";
+import { Welcome } from "./welcome.js";
 
 class App {
   constructor() {
     this.session = null;
-    this.model = { status: "loading", name: "" };
+    this.status = new Status(this);
     this.stage = byId("stage");
     this.view = new View(this.stage);
     this.painter = new Painter(this.view, new MaskPool());
@@ -38,7 +40,7 @@ class App {
     this.exports = new Exports(this);
     this.files = new Files(this);
     this.keys = new Keys(this);
-    this.opening = null; // words of an upload under way
+    this.welcome = new Welcome(this);
     this.view.addEventListener("change", () => this.#showZoom());
     byId("undo").addEventListener("click", () => this.undo());
     byId("redo").addEventListener("click", () => this.redo());
@@ -59,55 +61,45 @@ class App {
   async start() {
     try {
       const state = await login(() => api.state());
-      this.#takeModel(state.model);
+      this.status.takeModel(state.model);
       this.limits = state.limits;
       this.files.offer(state.examples ?? []);
-      if (this.model.status === "loading") this.#watchModel();
+      if (state.model.status === "loading") this.#watchModel();
       const wanted = location.hash.slice(1) || state.open;
-      if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) await this.showEmpty(state.sessions);
+      if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) this.showEmpty(state);
     } catch (error) {
       this.problem(error);
-      await this.showEmpty([]);
+      this.showEmpty();
       setTimeout(() => this.start(), 3000);
     }
   }
 
   /** Before a session is open nobody sends events: asks every second until the model is there. */
   async #watchModel() {
-    while (this.model.status === "loading") {
+    while (this.status.model.status === "loading") {
       await new Promise((resolve) => setTimeout(resolve, 1000));
       if (this.session) continue;
       try {
-        this.#takeModel((await api.state()).model);
+        this.status.takeModel((await api.state()).model);
       } catch (error) {
         if (!error.offline) throw error;
       }
     }
   }
 
-  #takeModel(model) {
-    const before = this.model.status;
-    this.model = model;
-    const words = { loading: "loading", failed: "could not be loaded" }[model.status];
-    byId("model").textContent = [model.name, words ?? [model.image_size && `${model.image_size} px`, model.dtype].filter(Boolean).join(" · ")].filter(Boolean).join(" · ");
-    if (model.status === "failed") toast(model.message || "The model could not be loaded.", { error: true, key: "model" });
-    if (before !== "ready" && model.status === "ready") announce("The model is ready");
-    this.showStatus();
-  }
-
-  async showEmpty(sessions) {
+  /** The page without a session; `state` is the server's, asked for if it is not given. */
+  async showEmpty(state = null) {
     document.body.dataset.mode = "empty";
     document.body.dataset.kind = "none";
     byId("empty").hidden = false;
     byId("timeline").hidden = true;
-    document.title = "mlx_sam2";
-    byId("name").textContent = "mlx_sam2";
     this.tools.cursor();
-    this.showStatus();
-    const recent = byId("recent");
-    recent.hidden = !sessions.length;
-    recent.querySelector("ul").replaceChildren(...sessions.slice(0, 4).map(({ id, name }) =>
-      make("li", {}, make("button", { onclick: () => this.openId(id) }, name))));
+    this.status.show();
+    try {
+      this.welcome.show(state ?? (await api.state()));
+    } catch (error) {
+      this.problem(error);
+    }
   }
 
   // ---- sessions
@@ -115,13 +107,13 @@ class App {
   /** Opens a session that the server has; false when it is gone. */
   async openId(id, { quiet = false } = {}) {
     try {
-      this.openSession(await api.session(id));
+      this.openSession(await api.recall(id));
       return true;
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       history.replaceState(null, "", location.pathname);
       if (error.offline) this.problem(error);
-      else if (!quiet) toast("That picture is no longer open: sessions end after a while without use.", { error: true });
+      else if (!quiet) toast("This session is no longer there: it was removed, or pushed out by newer ones.", { error: true });
       return false;
     }
   }
@@ -135,9 +127,6 @@ class App {
     document.body.dataset.mode = "open";
     document.body.dataset.kind = session.kind;
     byId("empty").hidden = true;
-    document.title = `${session.name} – mlx_sam2`;
-    byId("name").textContent = session.name;
-    byId("name").title = session.name;
     this.objects.clear();
     this.#listen(session);
     this.transport.stop();
@@ -154,15 +143,17 @@ class App {
     session.on("doc", mine(() => this.changed()))
       .on("masks", mine((frame) => this.#arrived(frame)))
       .on("frame", mine(() => { this.tools.forgetPreview(); this.changed(); this.painter.picture(); session.askAgain(); }))
-      .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.showStatus(); }))
+      .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.status.show(); }))
       .on("tracks", mine(() => this.timeline.draw()))
       .on("regions", mine((regions) => this.#found(regions)))
-      .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.showStatus(); this.#tellEnd(ended); }))
+      .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.status.show(); this.#tellEnd(ended); }))
       .on("status", mine(() => { this.changed(); if (session.ready) announce("Ready"); }))
-      .on("model", mine((model) => this.#takeModel(model)))
-      .on("waiting", mine((waiting) => this.#wait(waiting)))
-      .on("connection", mine((connected) => this.#connected(connected)))
-      .on("closed", mine(() => this.#ended()))
+      .on("model", mine((model) => this.status.takeModel(model)))
+      .on("waiting", mine((waiting) => this.status.wait(waiting)))
+      .on("saving", mine((message) => this.status.saved(message)))
+      .on("connection", mine((connected) => this.status.connected(connected)))
+      .on("closed", mine((gone) => this.#ended(gone)))
+      .on("said", mine((text) => this.say(text)))
       .on("problem", mine((error) => this.problem(error)));
   }
 
@@ -171,10 +162,10 @@ class App {
     this.#leave();
     try {
       await api.close(session.id);
-      await this.showEmpty((await api.state()).sessions);
     } catch (error) {
       this.problem(error);
     }
+    await this.showEmpty();
   }
 
   #leave() {
@@ -184,10 +175,10 @@ class App {
     history.replaceState(null, "", location.pathname);
   }
 
-  #ended() {
+  #ended(gone) {
     this.#leave();
-    this.showEmpty([]);
-    toast("This session has ended: it was not used for a while, or it was closed elsewhere.", { error: true });
+    this.showEmpty();
+    toast(gone ? "This session has ended, and the app has not kept it." : "This session was closed in another tab. It is among the recent ones.", { error: true });
   }
 
   #arrived(frame) {
@@ -212,7 +203,7 @@ class App {
       byId(id).disabled = !label;
       byId(id).title = label ? `${word} “${label}”` : word;
     }
-    this.showStatus();
+    this.status.show();
   }
 
   toolChanged() {
@@ -232,68 +223,16 @@ class App {
     announce({ done: "Tracking is done", cancelled: "Tracking stopped" }[ended.status] ?? "");
   }
 
-  #wait(waiting) {
-    clearTimeout(this.waitTimer);
-    this.waiting = false;
-    if (waiting) {
-      this.waitTimer = setTimeout(() => { this.waiting = true; this.showStatus(); }, 250); // short waits need no words
-      return;
-    }
-    const score = byId("mask-score").textContent;
-    if (score && score !== this.told) announce(`Mask: ${score}`);
-    this.told = score;
-    this.showStatus();
-  }
-
-  #connected(connected) {
-    if (connected) announce("Connected again");
-    this.showStatus();
-  }
-
   #showZoom() {
     const words = `${Math.round(this.view.scale * 100)}%`;
     byId("zoom-fit").textContent = words;
     byId("zoom-fit").setAttribute("aria-label", `${words}: fit to the window`);
   }
 
-  busy(words) {
-    this.opening = words;
-    this.showStatus();
-  }
-
-  /** One line at the foot of the picture: what the app is waiting for, if it is. */
-  showStatus() {
-    const { session, model } = this;
-    const lost = session && !session.connected;
-    const waits = this.opening ?? (lost ? "Connection lost. Trying again…" : null)
-      ?? (model.status === "loading" ? "Loading the model…" : null)
-      ?? (session?.status === "encoding" ? (session.video ? "Reading the video…" : "Looking at the picture…") : null)
-      ?? (session && session.status !== "failed" && !session.pictures.any ? "Fetching the picture…" : null)
-      ?? (this.waiting ? "Computing the mask…" : null);
-    const failed = session?.status === "failed" ? session.message || "This file could not be read." : null;
-    const words = failed ?? waits ?? "";
-    const pill = byId("pill");
-    pill.hidden = !words;
-    pill.dataset.busy = String(!failed);
-    if (byId("pill-text").textContent !== words) {
-      byId("pill-text").textContent = words;
-      if (words && words !== this.opening) announce(words);
-    }
-    this.stage.setAttribute("aria-busy", String(Boolean(waits)));
-    byId("subtitle").textContent = this.#subtitle();
-  }
-
-  #subtitle() {
-    const { session, model } = this;
-    if (!session) return { loading: "Loading the model", ready: "Ready", failed: "No model" }[model.status];
-    const size = `${session.width} × ${session.height}`;
-    return session.video ? `${size} · ${session.frames} frames` : size;
-  }
-
   // ---- commands
 
   canPrompt() {
-    const { session, model } = this;
+    const { session, status: { model } } = this;
     const why = model.status === "failed" ? "The model could not be loaded, so there is nothing to answer clicks."
       : session.status === "failed" ? session.message : null; // while it is encoded clicks wait in the server's queue
     if (why) this.say(why);
@@ -321,7 +260,7 @@ class App {
   /** Whether everything that was asked for is there and drawn. */
   get idle() {
     const { session, painter, tools } = this;
-    if (this.opening !== null || painter.asked || painter.pool.waiting.size || tools.asking) return false;
+    if (this.status.opening !== null || painter.asked || painter.pool.waiting.size || tools.asking) return false;
     return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.has(session.frame) && painter.frame === session.frame);
   }
 

@@ -1,28 +1,30 @@
 // One open picture or video: its document, masks, tracking and jobs, kept in step with the server. The panels and
 // the canvas listen to its events: doc, masks, frame, picture, tracks, job, status, waiting, connection, problem.
 import * as api from "./api.js";
-import { find, freeColour, freeId, fromServer, isEmpty, promptsOf, withObject } from "./document.js";
+import { difference, find, freeColour, freeId, fromServer, isEmpty, promptsOf, withObject } from "./document.js";
 import { Frames } from "./frames.js";
 import { History } from "./history.js";
 import { Jobs } from "./jobs.js";
+import { Line } from "./line.js";
 import { Regions } from "./regions.js";
+import { Results } from "./results.js";
 import { Sync } from "./sync.js";
 import { TRACKED, Tracks } from "./tracks.js";
-
-const answerKey = (object, frame, prompts) => `${object} ${frame} ${JSON.stringify(prompts)}`;
 
 export class Session extends EventTarget {
   constructor(info) {
     super();
-    for (const key of ["id", "kind", "name", "width", "height", "frames", "fps", "status"]) this[key] = info[key];
+    for (const key of ["id", "kind", "name", "width", "height", "frames", "fps", "status", "oldest", "saving"]) this[key] = info[key];
     this.message = info.message ?? "";
     this.doc = fromServer(info);
     this.history = new History(this.doc, this.id);
-    this.sync = new Sync(this.id, this.doc, {
+    this.sync = new Sync(info, this.doc, {
       answered: (step, result) => this.#answered(step, result),
       refused: (error, doc) => this.#refused(error, doc),
+      moved: (moved, doc, names, before) => this.#moved(moved, doc, names, before),
+      tooOld: () => this.tell("said", "That is too long ago for its masks: the prompts have come back, track again for the rest."),
       waiting: (waiting) => this.tell("waiting", waiting),
-      offline: () => this.#connected(false),
+      offline: () => this.line.lost(),
     });
     this.tracks = new Tracks(this.frames);
     this.tracks.read(info.timeline);
@@ -30,9 +32,7 @@ export class Session extends EventTarget {
     this.seen = null; // that is on the screen: the painter says so
     this.active = this.doc.objects[0]?.id ?? null; // null: the next click begins a new object
     this.#takePlace();
-    this.masks = new Map(); // frame -> Map of object -> mask
-    this.candidates = new Map(); // "object frame" -> {masks, chosen}
-    this.answers = new Map(); // what the server said to equal prompts: shown at once on undo
+    this.results = new Results();
     this.pictures = new Frames(this, {
       arrived: (number) => this.tell("picture", number), failed: (error) => this.problem(error),
       needed: () => (this.seen === null ? [this.frame] : [this.frame, this.seen]),
@@ -40,8 +40,7 @@ export class Session extends EventTarget {
     this.fetching = 0; // requests for masks under way
     this.jobs = new Jobs(this);
     this.regions = new Regions();
-    this.connected = true;
-    this.#listen();
+    this.line = new Line(this);
     this.jobs.take(info.jobs);
   }
 
@@ -55,15 +54,22 @@ export class Session extends EventTarget {
   }
 
   problem(error) {
-    if (error instanceof api.ApiError && error.offline) this.#connected(false);
+    if (error instanceof api.ApiError && (error.offline || error.status === 404)) this.line.lost(); // 404: it may have been started again
     else this.tell("problem", error);
   }
 
   get video() { return this.kind === "video"; }
   get ready() { return this.status === "ready"; }
+  get connected() { return this.line.connected; }
+  get masks() { return this.results.frames; }
+  get candidates() { return this.results.candidates; }
+  get prompts() { return promptsOf(this.doc, this.active, this.frame); }
   /** Whether the active object has a mask, or prompts for one, on this frame. */
   get hasMask() { return !isEmpty(this.prompts) || this.tracks.at(this.active, this.frame) === TRACKED; }
-  get prompts() { return promptsOf(this.doc, this.active, this.frame); }
+  /** Whether there are masks that no prompt gives: those of tracking. */
+  get isTracked() { return this.doc.objects.some(({ id, frames }) => this.tracks.frames(id).some((frame) => !frames[frame])); }
+  /** Whether the server has everything, and has it on disk. */
+  get isSaved() { return this.sync.idle && this.connected && this.saving === "on"; }
 
   /** Where the user is, kept over a reload of the page. */
   keepPlace() {
@@ -87,7 +93,7 @@ export class Session extends EventTarget {
   close() {
     this.closed = true;
     this.sync.stopped = true;
-    this.stopListening();
+    this.line.close();
     this.pictures.close();
   }
 
@@ -95,19 +101,30 @@ export class Session extends EventTarget {
 
   change(doc, label) {
     if (doc === this.doc) return;
+    this.noteMasks();
     this.history.push(doc, label);
     this.#show(doc);
   }
 
-  undo() {
-    const label = this.history.undoLabel;
-    if (label) this.#show(this.history.undo());
-    return label;
+  /** Notes where the server has the present masks, before they are left: undo brings them back from there. */
+  noteMasks() {
+    if (this.sync.idle) this.history.note(this.sync.revision, this.isTracked);
   }
 
-  redo() {
-    const label = this.history.redoLabel;
-    if (label) this.#show(this.history.redo());
+  undo() { return this.#turn(this.history.undoLabel, () => this.history.undo()); }
+  redo() { return this.#turn(this.history.redoLabel, () => this.history.redo()); }
+
+  #turn(label, move) {
+    if (!label) return "";
+    if (this.job && this.job.kind !== "export") {
+      this.tell("said", "Stop what is running first (Esc); then it can be undone.");
+      return "";
+    }
+    this.noteMasks();
+    const left = this.history.now;
+    const { doc, revision, tracked } = move();
+    const needsMasks = this.video && (tracked || left.tracked) && revision !== null && revision >= this.oldest;
+    this.#show(doc, needsMasks ? revision : null);
     return label;
   }
 
@@ -128,68 +145,80 @@ export class Session extends EventTarget {
     if (this.ready) this.askAgain();
   }
 
-  #show(doc) {
+  /** Shows a document and has it brought to the server, on top of an older revision of it if one is given. */
+  #show(doc, revision = null) {
     const before = this.doc;
     this.doc = doc;
     const added = doc.objects.find(({ id }) => !find(before, id));
     if (added) this.active = added.id;
     else if (!find(doc, this.active)) this.active = doc.objects.at(-1)?.id ?? null;
-    for (const { id } of before.objects) if (!find(doc, id)) this.#forget(id);
+    this.#showKnown(before, doc);
+    this.tell("doc");
+    this.sync.want(doc, revision);
+  }
+
+  /** Takes away masks that have lost their prompts, and shows those that are known from before. */
+  #showKnown(before, doc) {
+    for (const { id } of before.objects) {
+      if (find(doc, id)) continue;
+      this.results.forget(id);
+      this.tracks.rows.delete(id);
+    }
     for (const object of doc.objects) {
+      const old = find(before, object.id)?.frames ?? {};
       for (const [frame, prompts] of Object.entries(object.frames)) {
-        if (find(before, object.id)?.frames[frame] === prompts) continue;
-        const known = this.answers.get(answerKey(object.id, frame, prompts));
+        if (old[frame] === prompts) continue;
+        const known = this.results.recall(object.id, frame, prompts);
         if (known) this.#place(object.id, Number(frame), known);
         else this.candidates.delete(`${object.id} ${frame}`);
       }
-      for (const frame of Object.keys(find(before, object.id)?.frames ?? {})) {
+      for (const frame of Object.keys(old)) {
         if (!object.frames[frame]) this.#place(object.id, Number(frame), { masks: [], chosen: null });
       }
     }
-    this.tell("doc");
-    this.sync.want(doc);
-  }
-
-  #forget(object) {
-    for (const masks of this.masks.values()) masks.delete(object);
-    for (const key of this.candidates.keys()) if (key.startsWith(`${object} `)) this.candidates.delete(key);
-    this.tracks.rows.delete(object);
     this.tell("tracks");
   }
 
-  #place(object, frame, { masks, chosen }) {
-    const shown = this.masks.get(frame) ?? new Map();
-    this.masks.set(frame, shown);
-    if (masks.length) {
-      shown.set(object, masks[chosen ?? 0]);
-      this.candidates.set(`${object} ${frame}`, { masks, chosen: chosen ?? 0 });
-    } else {
-      shown.delete(object);
-      this.candidates.delete(`${object} ${frame}`);
-    }
+  #place(object, frame, answer) {
+    this.results.place(object, frame, answer);
     this.tell("masks", frame);
   }
 
-  /** What the server will say to these prompts, where that is known. */
-  remember(object, frame, prompts, answer) {
-    this.answers.set(answerKey(object, frame, prompts), answer);
-  }
+  remember(object, frame, prompts, answer) { this.results.remember(object, frame, prompts, answer); }
 
   #answered(step, result) {
-    if (step.what === "prompts" && !isEmpty(step.prompts)) {
-      const answer = { masks: result.masks, chosen: result.chosen };
-      this.remember(step.object, step.frame, step.prompts, answer);
-      const now = promptsOf(this.doc, step.object, step.frame);
-      if (JSON.stringify(now) === JSON.stringify(step.prompts)) this.#place(step.object, step.frame, answer);
+    if (step.what === "restore") {
+      this.take(result);
+      return;
     }
+    if (step.what === "prompts" && !isEmpty(step.prompts)) this.#take(step.object, step.frame, step.prompts, result);
     const removed = step.what === "delete" || (step.what === "prompts" && isEmpty(step.prompts));
     if (removed && this.video) this.refresh();
+    this.tell("saving");
+  }
+
+  /** The masks of prompts: kept, and shown if the prompts are still those. */
+  #take(object, frame, prompts, { masks, chosen }) {
+    this.remember(object, frame, prompts, { masks, chosen });
+    const now = promptsOf(this.doc, object, frame);
+    if (JSON.stringify(now) === JSON.stringify(prompts)) this.#place(object, frame, { masks, chosen });
   }
 
   #refused(error, doc) {
     this.history.drop(doc);
     this.#show(doc);
     this.tell("problem", error);
+  }
+
+  /** Another tab has edited: what the document is now becomes a step that can be undone here too. */
+  #moved(info, doc, names, before) {
+    const active = names.get(this.active) ?? this.active;
+    if (before !== null) this.history.note(before, this.isTracked);
+    if (before !== null || difference(this.doc, doc).length) this.history.push(doc, "Edit in another tab");
+    this.#show(doc);
+    if (find(doc, active)) this.active = active;
+    this.take(info);
+    this.tell("doc");
   }
 
   // ---- frames and their masks
@@ -218,18 +247,15 @@ export class Session extends EventTarget {
   }
 
   async fetchMasks(frame) {
-    const shown = this.masks.get(frame) ?? new Map();
-    shown.asked = true;
-    this.masks.set(frame, shown);
+    const asked = this.results.ask(frame);
     this.fetching++;
     try {
       const { masks } = await api.masks(this.id, frame);
-      for (const [object, mask] of Object.entries(masks)) if (find(this.doc, Number(object))) shown.set(Number(object), mask);
-      shown.loaded = true;
+      if (!this.results.take(frame, asked, masks, this.doc)) return;
       this.tell("masks", frame);
       await this.askAgain();
     } catch (error) {
-      shown.asked = false;
+      this.results.failed(frame, asked);
       this.problem(error);
     } finally {
       this.fetching--;
@@ -242,7 +268,7 @@ export class Session extends EventTarget {
     const single = prompts.points.length === 1 && !prompts.box && !prompts.mask;
     if (this.video || !single || this.candidates.has(`${object} ${frame}`) || !this.sync.idle) return;
     try {
-      this.#answered({ what: "prompts", object, frame, prompts }, await api.putPrompts(this.id, object, frame, prompts));
+      this.#take(object, frame, prompts, await this.sync.edit((edit) => api.putPrompts(this.id, object, frame, prompts, edit)));
     } catch (error) {
       this.problem(error);
     }
@@ -251,18 +277,23 @@ export class Session extends EventTarget {
   /** Asks the server for the timeline and the masks of this frame again. */
   async refresh() {
     try {
-      this.#take(await api.session(this.id));
+      const info = await api.session(this.id);
+      this.take(info);
+      if (info.revision > this.sync.revision) this.sync.heard(info.revision);
     } catch (error) {
       this.problem(error);
     }
   }
 
-  #take(info) {
+  /** Timeline, masks and state of the session as the server has them; its document is the business of `sync`. */
+  take(info) {
+    Object.assign(this, { oldest: info.oldest, saving: info.saving });
     this.tracks.read(info.timeline);
-    if (!this.job) for (const masks of this.masks.values()) masks.asked = false;
+    this.results.outdate();
     this.setStatus(info.status, info.message);
     this.look();
     this.tell("tracks");
+    this.tell("saving");
   }
 
   // ---- jobs
@@ -272,28 +303,10 @@ export class Session extends EventTarget {
   cancel() { return this.jobs.cancel(); }
   track(direction) { return this.start("propagate", { frame: this.frame, direction }); }
 
-  #listen() {
-    this.stopListening = api.events(this.id, {
-      state: (info) => this.#reconnected(info),
-      lost: () => this.#connected(false),
-      closed: () => this.tell("closed"),
-      status: ({ status, message }) => this.setStatus(status, message),
-      model: (model) => this.tell("model", model),
-      progress: (step) => this.jobs.progressed(step),
-      frame: ({ frame, masks }) => this.#tracked(frame, masks),
-      job: (job) => this.jobs.changed(job),
-      everything: ({ frame, masks }) => this.setRegions(frame, masks),
-    });
-  }
-
-  #tracked(frame, masks) {
-    const shown = this.masks.get(frame) ?? new Map();
-    shown.asked = shown.loaded = true;
-    this.masks.set(frame, shown);
+  tracked(frame, masks) {
+    this.results.tracked(frame, masks, this.doc);
     for (const [object, mask] of Object.entries(masks)) {
-      if (!find(this.doc, Number(object))) continue;
-      shown.set(Number(object), mask);
-      this.tracks.set(Number(object), frame, mask.area);
+      if (find(this.doc, Number(object))) this.tracks.set(Number(object), frame, mask.area);
     }
     this.tell("tracks");
     if (this.job?.follow) {
@@ -311,40 +324,10 @@ export class Session extends EventTarget {
 
   regionsAt(frame) { return this.regions.at(frame, this.doc); }
 
-  // ---- state of the session and the line to it
-
   setStatus(status, message = "") {
     if (status === this.status && message === this.message) return;
     Object.assign(this, { status, message });
     this.tell("status");
     if (this.ready) this.look();
-  }
-
-  #connected(connected) {
-    if (connected === this.connected || this.closed) return;
-    this.connected = connected;
-    this.tell("connection", connected);
-    if (!connected) this.#retry();
-  }
-
-  /** Asks until the server answers: the events may be alive although a request has failed. */
-  async #retry() {
-    while (!this.connected && !this.closed) {
-      await new Promise((resolve) => setTimeout(resolve, 1500));
-      try {
-        this.#reconnected(await api.session(this.id));
-      } catch (error) {
-        if (error.status === 404) this.tell("closed");
-        if (!error.offline) return;
-      }
-    }
-  }
-
-  #reconnected(info) {
-    this.#connected(true);
-    this.sync.resume();
-    this.jobs.take(info.jobs);
-    this.#take(info);
-    this.tell("job");
   }
 }

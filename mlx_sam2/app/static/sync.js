@@ -1,70 +1,94 @@
-// Brings the server's document to the page's: one request at a time, always towards the newest document.
+// Brings the server's document to the page's: one request at a time, always towards the newest document. Every edit
+// says which revision it knows; where another tab was faster, its document comes first and ours is put on top.
 import * as api from "./api.js";
-import { difference, withLooks, withObject, withoutObject, withPrompts, find } from "./document.js";
-
-/** The document after a step of `difference` was taken. */
-function after(doc, step) {
-  if (step.what === "delete") return withoutObject(doc, step.object);
-  const known = find(doc, step.object) ? doc : withObject(doc, step.object);
-  const seen = step.looks ? withLooks(known, step.object, step.looks) : known;
-  return step.what === "prompts" ? withPrompts(seen, step.object, step.frame, step.prompts) : seen;
-}
+import { applied, carried, difference, find, fromServer } from "./document.js";
 
 export class Sync {
   /**
-   * `answered(step, result)` after each request; `refused(error, step, doc)` when the server says no, with the document
-   * that it has; `waiting(true or false)` while requests are under way; `offline()` when it can't be reached.
+   * `info` is the session as the server has it, `doc` its document. `answered(step, result)` after each request;
+   * `refused(error, doc)` when the server says no, with the document that it has; `moved(info, doc, names, before)` when
+   * another tab has edited: what the document is now, objects of ours that got other numbers, and our last revision
+   * if all of it had arrived; `tooOld()` when masks of long ago can't come back; `waiting(true or false)`; `offline()`.
    */
-  constructor(id, doc, { answered, refused, waiting, offline }) {
-    Object.assign(this, { id, done: doc, target: doc, answered, refused, waiting, offline });
+  constructor(info, doc, listeners) {
+    Object.assign(this, { id: info.id, revision: info.revision, done: doc, target: doc, listeners });
     this.running = false;
+    this.restoring = null; // the revision to go back to before all else
+    this.behind = 0; // the newest revision of another tab that we have heard of
+    this.queue = []; // other edits, such as jobs: they wait until the document has arrived
     this.bare = new Set(); // objects that the server has made for their first prompt: their looks are still owed
   }
 
-  /** Makes this document the goal. What is under way is finished first, what has become needless is left out. */
-  want(doc) {
+  /** Makes this document the goal, on top of an older revision if one is given. What has become needless is left out. */
+  want(doc, revision = null) {
     this.target = doc;
+    if (revision !== null) this.restoring = revision;
     this.#run();
   }
 
-  /** Tries again after the connection came back. */
-  resume() {
+  /** Sends another edit once the document has arrived: `send(edit)` gets {revision, client}. Its answer. */
+  edit(send) {
+    return new Promise((resolve, reject) => {
+      this.queue.push({ send, resolve, reject });
+      this.#run();
+    });
+  }
+
+  /** Another tab has edited. */
+  heard(revision) {
+    this.behind = Math.max(this.behind, revision);
     this.#run();
   }
 
-  get idle() { return !this.running && this.target === this.done && !this.bare.size; }
+  /** The session after the connection came back: goes on from there. */
+  meet(info) {
+    if (this.running) {
+      this.heard(info.revision);
+    } else {
+      if (info.revision === this.revision) this.done = fromServer(info);
+      else this.#rebase(info);
+      this.#run();
+    }
+  }
+
+  /** Whether the server has all that was asked for. */
+  get arrived() { return this.target === this.done && this.restoring === null && !this.bare.size; }
+  get idle() { return !this.running && this.arrived && !this.queue.length && this.behind <= this.revision; }
 
   async #run() {
     if (this.running || this.stopped) return;
     this.running = true;
-    this.waiting(true);
+    this.listeners.waiting(true);
     try {
-      for (;;) {
-        const step = this.#next();
-        if (!step) break;
-        const result = await this.#take(step);
-        this.done = after(this.done, step);
-        if (step.what === "prompts" && step.looks) this.bare.add(step.object);
-        else if (step.what !== "prompts") this.bare.delete(step.object);
-        this.answered(step, result);
-      }
-      this.done = this.target;
+      while (!this.stopped && (await this.#step()));
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
-      if (error.offline) {
-        this.offline();
+      if (error.offline || error.status === 404) {
+        this.listeners.offline(); // or the session is not open any more: the same
       } else {
-        this.target = this.done;
-        this.refused(error, this.done);
+        Object.assign(this, { target: this.done, restoring: null });
+        this.listeners.refused(error, this.done);
       }
     } finally {
       this.running = false;
-      this.waiting(false);
+      this.listeners.waiting(false);
     }
   }
 
-  /** The next request. A new object's prompt goes before its looks: somebody is waiting for the mask. */
+  /** One request; whether there was something to do. */
+  async #step() {
+    const step = this.#next();
+    if (!step) this.done = this.target;
+    if (this.behind > this.revision) this.#rebase(await api.session(this.id));
+    else if (step) await this.#take(step);
+    else if (this.queue.length) await this.#other(this.queue[0]);
+    else return false;
+    return true;
+  }
+
+  /** The next step. A new object's prompt goes before its looks: somebody is waiting for the mask. */
   #next() {
+    if (this.restoring !== null) return { what: "restore", revision: this.restoring };
     const steps = difference(this.done, this.target);
     const [first] = steps;
     if (first?.what === "object" && !find(this.done, first.object)) {
@@ -78,10 +102,67 @@ export class Sync {
     return first;
   }
 
-  #take(step) {
-    if (step.what === "delete") return api.deleteObject(this.id, step.object);
-    if (step.what === "object") return api.putObject(this.id, step.object, step.looks);
-    const { points, box, choice, mask, score, refine } = step.prompts;
-    return api.putPrompts(this.id, step.object, step.frame, { points, box, choice, mask, score, refine });
+  async #take(step) {
+    let result;
+    try {
+      result = await this.#send(step);
+    } catch (error) {
+      if (error.code === "stale") return this.#rebase(error.session);
+      if (step.what !== "restore" || error.status !== 404 || !(await this.#isOpen())) throw error;
+      this.restoring = null; // its prompts come back one by one
+      return this.listeners.tooOld();
+    }
+    this.revision = result.revision;
+    if (step.what === "restore") {
+      this.restoring = this.restoring === step.revision ? null : this.restoring;
+      this.done = fromServer(result);
+      this.bare.clear();
+    } else {
+      this.done = applied(this.done, step);
+      if (step.what === "prompts" && step.looks) this.bare.add(step.object);
+      else if (step.what !== "prompts") this.bare.delete(step.object);
+    }
+    return this.listeners.answered(step, result);
+  }
+
+  async #isOpen() {
+    try {
+      return Boolean(await api.session(this.id));
+    } catch {
+      return false; // the error before says why
+    }
+  }
+
+  #send(step) {
+    const edit = { revision: this.revision, client: api.CLIENT };
+    if (step.what === "restore") return api.restore(this.id, step.revision, edit);
+    if (step.what === "delete") return api.deleteObject(this.id, step.object, edit);
+    if (step.what === "object") return api.putObject(this.id, step.object, step.looks, edit);
+    return api.putPrompts(this.id, step.object, step.frame, step.prompts, edit);
+  }
+
+  async #other(item) {
+    try {
+      const result = await item.send({ revision: this.revision, client: api.CLIENT });
+      this.revision = result.revision ?? this.revision;
+      item.resolve(result);
+    } catch (error) {
+      if (error.code === "stale") return this.#rebase(error.session);
+      if (error.offline || (error.status === 404 && !(await this.#isOpen()))) throw error; // it is sent when the server is back
+      item.reject(error);
+    }
+    return this.queue.shift();
+  }
+
+  /** Goes on from the server's document with what we have changed. */
+  #rebase(info) {
+    const theirs = fromServer(info);
+    const before = this.arrived ? this.revision : null;
+    // a server that has forgotten our last edits (its disk was full when it was killed) gets them again
+    const { doc, names } = info.revision < this.revision ? { doc: this.target, names: new Map() } : carried(this.done, this.target, theirs);
+    Object.assign(this, { revision: info.revision, behind: 0, done: theirs, restoring: null });
+    this.bare.clear();
+    this.target = difference(theirs, doc).length ? doc : theirs;
+    this.listeners.moved(info, this.target, names, before);
   }
 }

@@ -31,6 +31,13 @@ export class Tracks {
     return this.rows.get(object)?.[frame] ?? NOTHING;
   }
 
+  /** The frames that an object has a mask on, empty ones too. */
+  frames(object) {
+    const found = [];
+    this.rows.get(object)?.forEach((value, frame) => value !== NOTHING && found.push(frame));
+    return found;
+  }
+
   /** Stretches of equal frames that are not nothing: [[value, from, to after]]. */
   stretches(object) {
     const row = this.rows.get(object);
