@@ -97,11 +97,11 @@ def test_examples_and_closing(page: Page) -> None:
 def test_a_session_that_ends_is_told(page: Page) -> None:
     page.open(PHOTO)
     page.tab.evaluate("fetch(`/api/sessions/${app.session.id}`, { method: 'DELETE' })")
-    page.tab.get_by_text("This session has ended").wait_for()
+    page.tab.get_by_text("was closed in another tab").wait_for()
     page.tab.get_by_text("Point at anything").wait_for()
     page.tab.goto("about:blank")
     page.tab.goto(page.url + "#gone")
-    page.tab.get_by_text("no longer open").wait_for()
+    page.tab.get_by_text("no longer there").wait_for()
     assert all("404" in line for line in page.errors)  # the browser itself reports what was not found
     page.errors.clear()
 
@@ -140,4 +140,12 @@ def test_a_server_for_others_asks_for_its_token(browser: Any) -> None:
         tab.goto(f"{address}#token={token}")
         tab.locator("#subtitle").filter(has_text="Ready").wait_for()
         assert "token" not in tab.url
+        tab.context.close()
+        tab = browser.new_context().new_page()
+        tab.goto(f"{address}#token=%zz")
+        tab.get_by_text("a token that is damaged").wait_for()
+        tab.get_by_label("Token of this server").fill(token)
+        tab.get_by_role("button", name="Continue").click()
+        tab.locator("#subtitle").filter(has_text="Ready").wait_for()
+        assert tab.get_by_role("alert").count() == 0
         tab.context.close()

@@ -36,23 +36,6 @@ def ball(frame: int) -> tuple[float, float]:
     return 480 * (0.12 + 0.76 * frame / (FRAMES - 1)), BALL[1]
 
 
-def tracked(page: Page, item: int) -> set[int]:
-    timeline = page.session()["timeline"]
-    ranges = timeline["tracked"].get(str(item), []) + timeline["empty"].get(str(item), [])
-    return {frame for first, last in ranges for frame in range(first, last + 1)}
-
-
-def go_to(page: Page, frame: int) -> None:
-    page.tab.locator("#playhead").fill(str(frame))
-    page.settled()
-    assert page.text("#clock").startswith(f"{frame + 1} / {FRAMES}")
-
-
-def over(page: Page, seconds: float = 120) -> None:
-    until(lambda: page.tab.evaluate("app.session.job === null"), "the job to end", seconds)
-    page.settled()
-
-
 def track_cancel_and_correct(page: Page) -> None:
     # prompts on the first frame
     page.click(*BALL)
@@ -65,22 +48,22 @@ def track_cancel_and_correct(page: Page) -> None:
     page.tab.click("#track-on")
     until(lambda: page.tab.evaluate("app.session.job?.done >= 3"), "live frames")
     page.tab.click("#job-stop")
-    over(page)
-    done = tracked(page, 1)
-    assert 3 <= len(done) < FRAMES and done == tracked(page, 2)
+    page.job_over()
+    done = page.tracked(1)
+    assert 3 <= len(done) < FRAMES and done == page.tracked(2)
     followed = page.tab.evaluate("app.session.frame")
     assert followed >= 2, "the page does not follow the tracking"
     assert page.ink(*ball(followed))[3] > 0, "the tracked ball is not drawn"
 
     # corrected on another frame, and tracked both ways from there
-    go_to(page, 12)
+    page.go_to(12)
     page.press("[")
     page.click(*ball(12))
     assert page.session()["timeline"]["prompted"]["1"] == [0, 12]
     assert page.ink(ball(12)[0] + 8, ball(12)[1])[3] > 0
     page.tab.click("#track-both")
-    over(page)
-    assert tracked(page, 1) >= set(range(FRAMES)) - {0, 12}
+    page.job_over()
+    assert page.tracked(1) >= set(range(FRAMES)) - {0, 12}
     count = "[...app.session.tracks.row(1)].filter(Boolean).length"
     assert page.tab.evaluate(count) >= FRAMES - 2
     page.tab.evaluate("app.session.tracks.rows.clear(), app.session.refresh()")  # as after a lost connection
@@ -88,7 +71,7 @@ def track_cancel_and_correct(page: Page) -> None:
 
 
 def scrub_step_and_play(page: Page) -> None:
-    go_to(page, 20)
+    page.go_to(20)
     assert page.ink(*ball(20))[3] > 0
     spoken = page.tab.locator("#playhead").get_attribute("aria-valuetext")
     assert spoken.startswith("Frame 21 of 24") and "tracked" in spoken
@@ -107,14 +90,14 @@ def scrub_step_and_play(page: Page) -> None:
 
 
 def add_and_remove_an_object(page: Page) -> None:
-    go_to(page, 6)
+    page.go_to(6)
     page.press("n")
     page.drag(300, 200, 380, 260)
     assert [item["id"] for item in page.objects()] == [1, 2, 3]
     assert page.prompts(2, 6)["box"] is not None
-    before = tracked(page, 1)
+    before = page.tracked(1)
     page.press("Delete")
-    assert [item["id"] for item in page.objects()] == [1, 2] and tracked(page, 1) == before
+    assert [item["id"] for item in page.objects()] == [1, 2] and page.tracked(1) == before
     page.press("Control+z")
     assert page.prompts(2, 6)["box"] is not None
     page.press("Control+Shift+z")
@@ -128,16 +111,16 @@ def export_reload_and_reopen(page: Page, tmp_path: Path) -> None:
     with av.open(str(film)) as container:
         assert sum(1 for _ in container.decode(video=0)) == FRAMES
     project = page.download("Project").rename(tmp_path / "ball.sam2.zip")
-    before, done, old = page.objects(), tracked(page, 1), page.id
-    go_to(page, 7)
+    before, done, old = page.objects(), page.tracked(1), page.id
+    page.go_to(7)
 
     page.tab.reload()
     until(lambda: page.tab.evaluate("app.session !== null"), "the session to come back")
     page.settled()
-    assert page.id == old and page.objects() == before and tracked(page, 1) == done
+    assert page.id == old and page.objects() == before and page.tracked(1) == done
     assert page.text("#clock").startswith("8 / 24") and page.ink(*ball(7))[3] > 0
 
     page.open(project, "#pick-project")
-    assert page.id != old and page.objects() == before and tracked(page, 1) == done
-    go_to(page, 18)
+    assert page.id != old and page.objects() == before and page.tracked(1) == done
+    page.go_to(18)
     assert page.ink(*ball(18))[3] > 0

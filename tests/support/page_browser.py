@@ -184,6 +184,16 @@ class Page:
             [canvas, left, top],
         )
 
+    def masks(self, frame: int = 0) -> dict[str, Any]:
+        """The masks of a frame as the server has them, by object."""
+        return self.ask(f"/api/sessions/{self.id}/masks/{frame}")["masks"]
+
+    def tracked(self, item: int) -> set[int]:
+        """The frames that an object has a mask on, empty ones too."""
+        timeline = self.session()["timeline"]
+        ranges = timeline["tracked"].get(str(item), []) + timeline["empty"].get(str(item), [])
+        return {frame for first, last in ranges for frame in range(first, last + 1)}
+
     # ---- what users do
 
     def open(self, path: Path | str, picker: str = "#pick-file") -> None:
@@ -208,6 +218,20 @@ class Page:
         self.tab.mouse.move(*self.place((x0 + x1) / 2, (y0 + y1) / 2))
         self.tab.mouse.move(*self.place(x1, y1))
         self.tab.mouse.up()
+        self.settled()
+
+    def go_to(self, frame: int) -> None:
+        self.tab.locator("#playhead").fill(str(frame))
+        self.settled()
+        assert self.text("#clock").startswith(f"{frame + 1} / ")
+
+    def track(self, seconds: float = 120) -> None:
+        """Track forward from the frame that is shown."""
+        self.tab.click("#track-on")
+        self.job_over(seconds)
+
+    def job_over(self, seconds: float = 120) -> None:
+        until(lambda: self.tab.evaluate("app.session.job === null"), "the job to end", seconds)
         self.settled()
 
     def press(self, keys: str) -> None:

@@ -56,6 +56,11 @@ export const session = (id) => json("GET", of(id));
 export const close = (id) => json("DELETE", of(id));
 export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
 export const recall = (id) => json("POST", `/api/recent/${encodeURIComponent(id)}`);
+/** A session that is open, or is opened again from where it was kept. */
+export const open = (id) => session(id).catch((error) => {
+  if (error.status === 404) return recall(id);
+  throw error;
+});
 export const forget = (id) => json("DELETE", `/api/recent/${encodeURIComponent(id)}`);
 export const thumbnail = (id) => `/api/recent/${encodeURIComponent(id)}/thumbnail`;
 export const putObject = (id, object, looks, edit) => json("PUT", of(id, `/objects/${object}${query(edit)}`), looks);

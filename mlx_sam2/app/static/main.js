@@ -107,7 +107,7 @@ class App {
   /** Opens a session that the server has; false when it is gone. */
   async openId(id, { quiet = false } = {}) {
     try {
-      this.openSession(await api.recall(id));
+      this.openSession(await api.open(id));
       return true;
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;

@@ -67,7 +67,7 @@ export class Session extends EventTarget {
   /** Whether the active object has a mask, or prompts for one, on this frame. */
   get hasMask() { return !isEmpty(this.prompts) || this.tracks.at(this.active, this.frame) === TRACKED; }
   /** Whether there are masks that no prompt gives: those of tracking. */
-  get isTracked() { return this.doc.objects.some(({ id, frames }) => this.tracks.frames(id).some((frame) => !frames[frame])); }
+  get isTracked() { return this.doc.objects.some(({ id, frames }) => this.tracks.framesOf(id).some((frame) => !frames[frame])); }
   /** Whether the server has everything, and has it on disk. */
   get isSaved() { return this.sync.idle && this.connected && this.saving === "on"; }
 

@@ -32,7 +32,7 @@ export class Tracks {
   }
 
   /** The frames that an object has a mask on, empty ones too. */
-  frames(object) {
+  framesOf(object) {
     const found = [];
     this.rows.get(object)?.forEach((value, frame) => value !== NOTHING && found.push(frame));
     return found;
