@@ -74,7 +74,19 @@ def complain(prog: str, error: BaseException | str, more: str = "") -> None:
     if isinstance(error, OSError) and error.strerror:  # without the number
         name = str(error.filename or "").removeprefix("file:")  # as PyAV has it
         text = f"{name}: {error.strerror}" if name else error.strerror
+    if lacks_temporary_folder(error):
+        text += " (MLX builds code in the temporary folder: set TMPDIR to one that can be written to)"
     print(f"{command_name(prog)}: error: {one_line(text)}{more}", file=sys.stderr)
+
+
+def note(prog: str, text: str) -> None:
+    """Print what a user should know, as one line on stderr."""
+    print(f"{command_name(prog)}: note: {one_line(text)}", file=sys.stderr)
+
+
+def lacks_temporary_folder(error: BaseException) -> bool:
+    """Whether MLX could not write the code that it compiles on a CPU."""
+    return isinstance(error, RuntimeError) and str(error).startswith("filesystem error")
 
 
 def escape_output() -> None:
@@ -103,6 +115,11 @@ def guard_output(prog: str, run: Callable[[], int]) -> int:
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
     except OSError as error:
         return output_failed(prog, error)
+    except RuntimeError as error:
+        if not lacks_temporary_folder(error):
+            raise
+        complain(prog, error)
+        return FAILURE
 
 
 class Terminated(KeyboardInterrupt):

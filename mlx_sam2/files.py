@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 if TYPE_CHECKING:
     from hashlib import _Hash
@@ -110,8 +110,14 @@ def sha256(path: str | os.PathLike[str]) -> str:
 def hexdigest(path: str | os.PathLike[str], digest: _Hash) -> str:
     """What `digest` says after the bytes of a file."""
     with open(path, "rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
+        return hexdigest_open(file, digest)
+
+
+def hexdigest_open(file: BinaryIO, digest: _Hash) -> str:
+    """What `digest` says after the bytes of an open file, from its beginning."""
+    file.seek(0)
+    while block := file.read(BLOCK):
+        digest.update(block)
     return digest.hexdigest()
 
 

@@ -266,12 +266,16 @@ def check_output(path: str | os.PathLike[str], overwrite: bool, suffixes: Sequen
         raise ImageError(f"cannot write {path}: its name must end in {', '.join(suffixes)}")
     if os.path.isdir(path):  # unlike Path.is_dir and Path.exists, os.path raises for no path
         raise ImageError(f"cannot write {path}: it is a folder")
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ImageError(f"cannot write {path}: it is not a file")
     if not os.path.isdir(path.parent):
         raise ImageError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK | os.X_OK):
         raise ImageError(f"cannot write {path}: no permission to write in {path.parent}")
     if os.path.lexists(path) and not overwrite:  # a link that leads nowhere exists, too
         raise ImageError(f"{path} exists: give another name, or --overwrite (overwrite=True) to replace it")
+    if os.path.exists(path) and not os.access(path, os.W_OK):
+        raise ImageError(f"cannot write {path}: it is write-protected")
     try:
         os.lstat(path)
     except FileNotFoundError:

@@ -7,9 +7,13 @@ import logging
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import cli
 from .options import PROG, add_options
+
+if TYPE_CHECKING:
+    from ..images.levels import Levels
 
 DESCRIPTION = "Segment what a point, a box or a mask picks out in a photo, with SAM 2."
 EPILOG = """\
@@ -29,7 +33,7 @@ read gets one line, and the others are done. Several processes share a folder wi
 and several machines with mlx.launch --hostfile, where all see the photos and out.json.parts; where each keeps its own,
 bring the folders out.json.parts together and give the command with --merge.
 
-Exit codes: 0 done, 2 bad input, 1 any other failure, 130 stopped by Ctrl-C.
+Exit codes: 0 done, 2 bad input, 1 any other failure, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 
@@ -43,6 +47,14 @@ def build_parser() -> argparse.ArgumentParser:
         nargs="+",
         type=Path,
         help="photos; all get the same prompts; folders with --everything",
+    )
+    parser.add_argument(
+        "--levels",
+        type=_levels,
+        default="full",
+        metavar="auto|full|LOW,HIGH",
+        help="how grey pictures of 16 bits or floats become 8 bits: by their full range (0 to 65535, 0 to 1; the "
+        "default), between their darkest and brightest value, or between two values",
     )
     prompts = parser.add_argument_group("prompts")
     prompts.add_argument(
@@ -66,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--mask",
         type=Path,
         metavar="PNG",
-        help="a rough mask, white on black, of the photo's size, or square",
+        help="a rough mask, white on black or in its alpha channel, of the photo's size, or square",
     )
     prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
     add_options(parser)
@@ -88,6 +100,15 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--overwrite", action="store_true", help="replace files that exist")
     return parser
+
+
+def _levels(text: str) -> Levels:
+    from ..images.levels import parse_levels
+
+    try:
+        return parse_levels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ from ..masks.rle import rle_to_bbox
 from ..text import dtype_name
 from .options import PROG, generator_options, refuse_options
 from .outputs import Outputs, find_photos
-from .parts import FORMAT, Part, Parts, Photo, fingerprint, merge, read_settings
+from .parts import FORMAT, Part, Parts, Photo, fingerprint, is_still, merge, read_settings
 from .ranks import Ranks, RanksError
 
 if TYPE_CHECKING:
@@ -54,6 +54,8 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
         model = known.repo_id if known else args.model
     options = {**generator_options(args), **cli.image_size(args)}
     del options["points_per_batch"]
+    if args.levels != "full":
+        options["levels"] = args.levels if isinstance(args.levels, str) else list(args.levels)
     return {"model": model, "revision": args.revision, "dtype": dtype_name(parse_dtype(args.dtype)), **options}
 
 
@@ -80,7 +82,7 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Outputs]:
             raise ImageError(f"no such image: {path}")
     is_file = bool(args.overlay and args.overlay.suffix and not folders and len(photos) == 1)
     is_file = is_file and not os.path.isdir(args.overlay)
-    outputs = Outputs(args.output, args.overlay, is_file, beside=not asked, coco=args.coco)
+    outputs = Outputs(args.output, args.overlay, is_file, beside=not asked, coco=args.coco, levels=args.levels)
     kept = args.coco or (folders and (args.output or args.overlay))
     if kept:
         if not kept.name:
@@ -93,7 +95,7 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Outputs]:
         outputs.parts.check(args.overwrite)
     outputs.check(photos, args.overwrite)
     if len(photos) == 1 and not outputs.parts:
-        images.read(photos[0].path)  # what is wrong with it is said before the model is fetched
+        images.read(photos[0].path, args.levels)  # what is wrong with it is said before the model is fetched
     return photos, outputs
 
 
@@ -146,9 +148,15 @@ class Finder:
         part = parts.load(photo) if parts else None
         was_done = part is not None
         if part is None:
-            pixels = images.read(photo.path)
+            with images.open_file(photo.path) as file:
+                source = fingerprint(file) if parts else {}
+                pixels, notes = images.decode(file, str(photo.path), self.args.levels)
+                if parts and not is_still(file, source):
+                    raise ImageError(f"{photo.path} was changed while it was read")
+            for text in notes:
+                with tqdm.external_write_mode():
+                    cli.note(PROG, text)
             self.generator = self.generator or load_generator(self.args)
-            source = fingerprint(photo.path) if parts else {}
             records = self.generator.generate(pixels)
             part = Part(photo.name, *pixels.shape[:2], [_annotation(record) for record in records])
             self.outputs.remove(photo)
@@ -200,6 +208,8 @@ def _find_all(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, q
             with _or_abort():
                 part, files, was_done = finder.do(photo)
         except (ImageError, ArithmeticError, MemoryError, RuntimeError) as error:
+            if cli.lacks_temporary_folder(error):
+                raise Abort(error, cli.FAILURE) from None
             cli.complain(PROG, str(error) if photo.path.name in str(error) else f"{photo.path}: {error}")
             failed += 1  # the other photos are still done
             continue

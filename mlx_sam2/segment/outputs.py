@@ -19,7 +19,8 @@ from ..masks.records import to_label_image
 from ..masks.rle import rle_to_mask
 from .parts import Part, Parts, Photo, merged_before
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".heic")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm")
+SUFFIXES += (".heic", ".heif", ".hif")
 
 
 def find_photos(paths: Sequence[Path]) -> list[Photo]:
@@ -55,6 +56,7 @@ class Outputs:
     beside: bool = False  # the overlay is written beside its photo
     coco: Path | None = None
     parts: Parts | None = None
+    levels: images.Levels = "full"  # how deep photos are shown
 
     def masks_of(self, photo: Photo) -> Path | None:
         return self.masks and self.masks / photo.path.stem
@@ -151,7 +153,9 @@ class Outputs:
                 overlay.parent.mkdir(exist_ok=True)
             files["overlay"] = overlay
             if not overlay.exists():
-                pixels = images.read(photo.path) if pixels is None else pixels
+                pixels = images.read(photo.path, self.levels) if pixels is None else pixels
+                if pixels.shape[:2] != (part.height, part.width):
+                    raise images.ImageError(f"{photo.path} was changed meanwhile")
                 labels = to_label_image(part.masks, (part.height, part.width))
                 images.write(overlay, images.overlay_labels(pixels, labels))
         return files

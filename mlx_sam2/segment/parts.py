@@ -13,10 +13,10 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..cli import UsageError
-from ..files import beside, sha256, write_text
+from ..files import beside, hexdigest_open, sha256, write_text
 
 FORMAT = 1
 CATEGORY = {"id": 1, "name": "object", "supercategory": "object"}  # of all masks: SAM 2 names nothing
@@ -119,7 +119,7 @@ class Parts:
                 header, *found = [json.loads(line) for line in file]
             part = Part(header["name"], header["height"], header["width"], found)
             complete = header["masks"] == len(found) and part.name == photo.name and {"source", "settings"} <= {*header}
-        except (FileNotFoundError, ValueError, LookupError, TypeError):
+        except (FileNotFoundError, ValueError, LookupError, TypeError, RecursionError):
             return {}, None
         if complete and header["settings"] != self._key:
             raise UsageError(
@@ -151,7 +151,7 @@ def read_settings(folder: Path) -> dict[str, Any] | None:
     except (FileNotFoundError, NotADirectoryError):
         if folder.is_dir() and not any(path.suffix != ".part" for path in folder.iterdir()):
             return None
-    except ValueError:
+    except (ValueError, RecursionError):  # RecursionError: brackets in brackets
         pass
     raise UsageError(f"{folder} is needed for the parts of this run, but it is something else: move it away")
 
@@ -160,10 +160,18 @@ def _shown(value: Any) -> str:
     return "-" if value is None else str(value)
 
 
-def fingerprint(path: Path) -> dict[str, Any]:
-    """What tells later whether a photo is still the same: its size and time, and its digest where the time differs."""
-    about = os.stat(path)
-    return {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns, "sha256": sha256(path)}
+def fingerprint(file: BinaryIO) -> dict[str, Any]:
+    """The size, time and digest of an open photo, which tell later whether it is still the same."""
+    return {**_size_and_time(os.fstat(file.fileno())), "sha256": hexdigest_open(file, hashlib.sha256())}
+
+
+def is_still(file: BinaryIO, source: dict[str, Any]) -> bool:
+    """Whether nobody has written into an open photo since its ``fingerprint``."""
+    return _size_and_time(os.fstat(file.fileno())).items() <= source.items()
+
+
+def _size_and_time(about: os.stat_result) -> dict[str, int]:
+    return {"bytes": about.st_size, "mtime_ns": about.st_mtime_ns}
 
 
 def _unchanged(path: Path, source: dict[str, Any]) -> bool:
@@ -201,7 +209,7 @@ def merged_before(parts: Parts) -> list[str]:
 def _list_in(path: Path) -> list[str]:
     try:
         return list(json.loads(path.read_text()))
-    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError):
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, RecursionError):
         return []
 
 

@@ -52,7 +52,10 @@ def _plan(args: argparse.Namespace) -> list[Job]:
         raise UsageError("nothing to look for: give --point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask)")
     jobs = []
     for path in args.images:
-        pixels = images.read(path)
+        with images.open_file(path) as file:
+            pixels, notes = images.decode(file, str(path), args.levels)
+        for text in notes:
+            cli.note(PROG, text)
         job = Job(path, *pixels.shape[:2], pixels=pixels if len(args.images) == 1 else None)
         _check_prompts(args, job)
         job.outputs = _outputs(args, job)
@@ -129,7 +132,7 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
     """Predict, write the files, and return what --json prints."""
     from ..images.preprocess import mask_prompt  # MLX, which the checks do without
 
-    pixels = images.read(job.path) if job.pixels is None else job.pixels
+    pixels = images.read(job.path, args.levels) if job.pixels is None else job.pixels
     if pixels.shape[:2] != (job.height, job.width):
         raise UsageError(f"{job.path} has changed while it was waiting")
     predictor.set_image(pixels)

@@ -312,7 +312,16 @@ def test_write_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     }.items():
         with pytest.raises(ImageError, match=words):
             images.write(tmp_path / name, PHOTO, suffixes=images.LOSSLESS)
-    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write anywhere
+    (tmp_path / "kept.png").write_bytes(b"precious")
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageError, match=r"pipe\.png: it is not a file"):
+        images.write(tmp_path / "pipe.png", PHOTO, overwrite=True)
+    (tmp_path / "pipe.png").unlink()
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path / "kept.png")  # root may write anywhere
+    with pytest.raises(ImageError, match=r"kept\.png: it is write-protected"):
+        images.write(tmp_path / "kept.png", PHOTO, overwrite=True)
+    (tmp_path / "kept.png").unlink()
+    monkeypatch.setattr(os, "access", lambda *_: False)
     with pytest.raises(ImageError, match="no permission"):
         images.write(tmp_path / "new.png", PHOTO)
     assert (tmp_path / "there.png").read_bytes() == b"precious"

@@ -18,19 +18,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from test_everything import FLAGS, ROOT, files, one_line, small_masks
 
 import synthetic
 from mlx_sam2 import masks
-from mlx_sam2.checkpoint import loading
 from mlx_sam2.segment import command as segment
+from segment_runs import ENVIRONMENT, FLAGS, files, one_line
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    folder = tmp_path_factory.mktemp("model") / "nano"
-    loading.save(small_masks(), folder)
-    return str(folder)
+def model(nano_of_small_masks: str) -> str:
+    return nano_of_small_masks
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +41,6 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(photos: Path, model: str, coco: Path, *more: object) -> list[str]:
     args = ["-m", "mlx_sam2.segment", photos, "--everything", "--model", model, *FLAGS, "--coco", coco, *more]
     return [sys.executable, *map(str, args)]
-
-
-ENVIRONMENT = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
 
 
 def run(*args: object) -> subprocess.CompletedProcess[str]:
