@@ -95,7 +95,7 @@ def _kernels_as_asked(with_kernels: bool) -> contextlib.AbstractContextManager[N
     """The way that ops take while they are traced."""
     if not with_kernels or rules.setting() == "0":
         return dispatch.references_only()
-    return contextlib.nullcontext() if rules.metal_allowed() else dispatch.tracing_for_metal()
+    return dispatch.tracing_on_metal() if rules.metal_allowed() else dispatch.tracing_for_metal()
 
 
 def _write(path: Path, function: Callable[..., list[mx.array]], traces: list[list[mx.array]]) -> Counter[str]:

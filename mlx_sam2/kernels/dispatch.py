@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -49,13 +49,15 @@ class Op:
     def __call__(self, *args: Any) -> mx.array:
         for calls in _recorders.get():
             calls.append((self, tuple(_describe(a) for a in args)))
-        return self.kernel(*args) if self.uses_kernel(*args) else self.reference(*args)
+        if not self.uses_kernel(*args):
+            return self.reference(*args)
+        return self.kernel(*args) if _tracing.get() else _with_gradient(self, args)
 
     def uses_kernel(self, *args: Any) -> bool:
         """Whether a call with these arguments goes through the Metal kernel."""
         if _references_only.get():
             return False
-        if _tracing_for_metal.get():
+        if _tracing.get() == UNCHECKED:
             return self.supports(*args) and self.preferred(*args)
         if not rules.metal_allowed() or not self.supports(*args):
             return False
@@ -72,6 +74,30 @@ class Op:
     def key(self, *args: Any) -> str:
         """The name of a choice: op, variant and size."""
         return f"{self.name} {self.variant(*args)} {self.size(*args)}"
+
+
+# ---- gradients
+
+
+def _with_gradient(op: Op, args: tuple[Any, ...]) -> mx.array:
+    """Call the kernel, with the gradient of the reference: MLX knows no gradient of a custom kernel."""
+    places = [i for i, a in enumerate(args) if isinstance(a, mx.array)]
+
+    def called(way: Callable[..., mx.array], arrays: Sequence[mx.array]) -> mx.array:
+        given = list(args)
+        for i, array in zip(places, arrays, strict=True):
+            given[i] = array
+        return way(*given)
+
+    kernel = mx.custom_function(lambda *arrays: called(op.kernel, arrays))
+
+    @kernel.vjp
+    def gradient(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
+        primals = [primals] if isinstance(primals, mx.array) else list(primals)
+        _, found = mx.vjp(lambda *arrays: called(op.reference, arrays), primals, [cotangent])
+        return found[0] if len(found) == 1 else tuple(found)
+
+    return kernel(*(args[i] for i in places))
 
 
 # ---- checked at first use
@@ -154,7 +180,8 @@ def make_arguments(args: tuple[Any, ...], dtype: mx.Dtype, seed: int = 0) -> tup
 # ---- watching the ops of a model
 
 _recorders: ContextVar[tuple[list[tuple[Op, tuple[Any, ...]]], ...]] = ContextVar("recorders", default=())
-_tracing_for_metal: ContextVar[bool] = ContextVar("tracing_for_metal", default=False)
+CHECKED, UNCHECKED = "checked", "unchecked"
+_tracing: ContextVar[str | None] = ContextVar("tracing", default=None)  # how, while a graph is traced
 _references_only: ContextVar[bool] = ContextVar("references_only", default=False)
 
 
@@ -174,13 +201,22 @@ def recorded() -> Iterator[list[tuple[Op, tuple[Any, ...]]]]:
 
 
 @contextmanager
-def tracing_for_metal() -> Iterator[None]:
-    """Inside the block ops follow the built-in choice, unchecked: for tracing, which runs nothing."""
-    token = _tracing_for_metal.set(True)
+def _traced(how: str) -> Iterator[None]:
+    token = _tracing.set(how)
     try:
         yield
     finally:
-        _tracing_for_metal.reset(token)
+        _tracing.reset(token)
+
+
+def tracing_for_metal() -> AbstractContextManager[None]:
+    """Inside the block ops follow the built-in choice, unchecked: for tracing where there is no Metal."""
+    return _traced(UNCHECKED)
+
+
+def tracing_on_metal() -> AbstractContextManager[None]:
+    """Inside the block ops go their way, but kernels have no gradient: MLX cannot export a function that has one."""
+    return _traced(CHECKED)
 
 
 @contextmanager
@@ -195,7 +231,7 @@ def references_only() -> Iterator[None]:
 
 def is_watched() -> bool:
     """Whether one of the blocks above is active: then every call of an op must reach it, so nothing may be cached."""
-    return bool(_recorders.get()) or _tracing_for_metal.get() or _references_only.get()
+    return bool(_recorders.get()) or _tracing.get() is not None or _references_only.get()
 
 
 # ---- building kernels

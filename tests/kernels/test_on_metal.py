@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import mlx.core as mx
 import numpy as np
@@ -12,7 +12,14 @@ import pytest
 import metal
 import synthetic
 from mlx_sam2.kernels import rules
-from mlx_sam2.kernels.dispatch import Op, exact_reference, forget_checks, make_arguments, relative_difference
+from mlx_sam2.kernels.dispatch import (
+    Op,
+    exact_reference,
+    forget_checks,
+    make_arguments,
+    references_only,
+    relative_difference,
+)
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 
 pytestmark = pytest.mark.skipif(
@@ -40,6 +47,29 @@ def test_every_case(op: Op, dtype: str) -> None:
         if op.supports(*args):
             difference = relative_difference(op(*args), exact_reference(op, args))
             assert difference <= metal.RELATIVE[metal.NAMES[dtype]], case
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("op", metal.all_ops(), ids=lambda op: op.name)
+def test_gradients(op: Op, compiled: bool) -> None:
+    """As of the reference in float32 on the CPU, for the first case of each op; an M5 needs MLX_ENABLE_TF32=0."""
+    args = make_arguments(op.cases[0], mx.float32)
+    places = [i for i, a in enumerate(args) if isinstance(a, mx.array)]
+
+    def loss(way: Callable[..., mx.array], *arrays: mx.array) -> mx.array:
+        found = dict(zip(places, arrays, strict=True))
+        result = way(*(found.get(i, a) for i, a in enumerate(args)))
+        return (result * mx.cos(mx.arange(result.size)).reshape(result.shape)).sum()
+
+    arrays, which = [args[i] for i in places], tuple(range(len(places)))
+    function = mx.grad(lambda *arrays: loss(op, *arrays), argnums=which)
+    found = (mx.compile(function) if compiled else function)(*arrays)
+    mx.eval(found)
+    with mx.stream(mx.cpu), references_only():
+        expected = mx.grad(lambda *arrays: loss(op.reference, *arrays), argnums=which)(*arrays)
+        mx.eval(expected)
+    for ours, theirs in zip(found, expected, strict=True):
+        assert relative_difference(ours, theirs) <= 1e-4
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
