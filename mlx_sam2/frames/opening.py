@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from ..images import ImageError, containers, decode
 from .animation import AnimationSource, is_animation
 from .camera import open_camera, open_live
 from .file import VideoFileSource
@@ -19,6 +20,7 @@ from .sinks import FrameSink, PngSink, RleSink
 from .source import FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
 
 HEAD = 4096  # bytes that tell what a file is
+FILM_HEIC = (b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")  # first brands of HEIF sequences, which PyAV reads
 
 
 def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
@@ -78,20 +80,22 @@ def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
             return FolderSource(path)
         if not path.exists():
             raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
-    return AnimationSource(source) if is_animation(_head(source)) else VideoFileSource(source)
-
-
-def _head(source: bytes | str | os.PathLike[str]) -> bytes:
-    """The first bytes of a file."""
-    if isinstance(source, bytes):
-        return source[:HEAD]
+        if not path.is_file():  # opening a named pipe would wait for its other end
+            raise VideoError(f"{path} is a pipe or a device: give a video file, a folder of frames or camera:0")
+    name = "the file in memory" if isinstance(source, bytes) else os.fspath(source)
     try:
-        if not stat.S_ISREG(os.stat(source).st_mode):  # opening a named pipe would wait for its other end
-            raise VideoError(f"{source} is a pipe or a device: give a video file, a folder of frames or camera:0")
-        with open(source, "rb") as file:
-            return file.read(HEAD)
+        with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
+            head = file.read(HEAD)
+            if containers.is_raw(file):
+                raise VideoError(f"{name} {containers.RAW_REFUSED}")
+            if containers.is_heic(head) and head[8:12] not in FILM_HEIC:
+                file.seek(0)
+                return SequenceSource([decode(file, name).pixels], name=name)
+    except ImageError as error:
+        raise VideoError(str(error)) from None
     except OSError as error:
-        raise VideoError(f"{source} cannot be read: {error.strerror}") from error
+        raise VideoError(f"{name} cannot be read: {error.strerror}") from error
+    return AnimationSource(source) if is_animation(head) else VideoFileSource(source)
 
 
 def open_sink(

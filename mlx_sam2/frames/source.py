@@ -211,15 +211,15 @@ def _numbered_images(folder: Path) -> list[Path]:
 class SequenceSource(FrameSource):
     """Frames behind `len()` and `[i]`: a list, an array (N, H, W, 3), a memory map."""
 
-    def __init__(self, frames: Sequence[Any], fps: float | None = None) -> None:
-        self.name = "the sequence of frames"
+    def __init__(self, frames: Sequence[Any], fps: float | None = None, name: str = "the sequence of frames") -> None:
+        self.name = name
         self.fps = fps
         self._frames = frames
         self.reads_ahead = isinstance(frames, (list, tuple, np.ndarray))  # others may make frames when asked for them
         self._lock = threading.Lock()
         self.num_frames = len(frames)
         if self.num_frames == 0:
-            raise VideoError("the sequence of frames is empty: at least one frame is needed")
+            raise VideoError(f"{name} is empty: at least one frame is needed")
         self.height, self.width = as_frame(frames[0], 0).shape[:2]
 
     def _read(self, i: int) -> np.ndarray:

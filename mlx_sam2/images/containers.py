@@ -19,6 +19,7 @@ _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of whole n
 
 RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
 HEIC_BRANDS = {b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1", b"mif2"}
+RAW_REFUSED = "is a raw photo, of which only the thumbnail could be read: export it as JPEG or TIFF"
 FILM_BRANDS = {b"isom", b"iso2", b"mp41", b"mp42", b"avc1", b"qt  ", b"M4V ", b"3gp4", b"3gp5", b"dash"}
 
 Directory = dict[int, tuple[int, ...]]  # the values of a TIFF directory by tag, whole numbers only
@@ -98,14 +99,19 @@ def refusal(file: BinaryIO) -> str | None:
     """Why a file is not read as a photo though Pillow might find a picture in it; None for all others."""
     file.seek(0)
     head = file.read(512)
-    if head.startswith(RAW_HEADS) or head[8:10] == b"CR" or b"crx " in brands(head) or _is_raw_tiff(file, head):
-        return "is a raw photo, of which only the thumbnail could be read: export it as JPEG or TIFF"
+    if is_raw(file):
+        return RAW_REFUSED
     if brands(head) & FILM_BRANDS and not is_heic(head):
         return "is a film, not a photo: python -m mlx_sam2.track reads films"
     return None
 
 
-def _is_raw_tiff(file: BinaryIO, head: bytes) -> bool:
+def is_raw(file: BinaryIO) -> bool:
+    """Whether a file is a raw photo. Readers of pictures and films alike would find its thumbnail."""
+    file.seek(0)
+    head = file.read(512)
+    if head.startswith(RAW_HEADS) or head[8:10] == b"CR" or b"crx " in brands(head):
+        return True
     if head[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
         return False
     found = list(directories(file))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from mlx_sam2.images.preprocess import model_frame, preprocess_frame
 from videos import SIZE, greys, pictures, write_folder
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
+
+REPORTS = Path(__file__).parents[1] / "data" / "reports"
 
 # Preprocessing
 
@@ -220,3 +223,43 @@ def test_a_frame_of_another_size_is_named() -> None:
     for source in (open_source(frames), open_source(iter(frames))):
         with pytest.raises(VideoError, match=r"frame 2.* is 96x96, but the video is 160x96"):
             list(source)
+
+
+# Photos in place of videos
+
+
+def test_a_heic_photo_is_a_video_of_one_frame_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PyAV takes one tile of it for the whole. Its name may say anything."""
+    path = tmp_path / "clip.mov"
+    path.write_bytes((REPORTS / "iphone.heic").read_bytes())
+    for source, name in ((path, str(path)), (path.read_bytes(), "the file in memory")):
+        try:
+            import pillow_heif  # noqa: F401
+        except ImportError:
+            monkeypatch.setattr("sys.platform", "linux")
+            with pytest.raises(VideoError, match=r"is a HEIC photo: pip install 'mlx-sam2\[heif\]'") as caught:
+                open_source(source)
+            assert str(caught.value).startswith(name)
+        else:
+            with open_source(source) as frames:
+                assert (len(frames), frames.height, frames.width, frames.name) == (1, 768, 1024, name)
+
+
+@pytest.mark.parametrize("head", [b"FUJIFILMCCD-RAW 0201", b"II*\0\x10\0\0\0CR\x02\0", b"DNG"])
+def test_raw_photos_are_refused(tmp_path: Path, head: bytes) -> None:
+    """PyAV and Pillow find the thumbnail of one."""
+    if head == b"DNG":
+        Image.new("RGB", (8, 6)).save(tmp_path / "a.dng", "TIFF", tiffinfo={254: 1, 50706: b"\1\4\0\0"})
+    else:
+        (tmp_path / "a.dng").write_bytes(head + bytes(4096))
+    with pytest.raises(VideoError, match=r"a\.dng is a raw photo, of which only the thumbnail"):
+        open_source(tmp_path / "a.dng")
+
+
+def test_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
+    """Opening it would wait for its other end."""
+    os.mkfifo(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match=r"pipe\.mp4 is a pipe or a device"):
+        open_source(tmp_path / "pipe.mp4")
+    with pytest.raises(VideoError, match="/dev/null is a pipe or a device"):
+        open_source("/dev/null")
