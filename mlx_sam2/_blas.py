@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import site
 import struct
 import sys
 from collections.abc import Iterable, Sequence
@@ -85,8 +86,6 @@ def candidates() -> list[str]:
     """Names and paths to try: the one asked for, or the linker's, this environment's and the user's."""
     if asked := os.environ.get(VARIABLE):
         return [asked]
-    import site
-
     folders = dict.fromkeys([f"{sys.prefix}/lib", f"{site.getuserbase()}/lib"])
     paths = [f"{folder}/{name}" for folder in folders for name in OPENBLAS + MKL]
     found = [path for path in paths if os.path.exists(path)]

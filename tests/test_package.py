@@ -5,7 +5,9 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -53,22 +55,39 @@ def typing_only(tree: ast.AST) -> set[ast.AST]:
     return {inner for test in tests for statement in test.body for inner in ast.walk(statement)}
 
 
-def imports_of(name: str, path: Path, modules: set[str], typed: bool = False) -> set[str]:
-    """Modules of the package that a file imports anywhere, inside functions too; with ``typed``, for types as well."""
+class Import(NamedTuple):
+    """A module that a file imports, and where."""
+
+    module: str
+    line: int
+    late: bool  # inside a function
+
+
+def statements(name: str, path: Path, modules: set[str], typed: bool = False) -> list[Import]:
+    """What a file imports anywhere, by full names; with ``typed``, for types as well."""
     tree = ast.parse(path.read_text(), str(path))
     folder = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     skipped = set() if typed else typing_only(tree)
-    found: set[str] = set()
+    functions = (node for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+    inside = {inner for function in functions for inner in ast.walk(function)}
+    found: list[Import] = []
     for node in ast.walk(tree):
         if node in skipped:
             continue
+        names: set[str] = set()
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names = {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             base = folder[: len(folder) + 1 - node.level] if node.level else []
             module = ".".join([*base, *([node.module] if node.module else [])])
-            found |= {f"{module}.{a.name}" if f"{module}.{a.name}" in modules else module for a in node.names}
-    return (found & modules) - {name}
+            names = {f"{module}.{a.name}" if f"{module}.{a.name}" in modules else module for a in node.names}
+        found += [Import(module, node.lineno, node in inside) for module in sorted(names)]
+    return found
+
+
+def imports_of(name: str, path: Path, modules: set[str], typed: bool = False) -> set[str]:
+    """Modules of the package that a file imports anywhere, inside functions too; with ``typed``, for types as well."""
+    return ({found.module for found in statements(name, path, modules, typed)} & modules) - {name}
 
 
 def room(module: str) -> str:
@@ -100,9 +119,75 @@ def circles(graph: dict[str, set[str]]) -> set[str]:
 
 
 def test_no_file_imports_itself_in_a_circle() -> None:
-    modules = sources()
-    ring = circles({name: imports_of(name, path, set(modules)) for name, path in modules.items()})
+    graph = whole_graph()
+    ring = circles({name: ({i.module for i in found} & {*graph}) - {name} for name, found in graph.items()})
     assert not ring, f"these import each other in a circle: {sorted(ring)}"
+
+
+@cache
+def whole_graph() -> dict[str, list[Import]]:
+    modules = sources()
+    return {name: statements(name, path, set(modules)) for name, path in modules.items()}
+
+
+def is_foreign(module: str) -> bool:
+    root = module.split(".")[0]
+    return root not in sys.stdlib_module_names and root != "mlx_sam2"
+
+
+def packages_of(name: str, graph: dict[str, list[Import]]) -> set[str]:
+    """The packages of others that are loaded with a module, before anything in it is called."""
+    seen: set[str] = set()
+    ahead, packages = [name], set()
+    while ahead:
+        if (module := ahead.pop()) in seen:
+            continue
+        seen.add(module)
+        if is_foreign(module):
+            packages.add(module.split(".")[0])
+        parts = module.split(".")
+        doors = (".".join(parts[:end]) for end in range(1, len(parts)))
+        ahead += [*(door for door in doors if door in graph), *(i.module for i in graph.get(module, ()) if not i.late)]
+    return packages
+
+
+def late_faults(name: str, graph: dict[str, list[Import]]) -> list[str]:
+    """Imports inside functions that belong at the top: see ``test_late_imports_save_something``."""
+    faults = []
+    at_start = packages_of(name, graph)
+    for found in graph[name]:
+        root = found.module.split(".")[0]
+        saves = packages_of(found.module, graph) - at_start
+        may = is_foreign(found.module) or (root == "mlx_sam2" and room(name) in [*COMMANDS, "app"])
+        if found.late and not (may and saves):
+            faults.append(f"{name}, line {found.line}: {found.module}")
+    return faults
+
+
+@pytest.mark.parametrize("name", [n for n in sources() if n != "mlx_sam2._blas"])  # which every import runs
+def test_late_imports_save_something(name: str) -> None:
+    """An import inside a function is of a package of others that its file does without; in a command or the app also
+    of a room that needs such a package.
+    """
+    assert not late_faults(name, whole_graph()), "these belong at the top of their files"
+
+
+def test_late_imports_are_seen() -> None:
+    graph = {
+        "mlx_sam2.track.command": [
+            Import("numpy", 1, False),
+            Import("mlx_sam2.heavy", 2, True),
+            Import("mlx_sam2.light", 3, True),
+            Import("json", 4, True),
+            Import("numpy", 5, True),
+            Import("av", 6, True),
+        ],
+        "mlx_sam2.heavy": [Import("mlx.core", 1, False)],
+        "mlx_sam2.light": [Import("numpy", 1, False), Import("mlx_sam2.heavy", 2, True)],
+    }
+    lines = [int(fault.split("line ")[1].split(":")[0]) for fault in late_faults("mlx_sam2.track.command", graph)]
+    assert lines == [3, 4, 5]
+    assert len(late_faults("mlx_sam2.light", graph)) == 1, "a library room imports its rooms at the top"
 
 
 def test_circles_are_seen() -> None:

@@ -5,20 +5,26 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import mlx.core as mx
+from mlx.utils import tree_flatten
+
+from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
+from ..checkpoint.build import build_model
 from ..hub.client import HubError
+from ..sam2_image_predictor import SAM2ImagePredictor
+from ..sam2_video_predictor import SAM2VideoPredictor
 from ..worker import Worker
 from .edits import Asked, Edits
 from .faults import FAILURES, describe, report
-from .image_work import ImageWork
+from .image_work import ImageWork, as_given
 from .job import Job, Steps
 from .prompts import put_found
-from .schemas import ApiError, EverythingAsk, Mask, ModelState
+from .schemas import ApiError, EverythingAsk, Mask, ModelState, Rle
 from .session import Session
 from .video_work import VideoWork
 
 if TYPE_CHECKING:
     from ..model.sam2 import SAM2
-    from ..sam2_video_predictor import SAM2VideoPredictor
 
 
 CACHE_BYTES = 512 << 20  # that MLX may keep of what was freed; it would keep as much as there is
@@ -45,12 +51,6 @@ class Engine:
         self.worker.submit_always(self._load).add_done_callback(report)
 
     def _load(self) -> None:
-        import mlx.core as mx
-        from mlx.utils import tree_flatten
-
-        from ..checkpoint.build import build_model
-        from ..sam2_video_predictor import SAM2VideoPredictor
-
         mx.set_cache_limit(CACHE_BYTES)
         try:
             self._model = build_model(self.state.name, **self._options)
@@ -92,8 +92,6 @@ class Engine:
         Raises:
             ApiError: there is no model, or none that can follow objects.
         """
-        from ..sam2_image_predictor import SAM2ImagePredictor
-
         if self._model is None:
             raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
         if session.work is None and session.source is not None:
@@ -132,7 +130,6 @@ class Engine:
 
 def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:
     """A generator of automatic masks that tells how far it is, and ends when the job is to end."""
-    from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     class Watched(SAM2AutomaticMaskGenerator):
         def _search_batch(self, points: Any, crop: Any, size: tuple[int, int]) -> list[Any]:
@@ -145,9 +142,6 @@ def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:
 
 
 def _as_mask(record: dict[str, Any]) -> Mask:
-    from .image_work import as_given
-    from .schemas import Rle
-
     segmentation = record["segmentation"]
     rle = Rle(size=tuple(segmentation["size"]), counts=segmentation["counts"])
     return as_given(rle, record["predicted_iou"])

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
+from ..frames.file import import_av
 from .schemas import Example
 
 WIDTH, HEIGHT = 640, 400
@@ -24,8 +25,6 @@ def write_example(name: str, folder: Path) -> Path:
     if name == "still":
         Image.fromarray(scene(0.35)).save(path, format="PNG")
         return path
-    from ..frames.file import import_av
-
     av = import_av()
     with av.open(f"file:{path}", "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"crf": "18"})

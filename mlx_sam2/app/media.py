@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from .. import images
+from ..frames.file import VideoFileSource, import_av, open_container
 from ..frames.source import FolderSource, FrameSource, VideoError
 from ..images.files import ImageError
 from .schemas import ApiError, Kind
@@ -163,8 +164,6 @@ def _open_video(path: Path, limits: Limits) -> FrameSource:
         _check_pixels(folder.width, folder.height, limits.pixels)
         _check_frames(folder.num_frames, limits.frames)
         return folder
-    from ..frames.file import VideoFileSource, import_av, open_container
-
     av = import_av()
     try:
         with open_container(f"file:{path}", {"protocol_whitelist": "file"}) as container:

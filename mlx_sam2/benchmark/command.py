@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import __version__
 from ..cli import BAD_INPUT, FAILURE, Parser, UsageError, complain, execute, program
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
@@ -112,8 +113,6 @@ def _memory_of_load(run: dict[str, float]) -> dict[str, float]:
 def machine() -> dict[str, str]:
     """The machine and versions that the numbers belong to."""
     import mlx.core as mx
-
-    from .. import __version__
 
     return {
         "device": chip(),

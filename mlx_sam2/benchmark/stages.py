@@ -14,6 +14,7 @@ import mlx.core as mx
 import numpy as np
 from mlx.utils import tree_map
 
+from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
 from ..checkpoint import loading
 from ..config import published as models
 from ..config.sam2 import SAM2Config
@@ -164,8 +165,6 @@ def encode_graph(model: SAM2, pixels: mx.array) -> Graph:
 
 def everything_stage(model: SAM2, points_per_side: int = 8) -> Stage:
     """Automatic masks of a photo; every candidate survives, or random weights would leave none."""
-    from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
-
     generator = SAM2AutomaticMaskGenerator(
         model, points_per_side=points_per_side, pred_iou_thresh=0.0, stability_score_thresh=0.0, output_mode="coco_rle"
     )

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import __version__
 from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config, foreign_fields
 from ..formats import safetensors_writer
@@ -70,8 +71,6 @@ def config_json(
         source: where the weights come from.
         values: the source's ``config.json``, whose foreign fields stay.
     """
-    from .. import __version__
-
     kept = _with_dtype(foreign_fields(values or {}), dtype)
     out = {**kept, **config.to_dict()}
     if schemes:
@@ -140,8 +139,6 @@ def provenance(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def metadata(values: Mapping[str, Any], source: Source | None = None) -> dict[str, str]:
     """The metadata of the weights' header: our mark, the hash of ``config.json``, the source."""
-    from .. import __version__
-
     ours = {"format": "mlx", "mlx_sam2": __version__, "config_sha256": digest(values)}
     return {**ours, **(source.metadata() if source else {})}
 

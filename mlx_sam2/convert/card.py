@@ -9,6 +9,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path, PurePath
 
+from .. import __version__
 from ..checkpoint.folder import Source
 from ..config.published import PUBLISHED
 from ..files import beside
@@ -102,8 +103,6 @@ def card(
     origin = f"[{source.name}](https://huggingface.co/{source.name})" if source.revision else f"`{source.name}`"
     at = f" at revision `{source.revision}`" if source.revision else ""
     address = printable(address)
-    from .. import __version__
-
     return _CARD.format(
         front="\n".join(front),
         name=name,
@@ -168,8 +167,6 @@ def readdress_file(path: Path, address: str) -> None:
 
 def notice(source: Source, what: str) -> str:
     """The attribution that the licence asks for, and the statement of what was changed."""
-    from .. import __version__
-
     return (
         "Segment Anything Model 2 (SAM 2)\n"
         "Copyright (c) Meta Platforms, Inc. and affiliates.\n"

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from .. import cli
+from ..config.published import published
 from ..text import dtype_name
 
 if TYPE_CHECKING:
@@ -249,7 +250,6 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
         ValueError, HubError, OSError: one line.
     """
     from ..checkpoint import loading
-    from ..config.published import published
     from ..hub.client import HubError
     from ..hub.download import check_model
     from ..model.sam2 import SAM2

@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
-from ..frames.opening import open_source
+from ..frames.opening import open_sink, open_source
+from ..frames.sinks import PngSink
 from ..frames.source import FrameSource, VideoError
+from ..hub.download import check_model
 from . import everything
 from . import prompts as track_prompts
+from .evaluate import run_davis
 from .resume import resume_arguments
 from .run import (
     Plan,
@@ -169,9 +172,6 @@ def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:
 
 
 def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink:
-    from ..frames.opening import open_sink
-    from ..frames.sinks import PngSink
-
     path = Path(output)
     for place in [path.absolute().parent, *([path] if path.is_dir() else [])]:
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
@@ -227,8 +227,6 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..hub.download import check_model
-
     everything.refuse_options(args)
     check_model(args.model, args.revision)
     if args.davis is None:
@@ -237,8 +235,6 @@ def _run(args: argparse.Namespace) -> int:
         if args.sequences:
             raise UsageError("--sequences belongs to --davis")
         return _run_video(args)
-    from .evaluate import run_davis
-
     return run_davis(args)
 
 
