@@ -12,6 +12,7 @@ import pytest
 
 import doc_pages
 from doc_pages import DOCS, PAGES, ROOT, Command, title
+from mlx_sam2.__main__ import COMMANDS as LISTED
 
 PACKAGE = ROOT / "mlx_sam2"
 HISTORY = ROOT / "CHANGELOG.md"  # tells what was, too
@@ -25,8 +26,7 @@ COMMANDS = {  # the page that has all options of a command
     "export": "apps",
 }
 FOREIGN = {  # options of other programs
-    *("--no-deps", "--ignore-requires-python", "--no-build-isolation", "--hostfile", "--with", "--merge-everything"),
-    *("--no-install-recommends", "--upgrade"),
+    *("--no-deps", "--ignore-requires-python", "--no-build-isolation", "--hostfile", "--with"),
 }
 VARIABLE = re.compile(r"\b(?:(?:MLX|HF|OPENBLAS|OMP|MKL|XDG)_[A-Z0-9]+(?:_[A-Z0-9]+)*|TMPDIR)\b")
 NO_VARIABLE = {"MLX_AXES"}  # a name of the code
@@ -61,6 +61,14 @@ def test_links_lead_somewhere(page: Path) -> None:
         target = (page.parent / file).resolve() if file else page
         assert target.exists(), f"{title(page)}: {link} does not exist"
         assert not anchor or anchor in doc_pages.anchors(target), f"{title(page)}: no heading makes #{anchor}"
+
+
+def test_every_command_has_its_line_and_its_page() -> None:
+    text = (ROOT / "README.md").read_text()
+    assert set(COMMANDS) == set(LISTED)
+    for command, page in COMMANDS.items():
+        line = next(line for line in text.splitlines() if line.startswith(f"| `python -m mlx_sam2.{command}` |"))
+        assert f"](docs/{page}.md" in line
 
 
 def test_links_and_anchors_are_seen(tmp_path: Path) -> None:
