@@ -19,6 +19,11 @@ def first_line(error: object) -> str:
     return next(iter(str(error).strip().splitlines()), "no message")
 
 
+def message_of(error: object, limit: int = 120) -> str:
+    """What an error says, on one short line; its type if it says nothing."""
+    return shorten(one_line(error), limit) or type(error).__name__
+
+
 def shorten(text: str, limit: int = 160) -> str:
     """The beginning of a text, with dots at the end where something was cut off."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."

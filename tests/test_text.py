@@ -12,6 +12,7 @@ def test_foreign_text_stays_on_one_short_line() -> None:
     assert text.one_line(" a\n b\t c ") == "a b c"
     assert text.first_line(ValueError("\nfirst\nsecond")) == "first"
     assert text.first_line(ValueError()) == "no message"
+    assert text.message_of(ValueError("a\nb")) == "a b" and text.message_of(ValueError()) == "ValueError"
     assert text.shorten("a" * 160) == "a" * 160
     assert text.shorten("a" * 161) == "a" * 157 + "..."
 

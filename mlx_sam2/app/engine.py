@@ -13,6 +13,7 @@ from ..checkpoint.build import build_model
 from ..hub.client import HubError
 from ..sam2_image_predictor import SAM2ImagePredictor
 from ..sam2_video_predictor import SAM2VideoPredictor
+from ..text import dtype_name, one_line
 from ..worker import Worker
 from .edits import Asked, Edits
 from .faults import FAILURES, describe, report
@@ -59,14 +60,16 @@ class Engine:
                 # corrections stay when objects are followed again: what who clicks on a page expects
                 self._video = SAM2VideoPredictor(model, fill_hole_area=8, add_all_frames_to_correct_as_cond=True)
         except (*FAILURES, HubError, LookupError) as error:
-            text = " ".join((str(error) or type(error).__name__).split())
+            text = one_line(error) or type(error).__name__
             self.state = self.state.model_copy(update={"status": "failed", "message": text})
             logging.getLogger("mlx_sam2.app").error("mlx_sam2.app: error: %s", text)
         else:
             dtypes = [
-                str(value.dtype) for _, value in tree_flatten(self._model.parameters()) if value.dtype != mx.uint32
+                dtype_name(value.dtype)
+                for _, value in tree_flatten(self._model.parameters())
+                if value.dtype != mx.uint32
             ]
-            dtype = max(set(dtypes), key=dtypes.count).removeprefix("mlx.core.")
+            dtype = max(set(dtypes), key=dtypes.count)
             size = self._model.config.image_size
             self.state = self.state.model_copy(update={"status": "ready", "image_size": size, "dtype": dtype})
         for session in self.sessions.all():
@@ -81,7 +84,7 @@ class Engine:
                     work.encode(0)
                 del source
         except FAILURES as error:
-            session.status, session.message = "failed", " ".join(describe(error).split())
+            session.status, session.message = "failed", one_line(describe(error))
         else:
             session.status, session.message = "ready", ""
         session.hub.publish("status", {"status": session.status, "message": session.message})

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from ..text import one_line
 from .schemas import ApiError, JobState
 
 if TYPE_CHECKING:
@@ -62,5 +63,5 @@ class Job:
         self.session.hub.publish("progress", {"job": self.id, "done": done, "total": total})
 
     def enter(self, status: Literal["running", "done", "cancelled", "failed"], message: str = "") -> None:
-        self.status, self.message = status, " ".join(message.split())
+        self.status, self.message = status, one_line(message)
         self.session.hub.publish("job", self.state().model_dump())

@@ -17,6 +17,7 @@ from typing import IO, Annotated, Literal
 from pydantic import Field, ValidationError
 
 from ..frames.source import FolderSource
+from ..text import message_of
 from .history import mask_bytes, object_bytes
 from .image_work import as_given
 from .job import Steps
@@ -145,7 +146,7 @@ def _brief(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))[:80]}: {first['msg'][:120]}"
-    return (str(error) or type(error).__name__)[:160]
+    return message_of(error, 160)
 
 
 def _require_sane_archive(path: Path, limits: Limits) -> None:

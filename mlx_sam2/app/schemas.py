@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from ..text import one_line
+
 MAX_POINTS = 100  # of one object on one frame
 MAX_OBJECT = 1000  # numbers of objects go from 1 to this
 MAX_COUNTS = 4 << 20  # characters of one encoded mask
@@ -24,7 +26,7 @@ class ApiError(Exception):
         super().__init__(message)
         self.status = status
         self.code = code
-        self.message = " ".join(message.split())
+        self.message = one_line(message)
         self.session = session  # as it is, where the client knew an older revision
 
 

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from .. import __version__
 from ..frames.source import VideoError
 from ..images.files import ImageError
+from ..text import one_line
 from .app import App
 from .faults import describe
 from .routes import routes
@@ -112,7 +113,7 @@ def _add_errors(server: FastAPI) -> None:
     @server.exception_handler(ImageError)
     @server.exception_handler(VideoError)
     async def unreadable(_: Request, error: ValueError) -> Response:
-        return _problem(415, "unsupported", " ".join(str(error).split()))
+        return _problem(415, "unsupported", one_line(error))
 
     @server.exception_handler(OSError)
     @server.exception_handler(MemoryError)

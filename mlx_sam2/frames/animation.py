@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..images import MAX_PIXELS, MAX_SIDE, ImageError, to_array
+from ..text import message_of
 from .source import FrameCache, FrameSource, VideoError
 
 _FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
@@ -145,5 +146,5 @@ class AnimationSource(FrameSource):
         except (VideoError, ImageError) as error:
             raise VideoError(str(error)) from None
         except _DAMAGE as error:
-            reason = " ".join(str(getattr(error, "strerror", None) or error).split())[:120] or type(error).__name__
-            raise VideoError(f"{self.name} {what}: {reason}") from None
+            why = message_of(getattr(error, "strerror", None) or error)
+            raise VideoError(f"{self.name} {what}: {why}") from None

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from ..files import beside
+from ..text import message_of
 from . import containers
 from .heif import open_heif
 from .levels import Levels, to_8_bit
@@ -133,8 +134,7 @@ def _stored(file: BinaryIO, name: str) -> Iterator[_Stored]:
     except PermissionError:
         raise ImageError(f"{name} cannot be read: permission denied") from None
     except Exception as error:  # noqa: BLE001  Pillow's readers raise anything for a damaged file: it is one photo's
-        reason = " ".join(str(error).split())[:120] or type(error).__name__
-        raise ImageError(f"{name} is damaged or cut short ({reason})") from None
+        raise ImageError(f"{name} is damaged or cut short ({message_of(error)})") from None
 
 
 def _load(image: Image.Image, file: BinaryIO, name: str) -> _Stored:
