@@ -220,3 +220,32 @@ def test_digests(tmp_path: Path) -> None:
     path.write_bytes(data)
     assert files.sha256(path) == hashlib.sha256(data).hexdigest()
     assert files.hexdigest(path, hashlib.sha1(b"x")) == hashlib.sha1(b"x" + data).hexdigest()
+
+
+# what the package writes, into the folder where it runs
+WRITERS = {
+    "picture": "from mlx_sam2 import images; images.write('m.png', np.zeros((9, 9), np.uint8), overwrite=True)",
+    "masks": "from mlx_sam2.frames.sinks import PngSink; "
+    "PngSink('m', True).write(0, np.zeros((9, 9, 3), np.uint8), {1: np.ones((9, 9), bool)})",
+    "model": "import mlx_sam2; from mlx_sam2.checkpoint.loading import save; save(mlx_sam2.load('demo'), 'model')",
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_a_run_after_kill_9_leaves_only_what_was_wanted(tmp_path: Path, name: str) -> None:
+    def run(prelude: str) -> subprocess.Popen[str]:
+        code = f"import os, sys\nimport numpy as np\n{prelude}\n{WRITERS[name]}"
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        return subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, **pipes)
+
+    def hidden() -> list[Path]:
+        return list(tmp_path.rglob(".*"))
+
+    killed = run("os.replace = lambda *paths: (print('half', flush=True), sys.stdin.read())")
+    assert killed.stdout is not None and killed.stdout.readline() == "half\n"
+    kill(killed)
+    assert hidden()
+    again = run("")
+    assert again.wait() == 0
+    again.communicate()
+    assert not hidden() and len(names(tmp_path)) == 1
