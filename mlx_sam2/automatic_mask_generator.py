@@ -52,9 +52,9 @@ class Candidate:
 class SAM2AutomaticMaskGenerator:
     """Prompt an image with a grid of points and keep the good masks, each once.
 
-    Official ``automatic_mask_generator.py``; arguments, defaults, records and their order are those. Nothing of the
-    image's size is computed for a candidate: what decides over it comes from its low-resolution logits
-    (``masks/upscaled.py``), and so does the mask of those that are left at the end.
+    Official ``automatic_mask_generator.py``; arguments, defaults, records and their order are those. Candidates are
+    judged by their low-resolution logits (``masks/upscaled.py``): only masks that are left at the end get the image's
+    size.
 
     Args:
         model: the model.
@@ -193,9 +193,9 @@ class SAM2AutomaticMaskGenerator:
                 return end.value
 
     def generate_in_stages(self, image: np.ndarray | Image) -> Stages:
-        """``generate`` in stages, to be left between any two: yields (batches done, of how many), returns the records.
+        """Run ``generate`` in stages: yields (batches done, of how many) after each, and returns the records.
 
-        An image that was begun has to be finished, or left, before the same generator takes another one.
+        A caller may stop between any two. An image that was begun is finished or left before the next one begins.
         """
         array = images.to_array(image)
         size = array.shape[:2]
@@ -276,7 +276,7 @@ class SAM2AutomaticMaskGenerator:
         model, (height, width) = self.predictor.model, crop.size
         coords = points / np.array([width, height], np.float32) * np.float32(model.config.image_size)
         labels = mx.full((len(points), 1), POSITIVE, mx.int32)
-        features = self.predictor._features[0]
+        (features,) = self.predictor.image_features
         logits, ious = model.predict_masks(features, mx.array(coords)[:, None], labels, prompts, multimask)
         mx.eval(logits, ious)
         return logits.flatten(0, 1), np.array(ious).reshape(-1)

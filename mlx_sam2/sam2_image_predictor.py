@@ -121,6 +121,11 @@ class SAM2ImagePredictor:
         mx.eval(features.arrays())
         return features
 
+    @property
+    def image_features(self) -> list[ImageFeatures]:
+        """Features of the images that are set, as the model's decoder takes them; empty without an image."""
+        return list(self._features)
+
     def get_image_embedding(self) -> np.ndarray:
         """The stride-16 features that the decoder sees, (B, C, h, w) float32 for B images set."""
         self._require_image()

@@ -1,4 +1,4 @@
-"""Where the automatic mask generator looks: grids of points and overlapping crops (official ``utils/amg.py``)."""
+"""Grids of points and overlapping crops, where the automatic mask generator looks (official ``utils/amg.py``)."""
 
 from __future__ import annotations
 

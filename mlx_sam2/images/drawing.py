@@ -213,7 +213,7 @@ def _draw_point(shown: Image.Image, x: float, y: float, positive: bool, radius: 
 
 
 def label_colours(count: int) -> np.ndarray:
-    """(count, 3) uint8 colours, neighbours in the list as unlike as can be; those of a shorter list stay."""
+    """(count, 3) uint8 colours. Neighbours in the list differ as much as they can; a longer list begins alike."""
     golden = (5**0.5 - 1) / 2  # of the circle of hues: no step divides what is left more evenly
     shades = [(0.85, 1.0), (0.6, 1.0), (0.9, 0.8)]  # saturation, value
     rgb = [colorsys.hsv_to_rgb((0.6 + i * golden) % 1, *shades[i % len(shades)]) for i in range(count)]

@@ -143,6 +143,7 @@ def _load(image: Image.Image, file: BinaryIO, name: str) -> _Stored:
     if kind in _REFUSED:
         raise ImageError(f"{name}: {kind} images are not read; convert it to PNG or JPEG")
     check_size(image.height, image.width, name)
+    place = file.tell()
     file_size = file.seek(0, os.SEEK_END)
     if kind in ("JPEG", "MPO") and image.width * image.height > MAX_JPEG_RATIO * file_size:
         raise ImageError(
@@ -150,6 +151,7 @@ def _load(image: Image.Image, file: BinaryIO, name: str) -> _Stored:
         )
     turn = containers.orientation(file, image.info, kind)
     is_deep, several = any(";16" in str(tile) for tile in image.tile), _several(image, file)
+    file.seek(place)  # some readers go on from where they stopped
     image.getexif = Image.Exif  # none: the TIFF reader would parse all of it, and turn the picture by itself
     image.load()
     return _Stored(image, turn, is_deep, several)
@@ -188,7 +190,7 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
             image.load()
             return _to_rgb(image)[0]
         except Exception as error:  # noqa: BLE001  as in ``_stored``: a file may lie behind the image
-            raise ImageError(f"the image is damaged or cut short ({error})") from None
+            raise ImageError(f"the image is damaged or cut short ({message_of(error)})") from None
     if not isinstance(image, np.ndarray):
         kind = type(image).__name__
         raise ImageError(f"an image must be a numpy array (H, W, 3) or a PIL image, got {kind}")

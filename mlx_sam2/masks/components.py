@@ -1,4 +1,4 @@
-"""Connected components of binary masks, and the holes and specks that they are.
+"""Connected components of binary masks; holes and specks are small ones.
 
 Masks are (H, W) arrays, true or non-zero inside; components are 8-connected, as in the official code. Pure numpy.
 """

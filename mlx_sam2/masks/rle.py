@@ -49,7 +49,7 @@ def pack_masks(masks: np.ndarray) -> np.ndarray:
 
 
 def packed_to_rles(packed: np.ndarray, height: int, compressed: bool = True) -> list[Rle]:
-    """Encode N masks that come as bits: what was packed is never unpacked, only its edges are.
+    """Encode N packed masks. Only the bytes in which a mask changes are unpacked.
 
     Args:
         packed: (N, W, ceil(H / 8)) uint8 as from ``pack_masks``; bits below the last row must be 0.

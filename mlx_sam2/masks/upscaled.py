@@ -1,4 +1,4 @@
-"""What an upscaled mask is like, without upscaling it: its area at any threshold, its box, its run-length encoding.
+"""The area, box and run-length encoding of an upscaled mask, without upscaling it.
 
 Bilinear upscaling of (h, w) logits to (H, W) is linear along a column of the result between two rows of the logits.
 So the rows of the result fall into at most h + 1 *cells* on which a column crosses a threshold once or not at all: the
@@ -22,7 +22,7 @@ SLACK = 1e-6  # rounding of an upscaled logit, relative to the largest
 
 
 class Samples(NamedTuple):
-    """Pixels along one axis of the result, each between two of the logits."""
+    """Pixels along one axis of the result; each lies between two of the logits."""
 
     low: np.ndarray  # (n,) the logit before it
     high: np.ndarray  # (n,) and the one after it; the same at the end
@@ -79,7 +79,7 @@ def _blend(a: np.ndarray, b: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 
 class UpscaledMask:
-    """One mask, upscaled.
+    """One mask at the image's size.
 
     Args:
         logits: (h, w) float32 low-resolution logits.
@@ -209,7 +209,7 @@ def _of_four(x: mx.array, choose: Any) -> mx.array:
     return choose(pairs[:, :, 1:], pairs[:, :, :-1])
 
 
-# ---- waiting
+# ---- keeping
 
 _NEIGHBOURS = [  # below, right, below right, below left
     (np.s_[1:], np.s_[:-1]),
@@ -221,10 +221,10 @@ _NEIGHBOURS = [  # below, right, below right, below left
 
 @dataclass(frozen=True)
 class PackedLogits:
-    """Low-resolution logits that wait: all that the upscaled mask depends on, and no more.
+    """Low-resolution logits, packed: all that the upscaled mask depends on, and no more.
 
-    A pixel between four logits on one side of the threshold lies on that side too. So of logits without a neighbour
-    on the other side the side is kept, a bit, and of the others the value.
+    A pixel between four logits on one side of the threshold lies on that side too. So a logit whose neighbours are
+    all on its side is kept as a bit, the side; the others are kept as they are.
     """
 
     shape: tuple[int, int]

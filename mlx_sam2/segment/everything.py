@@ -38,8 +38,9 @@ if TYPE_CHECKING:
 
 
 def run_settings(args: argparse.Namespace) -> dict[str, Any]:
-    """What the results depend on, the same on every machine: the model, by its contents if it is a local one, the
-    dtype, the thresholds; not ``points_per_batch``.
+    """What the results depend on: the model (a local one by its contents), the dtype, the thresholds.
+
+    They are equal on every machine of a run. ``points_per_batch`` changes memory only.
     """
     from ..checkpoint.loading import parse_dtype
 
@@ -103,7 +104,7 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Outputs]:
 
 
 class Abort(Exception):
-    """The run cannot go on: why, and the exit code."""
+    """The run cannot go on. Carries the reason and the exit code."""
 
     def __init__(self, reason: BaseException, code: int) -> None:
         super().__init__(reason)
@@ -112,7 +113,7 @@ class Abort(Exception):
 
 @contextmanager
 def _or_abort() -> Iterator[None]:
-    """The disk fails: no other photo would fare better."""
+    """Turn the disk's errors into ``Abort``: no other photo would fare better."""
     try:
         yield
     except OSError as error:
@@ -131,7 +132,7 @@ def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
 
 
 class Finder:
-    """Finds the masks of one photo after another; the model is loaded for the first that is not done."""
+    """Finds the masks of one photo after another. It loads the model for the first that is not done."""
 
     def __init__(self, args: argparse.Namespace, outputs: Outputs) -> None:
         self.args, self.outputs = args, outputs
@@ -166,7 +167,7 @@ class Finder:
 
 
 def _annotation(record: dict[str, Any]) -> dict[str, Any]:
-    """A record in COCO's terms: the box counts both end pixels; scores that are no number are null."""
+    """Put a record in COCO's terms: the box counts both end pixels, and scores that are no number are null."""
     segmentation = record["segmentation"]
     scores = {name: record[name] for name in ("predicted_iou", "stability_score")}
     return {

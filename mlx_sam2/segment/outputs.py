@@ -1,4 +1,4 @@
-"""The photos of ``segment --everything``, and the places where their results go: found and checked first."""
+"""Find the photos of ``segment --everything``, check where their results go, and write them."""
 
 from __future__ import annotations
 

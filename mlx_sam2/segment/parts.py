@@ -1,4 +1,4 @@
-"""What is done of a folder of photos, one file a photo, so that a run can be stopped anywhere; and one COCO file.
+"""Progress of a run over a folder: a result file per photo, so that it can stop and resume; then one COCO file.
 
 The parts of ``out.json`` are in ``out.json.parts/``: ``settings.json``, and for each photo, named by a digest of its
 name, a file of JSON lines: a header, then its masks. Every file appears complete or not at all. Several processes,

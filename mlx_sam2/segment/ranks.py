@@ -1,4 +1,4 @@
-"""Several processes, on one machine or many, that share a run: those that ``mlx.launch`` has started."""
+"""Share a run among the processes that ``mlx.launch`` has started, on one machine or many."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RanksError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run; alone unless ``mlx.launch`` started it, and then MLX is not asked."""
+    """This process's place in a run. One that ``mlx.launch`` did not start is alone, and does not load MLX."""
 
     rank: int = 0
     size: int = 1
@@ -39,11 +39,11 @@ class Ranks:
         return cls(group.rank(), group.size(), group)
 
     def share(self, things: list[Any]) -> list[Any]:
-        """Every size-th thing, beginning at this process's number: together the processes have all."""
+        """This process's share: every size-th thing, beginning at its number. Together the shares are all things."""
         return things[self.rank :: self.size]
 
     def total(self, *numbers: int) -> list[int]:
-        """The sums of the processes' numbers. It waits until all have come here.
+        """Add up the processes' numbers. Every process waits here for all others.
 
         Raises:
             RanksError: one of them has ended.

@@ -176,9 +176,9 @@ def test_further_clicks_project_no_image(model: SAM2, monkeypatch: pytest.Monkey
     assert len(calls) == 1
     predictor.predict(box=[[10, 20, 90, 80], [10, 20, 30, 80]])
     assert len(calls) == 1
-    features = predictor._features[0]
+    (features,) = predictor.image_features
     predictor.reset_predictor()
-    assert not predictor._features and features.projections._value is not None  # it goes with the features
+    assert not predictor.image_features and features.projections._value is not None  # it goes with the features
     predictor.set_image(picture(seed=1))
     predictor.predict(**POINT)
     assert len(calls) == 2

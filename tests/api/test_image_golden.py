@@ -32,7 +32,7 @@ def test_input_and_features(case_file: tuple[Golden, SAM2ImagePredictor]) -> Non
     golden, predictor = case_file
     photo = images.read(goldens.input_path(golden.about["image"]))
     pixels = np.array(preprocess_photo(photo, golden.about["image_size"])).transpose(0, 3, 1, 2)
-    low, high = (np.array(f).transpose(0, 3, 1, 2) for f in predictor._features[0].high_res[::-1])
+    low, high = (np.array(f).transpose(0, 3, 1, 2) for f in predictor.image_features[0].high_res[::-1])
     ours = {"input": pixels, "input.sub16": pixels[:, :, ::16, ::16]}
     for name, tensor, step in (("embed", predictor.get_image_embedding(), 4), ("s1", low, 8), ("s0", high, 16)):
         ours[f"feat.{name}"] = tensor

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from test_masks import shapes_like_objects
 
+from mask_shapes import shapes_like_objects
 from mlx_sam2 import masks
 
 SIZE = (40, 60)

@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from test_masks import many, named, shapes_like_objects
 
+from mask_shapes import many, named, shapes_like_objects
 from mlx_sam2 import masks
 
 pytest.importorskip("hypothesis", reason="hypothesis is not installed")
