@@ -18,7 +18,10 @@ CLIP = str(Path(__file__).with_name("clip.mp4"))
 def main(video: str = CLIP, point: str = "65,105", output: str = "track_clip.mp4", model: str = "demo") -> None:
     predictor = SAM2VideoPredictor.from_pretrained(model)
     x, y = map(float, point.split(","))
-    with predictor.init_state(video) as state, OverlaySink(output, True, fps=state.source.fps) as overlay:
+    with (
+        predictor.init_state(video) as state,
+        OverlaySink(output, True, fps=state.source.fps, display=state.source.display) as overlay,
+    ):
         # The click is answered at once; show this mask to the user, and add points until it is right.
         _, _, logits = predictor.add_new_points_or_box(state, frame_idx=0, obj_id=1, points=[[x, y]], labels=[1])
         print(f"frame 0: {int((logits[0] > 0).sum())} pixels")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from ..frames.file import import_av
+from ..frames.pyav import import_av
 from .schemas import Example
 
 WIDTH, HEIGHT = 640, 400

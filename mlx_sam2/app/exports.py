@@ -142,7 +142,7 @@ def _write_picture(export: Snapshot, path: Path) -> Steps:
 def _write_video(export: Snapshot, path: Path) -> Steps:
     """All frames with their objects, H.264."""
     count = export.session.num_frames
-    with OverlaySink(path, fps=export.session.fps) as sink:
+    with OverlaySink(path, fps=export.session.fps, display=export.source.display) as sink:
         for t in _each(export, list(range(count))):
             picture = drawn(export.source[t], export.seen(t), export.objects)
             sink.write(t, picture, {}, time=export.source.time(t))

@@ -17,7 +17,8 @@ import numpy as np
 from PIL import Image
 
 from .. import images
-from ..frames.file import VideoFileSource, import_av, open_container
+from ..frames.file import VideoFileSource
+from ..frames.pyav import import_av, open_container
 from ..frames.source import FolderSource, FrameSource, VideoError
 from ..images.files import ImageError
 from .schemas import ApiError, Kind
@@ -121,7 +122,7 @@ class SharedSource(FrameSource):
     def __init__(self, source: FrameSource, shown_name: str) -> None:
         self._source = source
         self._lock = threading.Lock()
-        self.name, self.fps = shown_name, source.fps
+        self.name, self.fps, self.display = shown_name, source.fps, source.display
         self.height, self.width, self.num_frames = source.height, source.width, source.num_frames
 
     def _read(self, i: int) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .file import display_matrix, import_av, to_rgb, video_stream
+from .pyav import display_matrix, import_av, to_rgb, video_stream
 from .source import StreamSource, VideoError
 
 if TYPE_CHECKING:

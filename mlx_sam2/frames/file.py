@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .pyav import display_matrix, display_of, import_av, open_container, to_rgb, video_stream
 from .source import FrameCache, FrameSource, VideoError
 
 if TYPE_CHECKING:
@@ -26,23 +27,6 @@ _PACKETS_ARE_FRAMES = ("mp4", "matroska")
 _HIDES_FRAMES = ("vp8",)
 _PROBED_FRAMES = 8
 PICTURE_I = 1  # av.video.frame.PictureType.I
-
-
-def import_av() -> Any:
-    """The `av` module, or one line that says how to get it."""
-    try:
-        import av
-    except ImportError as error:
-        raise VideoError("reading and writing videos needs PyAV: pip install 'mlx-sam2[video]'") from error
-    return av
-
-
-def open_container(file: Any, options: dict[str, str]) -> InputContainer:
-    """Open a file with PyAV, whatever the encoding of its title and other metadata. Raises as ``av.open``."""
-    av = import_av()
-    if int(av.__version__.partition(".")[0]) < 19:  # a title that is not UTF-8 raises there, unless told otherwise
-        return av.open(file, options=options, metadata_errors="replace")
-    return av.open(file, options=options)
 
 
 @dataclass(frozen=True)
@@ -135,6 +119,7 @@ class VideoFileSource(FrameSource):
         self._time_base = self._stream.time_base
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else None
+        self.display = display_of(self._stream, frame, self._rotation)
         self._cache = FrameCache(self.height, self.width)
 
     def _build_index(self) -> FrameIndex:
@@ -309,21 +294,6 @@ class VideoFileSource(FrameSource):
             raise VideoError(f"{self.name} cannot be read to its end: {error.strerror}; copy it again") from error
 
 
-def video_stream(container: InputContainer, name: str, threaded: bool = False) -> VideoStream:
-    """The first stream of moving pictures; `threaded` lets it decode several frames at a time."""
-    from av.stream import Disposition
-
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:  # the cover of a song
-            if stream.codec_context is None:
-                container.close()
-                raise VideoError(f"{name} is packed in a way that PyAV does not know: convert it to H.264")
-            stream.thread_type = "AUTO" if threaded else "SLICE"
-            return stream
-    container.close()
-    raise VideoError(f"{name} has no video stream")
-
-
 def segment_end(head: bytes) -> int | None:
     """Where the segment of a Matroska file ends, in bytes (RFC 8794 and 9559); None where the file leaves it open."""
     end = 0
@@ -338,40 +308,3 @@ def segment_end(head: bytes) -> int | None:
             return None
         end = at + 4 + length + value
     return end
-
-
-def display_matrix(frame: VideoFrame) -> np.ndarray | None:
-    """The upper left 2x2 of the display matrix: where the x and the y axis of the stored picture go."""
-    try:
-        data = frame.side_data.get("DISPLAYMATRIX")
-    except ValueError:
-        _allow_unknown_side_data()
-        data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None:
-        return None
-    matrix = np.frombuffer(data, dtype=np.int32).reshape(3, 3)[:2, :2].astype(np.int64)
-    return matrix if matrix[0, 0] * matrix[1, 1] != matrix[0, 1] * matrix[1, 0] else None
-
-
-def _allow_unknown_side_data() -> None:
-    """Let PyAV list side data that it has no name for, such as the EXIF of Motion JPEG (28 to 31 in FFmpeg 8.1).
-
-    Before version 19 one of them makes ``side_data`` raise whatever is asked for, and nothing else gives the matrix.
-    """
-    from av.sidedata.sidedata import Type
-
-    for number in range(256):
-        Type._value2member_map_.setdefault(number, number)
-
-
-def to_rgb(frame: VideoFrame, matrix: np.ndarray | None) -> np.ndarray:
-    """The frame as it is to be seen, (H, W, 3) uint8: mirrored and turned by the display matrix."""
-    # One thread: the default takes one per core for a conversion of a few milliseconds.
-    rgb = frame.to_ndarray(format="rgb24", threads=1)
-    if matrix is None:
-        return rgb
-    (xx, xy), (yx, yy) = matrix  # the x axis is shown along (xx, xy), the y axis along (yx, yy)
-    if abs(xx) < abs(xy):
-        rgb = rgb.transpose(1, 0, 2)
-        xx, yy = yx, xy
-    return np.ascontiguousarray(rgb[:: -1 if yy < 0 else 1, :: -1 if xx < 0 else 1])

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from ..images.drawing import draw_masks
-from .file import import_av
+from .pyav import import_av
 from .sinks import FrameSink, Masks, Scores
-from .source import VideoError
+from .source import Display, VideoError
 
 VIDEO_SUFFIXES = (".mp4", ".mov")
 TICKS = 90_000  # a second, in the clock of overlay videos
@@ -21,11 +21,19 @@ class OverlaySink(FrameSink):
     """An H.264 video (`.mp4` or `.mov`) of the frames with the objects tinted, outlined and numbered.
 
     Frames are shown in the order in which they were written, at the distances in time that `time` gives them,
-    else at the rate `fps` (30 if None). H.264 needs even sizes: an odd last column or row is doubled. The
-    file can be played after every frame: until it is closed it is a fragmented MP4, then an ordinary one.
+    else at the rate `fps` (30 if None), with the pixel aspect ratio and colours of `display`, the source's. H.264
+    needs even sizes: an odd last column or row is doubled. The file can be played after every frame: until it is
+    closed it is a fragmented MP4, then an ordinary one.
     """
 
-    def __init__(self, path: str | os.PathLike[str], overwrite: bool = False, *, fps: float | None = None) -> None:
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        overwrite: bool = False,
+        *,
+        fps: float | None = None,
+        display: Display | None = None,
+    ) -> None:
         super().__init__(path, overwrite)
         if self.path.suffix.lower() not in VIDEO_SUFFIXES:
             raise VideoError(f"{self.path} is no name for an overlay video: it needs to end in .mp4 or .mov")
@@ -33,6 +41,7 @@ class OverlaySink(FrameSink):
         if "libx264" not in self._av.codecs_available:
             raise VideoError("this build of PyAV has no H.264 encoder: pip install --force-reinstall av")
         self._fps = fps or 30.0
+        self._display = display or Display()
         self._container: Any = None
         self._ticks = 0
         self._time: float | None = None
@@ -64,8 +73,9 @@ class OverlaySink(FrameSink):
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
         context = self._stream.codec_context
         context.time_base = Fraction(1, TICKS)
-        context.colorspace = context.color_primaries = context.color_trc = 1  # BT.709
-        context.color_range = 1  # limited
+        context.sample_aspect_ratio = self._display.pixel_aspect
+        context.color_primaries, context.color_trc = self._display.primaries, self._display.transfer
+        context.colorspace, context.color_range = 1, 1  # the matrix is that of BT.709, the range limited
 
     def close(self) -> None:
         if self._container is not None:

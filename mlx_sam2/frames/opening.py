@@ -17,7 +17,7 @@ from .camera import open_camera, open_live
 from .file import VideoFileSource
 from .films import VIDEO_SUFFIXES, OverlaySink
 from .sinks import FrameSink, PngSink, RleSink
-from .source import FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
+from .source import Display, FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
 
 HEAD = 4096  # bytes that tell what a file is
 FILM_HEIC = (b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")  # first brands of HEIF sequences, which PyAV reads
@@ -103,15 +103,16 @@ def open_sink(
     *,
     overwrite: bool = False,
     fps: float | None = None,
+    display: Display | None = None,
     frame_name: Callable[[int], str] | None = None,
 ) -> FrameSink:
     """The sink that a name asks for: `.mp4`, `.mov` overlay video, `.jsonl` COCO RLE, no suffix a PNG folder.
 
-    `fps` is for the video, `frame_name` for the PNG files; the others do not need them.
+    `fps` and `display` (the source's) are for the video, `frame_name` for the PNG files.
     """
     suffix = Path(path).suffix.lower()
     if suffix in VIDEO_SUFFIXES:
-        return OverlaySink(path, overwrite, fps=fps)
+        return OverlaySink(path, overwrite, fps=fps, display=display)
     if suffix == ".jsonl":
         return RleSink(path, overwrite)
     if suffix == "" or Path(path).is_dir():

@@ -13,9 +13,10 @@ import threading
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from operator import index as as_index
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -32,6 +33,17 @@ _PIL_ERRORS = (*_PIL_ERRORS, struct.error, zlib.error, Image.DecompressionBombEr
 
 class VideoError(ValueError):
     """A video, a folder of frames or an output that cannot be used. The message is one line for the user."""
+
+
+class Display(NamedTuple):
+    """What a player needs to show frames as they were meant; a film made of them hands it on.
+
+    Colours are code points of ISO/IEC 23091-2: frames keep the values of their file, so HDR stays HDR.
+    """
+
+    pixel_aspect: Fraction = Fraction(1)  # width of a pixel by its height
+    primaries: int = 1  # 1 BT.709, 9 BT.2020
+    transfer: int = 1  # 1 BT.709, 16 PQ, 18 HLG
 
 
 class FrameSource:
@@ -52,6 +64,7 @@ class FrameSource:
     fps: float | None = None
     random_access: bool = True
     reads_ahead: bool = False  # whether another thread may read frames before they are asked for
+    display: Display = Display()
 
     def __len__(self) -> int:
         if self.num_frames is None:

@@ -178,7 +178,7 @@ def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink
             raise UsageError(f"{output} cannot be written: no permission to write in {place}")
     if output.endswith(os.sep):
         return PngSink(path, overwrite, frame_name=source.frame_name)
-    return open_sink(path, overwrite=overwrite, fps=source.fps, frame_name=source.frame_name)
+    return open_sink(path, overwrite=overwrite, fps=source.fps, display=source.display, frame_name=source.frame_name)
 
 
 # ---- doing it

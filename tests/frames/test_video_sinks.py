@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.frames.opening import open_sink, open_source
 from mlx_sam2.frames.sinks import PngSink, RleSink, davis_palette
-from mlx_sam2.frames.source import VideoError
+from mlx_sam2.frames.source import Display, VideoError
 from mlx_sam2.images.drawing import draw_masks, object_colour
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
@@ -163,6 +164,59 @@ def test_overlay_plays_with_the_times_and_colours_given(tmp_path: Path) -> None:
     with av.open(str(tmp_path / "out.mp4")) as container:
         assert container.streams.video[0].frames == 4  # an ordinary file with its index, no longer fragments
         assert container.streams.video[0].codec_context.name == "h264"
+
+
+def shown_by(path: Path) -> tuple[Any, int, int]:
+    """Pixel aspect ratio, primaries and transfer of a film as players see them."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        frame = next(container.decode(stream))
+        return stream.sample_aspect_ratio, int(frame.color_primaries), int(frame.color_trc)
+
+
+def rewritten(path: Path) -> Path:
+    """An overlay film of a video."""
+    with open_source(path) as source, open_sink(path.with_suffix(".mov"), display=source.display) as sink:
+        for i, frame in enumerate(source):
+            sink.write(i, frame, {})
+    return path.with_suffix(".mov")
+
+
+def test_the_pixel_aspect_ratio_is_handed_on(tmp_path: Path) -> None:
+    """tests/data/reports/anamorphic.mp4 has pixels of 16:11; turned by 90 degrees they are 11:16."""
+    path = tmp_path / "v.mp4"
+    path.write_bytes((Path(__file__).parents[1] / "data" / "reports" / "anamorphic.mp4").read_bytes())
+    assert shown_by(rewritten(path))[0] == Fraction(16, 11)
+    turn = [0, 65536, 0, -65536, 0, 0, 0, 0, 1 << 30]
+    with av.open(str(path)) as source, av.open(str(tmp_path / "turned.mp4"), "w") as turned:
+        stream = turned.add_stream_from_template(source.streams.video[0])
+        stream.set_display_matrix(turn)
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                turned.mux(packet)
+    assert shown_by(rewritten(tmp_path / "turned.mp4"))[0] == Fraction(11, 16)
+    assert open_source([GREY]).display == Display()
+
+
+@pytest.mark.parametrize(
+    ("primaries", "transfer", "expected"),
+    [(9, 18, (9, 18)), (9, 16, (9, 16)), (6, 6, (6, 6)), (1, 1, (1, 1)), (2, 2, (1, 1))],
+    ids=["HLG", "PQ", "BT.601", "BT.709", "unspecified"],
+)
+def test_colours_are_handed_on(tmp_path: Path, primaries: int, transfer: int, expected: tuple[int, int]) -> None:
+    """HDR films are not tone-mapped: their overlay has the same values and says so."""
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=10)
+        stream.height, stream.width, stream.pix_fmt = H, W, "yuv420p"
+        stream.codec_context.color_primaries, stream.codec_context.color_trc = primaries, transfer
+        for picture in [GREY, None]:
+            frame = None if picture is None else av.VideoFrame.from_ndarray(picture, "rgb24")
+            container.mux(stream.encode(frame))
+    film = rewritten(tmp_path / "v.mp4")
+    assert shown_by(film)[1:] == expected
+    difference = open_source(film)[0].astype(int) - open_source(tmp_path / "v.mp4")[0]
+    assert np.abs(difference).max() <= 4  # coding: 2
 
 
 def test_overlay_without_times_has_the_rate(tmp_path: Path) -> None:

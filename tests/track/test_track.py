@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 
 import synthetic
 from mlx_sam2.cli import UsageError
+from mlx_sam2.frames.opening import open_source
 from mlx_sam2.frames.sinks import davis_palette
 from mlx_sam2.frames.source import SequenceSource, StreamSource
 from mlx_sam2.masks import rle_to_mask
@@ -39,6 +41,7 @@ from track_command import (
     write_frames,
 )
 
+PIXEL_ASPECT = Fraction(16, 11)
 POINT, BOX = (40, 30), (50, 20, 90, 60)
 
 
@@ -86,6 +89,7 @@ def mp4(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with av.open(str(path), "w") as container:
         stream = container.add_stream("libx264", rate=10, options={"crf": "5"})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
+        stream.codec_context.sample_aspect_ratio = PIXEL_ASPECT
         for frame in frames_of_clip():
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode(None))
@@ -139,6 +143,7 @@ def test_prompts_are_merged_and_outputs_are_equal(mp4: Path, model: str, predict
             np.testing.assert_array_equal(rle_to_mask(entry["rle"]), logit[0] > 0)
         np.testing.assert_array_equal(read_indexed(tmp_path / "m" / f"{t:05d}.png"), merged(ids, logits))
     assert num_decodable(tmp_path / "seen.mov") == 4
+    assert open_source(tmp_path / "seen.mov").display.pixel_aspect == PIXEL_ASPECT
 
 
 def test_reverse_begins_at_the_last_prompt(clip: Path, model: str, predictor: Any) -> None:
@@ -161,8 +166,6 @@ def test_live_stream(mp4: Path, model: str, predictor: Any, tmp_path: Path) -> N
     assert "frames 1 to 5, 2 objects" in succeeded(run(f"file://{mp4}", *args, cwd=tmp_path))
     lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     expected = []
-    from mlx_sam2.frames.opening import open_source
-
     with open_source(mp4) as frames, predictor.stream(StreamSource(iter(frames))) as stream:
         for t, ids, logits in stream:
             if t == 1:
