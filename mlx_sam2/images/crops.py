@@ -77,8 +77,10 @@ def crops(size: tuple[int, int], num_layers: int, overlap_ratio: float) -> list[
     return [crop for crop in found if min(crop.size) > 0]
 
 
-def near_crop_edge(boxes: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.ndarray:
-    """Which boxes end within 20 pixels of an edge of the crop that is not one of the image: cut off there.
+def near_crop_edge(
+    boxes: np.ndarray, crop: Crop, size: tuple[int, int], tolerance: float = EDGE_TOLERANCE
+) -> np.ndarray:
+    """Which boxes end within so many pixels of an edge of the crop that is not one of the image: cut off there.
 
     Args:
         boxes: (N, 4), x0, y0, x1, y1 in pixels of the crop.
@@ -86,8 +88,8 @@ def near_crop_edge(boxes: np.ndarray, crop: Crop, size: tuple[int, int]) -> np.n
     """
     corners = np.asarray(boxes, np.float32) + np.array([crop.x0, crop.y0] * 2, np.float32)
     crop_box, image_box = np.array(crop.box, np.float32), np.array([0, 0, size[1], size[0]], np.float32)
-    near_crop = np.abs(corners - crop_box) <= EDGE_TOLERANCE
-    near_image = np.abs(corners - image_box) <= EDGE_TOLERANCE
+    near_crop = np.abs(corners - crop_box) <= tolerance
+    near_image = np.abs(corners - image_box) <= tolerance
     return (near_crop & ~near_image).any(axis=1)
 
 
