@@ -11,12 +11,13 @@ import mlx.core as mx
 import numpy as np
 
 from . import images, masks
-from .checkpoint.build import build_model
+from .checkpoint.build import build_model, warn_of_unknown
 from .images.crops import Crop, check_grids, crops, layer_grids, near_crop_edge
 from .masks.upscaled import PackedLogits, UpscaledMask, surely_unstable
 from .model.prompt_encoder import POSITIVE
 from .model.sam2 import SAM2
 from .sam2_image_predictor import FILL_MARGIN, LOW_RES_CLAMP, SAM2ImagePredictor
+from .utils.generator import GeneratorMethods
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,7 +50,7 @@ class Candidate:
     logits: PackedLogits  # of low resolution
 
 
-class SAM2AutomaticMaskGenerator:
+class SAM2AutomaticMaskGenerator(GeneratorMethods):
     """Prompt an image with a grid of points and keep the good masks, each once.
 
     Official ``automatic_mask_generator.py``; arguments, defaults, records and their order are those. Candidates are
@@ -75,6 +76,7 @@ class SAM2AutomaticMaskGenerator:
         output_mode: "binary_mask", "uncompressed_rle" or "coco_rle": the form of ``segmentation``.
         use_m2m: refine every mask once with itself as prompt.
         multimask_output: three masks for every point, or one.
+        unknown: ignored with a warning, as the official class ignores it.
 
     Raises:
         ValueError: for an argument that cannot be used.
@@ -99,7 +101,9 @@ class SAM2AutomaticMaskGenerator:
         output_mode: str = "binary_mask",
         use_m2m: bool = False,
         multimask_output: bool = True,
+        **unknown: Any,
     ) -> None:
+        warn_of_unknown(unknown, "SAM2AutomaticMaskGenerator")
         if not isinstance(model, SAM2):
             raise TypeError(
                 f"a model is needed, got {type(model).__name__}: use mlx_sam2.load(...) or "
@@ -156,7 +160,7 @@ class SAM2AutomaticMaskGenerator:
         (``apply_postprocessing``, ``device``, ``hydra_overrides_extra``, ``config``, ``dtype``, ``revision``,
         ``token``), all by their names.
         """
-        known = inspect.signature(cls).parameters.keys() - {"model"}
+        known = inspect.signature(cls).parameters.keys() - {"model", "unknown"}
         ours = {name: options.pop(name) for name in known & options.keys()}
         return cls(build_model(model_id, **options), **ours)
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from . import images, masks
-from .checkpoint.build import build_model
+from .checkpoint.build import build_model, warn_of_unknown
 from .images.preprocess import preprocess_photo
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.resize import resize_bilinear
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
+from .utils.features import FeatureDict, restored
+from .utils.image import OfficialAttributes
+from .utils.module import as_official
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -36,7 +39,7 @@ class PromptArguments(NamedTuple):
     normalize_coords: bool
 
 
-class SAM2ImagePredictor:
+class SAM2ImagePredictor(OfficialAttributes):
     """Encode an image once, then predict masks from prompts (official ``sam2_image_predictor.py``).
 
     Args:
@@ -44,6 +47,7 @@ class SAM2ImagePredictor:
         mask_threshold: logits above it are mask.
         max_hole_area: holes of at most this many low-resolution pixels are filled; 0 for none.
         max_sprinkle_area: specks of at most this many low-resolution pixels are removed; 0 for none.
+        unknown: ignored with a warning, as the official class ignores it.
     """
 
     def __init__(
@@ -52,8 +56,10 @@ class SAM2ImagePredictor:
         mask_threshold: float = 0.0,
         max_hole_area: float = 0.0,
         max_sprinkle_area: float = 0.0,
+        **unknown: Any,
     ) -> None:
-        self.model = sam_model
+        warn_of_unknown(unknown, "SAM2ImagePredictor")
+        self.model = as_official(sam_model)
         self.mask_threshold = mask_threshold
         self.max_hole_area = max_hole_area
         self.max_sprinkle_area = max_sprinkle_area
@@ -77,11 +83,6 @@ class SAM2ImagePredictor:
         model = build_model(model_id, **options)
         return cls(model, mask_threshold, max_hole_area, max_sprinkle_area)
 
-    @property
-    def device(self) -> mx.Device:
-        """MLX's default device, on which everything runs."""
-        return mx.default_device()
-
     # ---- images
 
     def set_image(self, image: np.ndarray | Image) -> None:
@@ -95,7 +96,7 @@ class SAM2ImagePredictor:
         """
         pixels, size = self._prepare(image)
         self.reset_predictor()
-        self._features = [self._encode(pixels)]
+        self._images = [self._encode(pixels)]
         self._orig_hw = [size]
         self._is_image_set = True
 
@@ -107,7 +108,7 @@ class SAM2ImagePredictor:
             raise ValueError("set_image_batch needs at least one image, got an empty list")
         prepared = [self._prepare(image) for image in image_list]
         self.reset_predictor()
-        self._features = [self._encode(pixels) for pixels, _ in prepared]
+        self._images = [self._encode(pixels) for pixels, _ in prepared]
         self._orig_hw = [size for _, size in prepared]
         self._is_image_set = self._is_batch = True
 
@@ -124,17 +125,17 @@ class SAM2ImagePredictor:
     @property
     def image_features(self) -> list[ImageFeatures]:
         """Features of the images that are set, as the model's decoder takes them; empty without an image."""
-        return list(self._features)
+        return list(self._images)
 
     def get_image_embedding(self) -> np.ndarray:
         """The stride-16 features that the decoder sees, (B, C, h, w) float32 for B images set."""
         self._require_image()
-        embedding = mx.concatenate([self.model.add_no_memory(f.embedding) for f in self._features])
+        embedding = mx.concatenate([self.model.add_no_memory(f.embedding) for f in self._images])
         return np.array(embedding.astype(mx.float32).transpose(0, 3, 1, 2))
 
     def reset_predictor(self) -> None:
         """Forget the image."""
-        self._features: list[ImageFeatures] = []
+        self._images: list[ImageFeatures] = []
         self._orig_hw: list[tuple[int, int]] = []
         self._is_image_set = False
         self._is_batch = False
@@ -142,6 +143,35 @@ class SAM2ImagePredictor:
     def _require_image(self) -> None:
         if not self._is_image_set:
             raise RuntimeError("no image is set; call set_image(...) or set_image_batch(...) first")
+
+    def get_features(self) -> FeatureDict:
+        """What was learned of the image that is set, to be given back to ``set_features`` instead of encoding again.
+
+        Returns:
+            A dict of the official form: ``image_embed`` (B, C, h, w) and ``high_res_feats``, float32.
+
+        Raises:
+            RuntimeError: when no image is set.
+        """
+        self._require_image()
+        return FeatureDict(self.model, self._images)
+
+    def set_features(self, features: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> None:
+        """Set images that were encoded before.
+
+        Args:
+            features: from ``get_features`` (or official ``_features``), of this model.
+            sizes: (height, width) of each image. More than one is a batch, for ``predict_batch``.
+
+        Raises:
+            ValueError: for features of another model, or sizes that are not one an image.
+        """
+        images = restored(self.model, features)
+        if len(sizes) != len(images):
+            raise ValueError(f"{len(sizes)} sizes are given for the features of {len(images)} images")
+        self.reset_predictor()
+        self._images, self._orig_hw = images, [tuple(size) for size in sizes]
+        self._is_image_set, self._is_batch = True, len(images) > 1
 
     # ---- prediction
 
@@ -176,7 +206,7 @@ class SAM2ImagePredictor:
         """
         self._require_image()
         asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
-        return self._predict(len(self._features) - 1, asked, return_logits)
+        return self._predict(len(self._images) - 1, asked, return_logits)
 
     def predict_low_res(
         self,
@@ -196,7 +226,7 @@ class SAM2ImagePredictor:
         """
         self._require_image()
         asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
-        low_res, ious = self._decode(len(self._features) - 1, asked)
+        low_res, ious = self._decode(len(self._images) - 1, asked)
         return _arrays(ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
 
     def predict_batch(
@@ -216,9 +246,9 @@ class SAM2ImagePredictor:
         prompts = []
         given = {"point_coords": point_coords_batch, "point_labels": point_labels_batch}
         for name, batch in {**given, "box": box_batch, "mask_input": mask_input_batch}.items():
-            if batch is not None and len(batch) != len(self._features):
-                raise ValueError(f"{name}_batch has {len(batch)} entries for {len(self._features)} images")
-            prompts.append([None] * len(self._features) if batch is None else list(batch))
+            if batch is not None and len(batch) != len(self._images):
+                raise ValueError(f"{name}_batch has {len(batch)} entries for {len(self._images)} images")
+            prompts.append([None] * len(self._images) if batch is None else list(batch))
         results = [
             self._predict(i, PromptArguments(*prompt, multimask_output, normalize_coords), return_logits)
             for i, prompt in enumerate(zip(*prompts, strict=True))
@@ -230,7 +260,7 @@ class SAM2ImagePredictor:
         self, index: int, asked: PromptArguments, return_logits: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         low_res, ious = self._decode(index, asked)
-        full = self._upscale(low_res, self._orig_hw[index])
+        full = self.upscale(low_res, self._orig_hw[index])
         if not return_logits:
             full = (full > self.mask_threshold).astype(mx.float32)
         return _arrays(full, ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
@@ -240,9 +270,9 @@ class SAM2ImagePredictor:
         scale = self._orig_hw[index] if asked.normalize_coords else None
         points, labels = self._point_prompt(asked, scale)
         mask = self._mask_prompt(asked.mask_input, None if points is None else points.shape[0])
-        return self.model.predict_masks(self._features[index], points, labels, mask, asked.multimask_output)
+        return self.model.predict_masks(self._images[index], points, labels, mask, asked.multimask_output)
 
-    def _upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
+    def upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
         """(B, M, h, w) logits -> (B, M, *size), after filling holes and removing sprinkles."""
         if self.max_hole_area > 0 or self.max_sprinkle_area > 0:
             cleaned = masks.clean_logits(

@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import mlx.core as mx
 import numpy as np
 
-from .checkpoint.build import build_model, split_video_options
+from .checkpoint.build import build_model, split_video_options, warn_of_unknown
 from .frames.opening import open_source
 from .frames.source import VideoError
 from .model.sam2 import SAM2
+from .utils.arrays import as_result, check_return_tensors
+from .utils.module import as_official
+from .utils.session import InferenceState
+from .utils.video import OfficialVideoAttributes
 from .video.approximations import Approximations
 from .video.memory_bank import ResultStore
 from .video.state import Masks, SessionOptions, VideoState
@@ -30,7 +33,7 @@ def _session_option(name: str) -> property:
     )
 
 
-class SAM2VideoPredictor:
+class SAM2VideoPredictor(OfficialVideoAttributes):
     """Segment and track objects in a video (official ``sam2_video_predictor.py``).
 
     Args:
@@ -42,6 +45,9 @@ class SAM2VideoPredictor:
         add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
             propagation over a corrected frame computes it anew, as in the official code, and the correction is lost.
         memory_pooling, max_memories, static_threshold: approximations, see ``Approximations``; by default none.
+        return_tensors: "np" gives masks as numpy arrays that also answer calls of a tensor (``.cpu()``, ``.numpy()``,
+            ...: ``utils/arrays.py``), "torch" as tensors of PyTorch.
+        unknown: ignored with a warning, as the official class ignores it.
 
     Raises:
         ValueError: for a model without memory modules, or approximations that do not fit it.
@@ -57,30 +63,33 @@ class SAM2VideoPredictor:
         memory_pooling: int = 1,
         max_memories: int | None = None,
         static_threshold: float = 0.0,
+        return_tensors: str = "np",
+        **unknown: Any,
     ) -> None:
+        warn_of_unknown(unknown, "SAM2VideoPredictor")
+        self.return_tensors = check_return_tensors(return_tensors)
         if "memory_attention" not in sam_model:
             raise ValueError(
                 "this checkpoint holds the image half of SAM 2 only; tracking needs the memory modules too"
             )
-        self.model = sam_model
+        self.model = as_official(sam_model)
         self.options = SessionOptions(
             non_overlap_masks, clear_non_cond_mem_around_input, add_all_frames_to_correct_as_cond
         )
         approximations = Approximations(memory_pooling, max_memories, static_threshold)
-        self.tracker = Tracker(sam_model, fill_hole_area, approximations)
+        self.tracker = Tracker(self.model, fill_hole_area, approximations)
 
     non_overlap_masks = _session_option("non_overlap_masks")
     clear_non_cond_mem_around_input = _session_option("clear_non_cond_mem_around_input")
     add_all_frames_to_correct_as_cond = _session_option("add_all_frames_to_correct_as_cond")
 
     @property
-    def device(self) -> mx.Device:
-        """MLX's default device, on which everything runs."""
-        return mx.default_device()
-
-    @property
     def fill_hole_area(self) -> int:
         return self.tracker.fill_hole_area
+
+    @fill_hole_area.setter
+    def fill_hole_area(self, value: int) -> None:
+        self.tracker.fill_hole_area = value
 
     @property
     def image_size(self) -> int:
@@ -107,7 +116,7 @@ class SAM2VideoPredictor:
         offload_state_to_cpu: bool = False,
         async_loading_frames: bool = False,
         memory: str = "disk",
-    ) -> VideoState:
+    ) -> InferenceState:
         """Open a video.
 
         Args:
@@ -126,7 +135,7 @@ class SAM2VideoPredictor:
         source = open_source(video_path)
         if not source.random_access or source.num_frames is None:
             raise VideoError(f"{source.name} can only be read once, in order; use predictor.stream(source) for it")
-        return VideoState(source, source.num_frames, ResultStore(memory == "disk"), self.tracker, self.options)
+        return InferenceState(source, source.num_frames, ResultStore(memory == "disk"), self.tracker, self.options)
 
     def stream(self, source: Any = None) -> VideoStream:
         """Track frame by frame, without a known end: see ``VideoStream``."""
@@ -165,7 +174,8 @@ class SAM2VideoPredictor:
         Raises:
             ValueError: for a frame that does not exist, or prompts that do not fit.
         """
-        return inference_state.prompt_points(frame_idx, obj_id, points, labels, clear_old_points, normalize_coords, box)
+        given = (points, labels, clear_old_points, normalize_coords, box)
+        return self._handed_out(inference_state.prompt_points(frame_idx, obj_id, *given))
 
     def add_new_points(self, *args: Any, **kwargs: Any) -> Masks:
         """The older name of ``add_new_points_or_box``."""
@@ -181,7 +191,7 @@ class SAM2VideoPredictor:
 
         Returns and raises as ``add_new_points_or_box``.
         """
-        return inference_state.prompt_mask(frame_idx, obj_id, mask)
+        return self._handed_out(inference_state.prompt_mask(frame_idx, obj_id, mask))
 
     def clear_all_prompts_in_frame(
         self, inference_state: VideoState, frame_idx: int, obj_id: Any, need_output: bool = True
@@ -195,7 +205,9 @@ class SAM2VideoPredictor:
         """
         state = inference_state
         state.clear_prompts(frame_idx, obj_id)
-        return state.edited_masks(frame_idx, state.has_pending(frame_idx)) if need_output else None
+        if not need_output:
+            return None
+        return self._handed_out(state.edited_masks(frame_idx, state.has_pending(frame_idx)))
 
     def remove_object(
         self, inference_state: VideoState, obj_id: Any, strict: bool = False, need_output: bool = True
@@ -212,7 +224,7 @@ class SAM2VideoPredictor:
         frames = state.remove(obj_id, strict)
         if not need_output or not state.tracks:
             return state.obj_ids, []
-        outputs = [state.edited_masks(t, state.has_pending(t)) for t in frames]
+        outputs = [self._handed_out(state.edited_masks(t, state.has_pending(t))) for t in frames]
         return state.obj_ids, [(t, masks) for t, _, masks in outputs]
 
     # ---- propagation
@@ -246,4 +258,12 @@ class SAM2VideoPredictor:
             RuntimeError: as ``propagate_in_video_preflight``.
             ValueError: for a start that does not exist.
         """
-        return inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse)
+        return map(self._handed_out, inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse))
+
+    def _handed_out(self, found: Masks) -> Masks:
+        frame_idx, obj_ids, masks = found
+        return frame_idx, obj_ids, as_result(masks, self.return_tensors)
+
+
+class SAM2VideoPredictorVOS(SAM2VideoPredictor):
+    """The official class that PyTorch compiles for speed: here the same as ``SAM2VideoPredictor``."""

@@ -30,6 +30,8 @@ FLOORS: list[list[str]] = [
     ["masks"],
     ["frames"],
     ["video"],
+    ["utils"],
+    ["modeling"],
     ["sam2_image_predictor", "sam2_video_predictor", "automatic_mask_generator", "track_everything"],
     ["aio", "build_sam", "image_predictor", "video_predictor"],
     COMMANDS,

@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import mlx.core as mx
+from mlx.utils import tree_flatten
 
 from ..config.official import parse_override_value
 from ..config.parts import ConfigError, DecoderConfig
 from ..config.sam2 import SAM2Config
+from ..model.sam2 import SAM2
 from ..text import brief
-from .loading import load
-
-if TYPE_CHECKING:
-    from ..model.sam2 import SAM2
+from .loading import KEPT_FLOAT32, load, parse_dtype
+from .reader import read_config
 
 _GPU_NAMES = ("gpu", "mps", "metal", "cuda")
 
 
 def build_model(
-    model_id: str,
+    model_id: str | None,
     *,
     video: bool = False,
     apply_postprocessing: bool = True,
@@ -37,7 +38,7 @@ def build_model(
     """Load a model and apply the options of the official build functions.
 
     Args:
-        model_id: Hub id, short name, folder or file, as for ``mlx_sam2.load``.
+        model_id: Hub id, short name, folder or file, as for ``mlx_sam2.load``; None for random weights of ``config``.
         video: apply what the official code adds for video (binarised masks on prompted frames).
         apply_postprocessing: choose between single and multiple masks by stability; False never does.
         hydra_overrides_extra: changes of the configuration, e.g. ``["++model.max_cond_frames_in_attn=4"]``.
@@ -46,22 +47,33 @@ def build_model(
         mode: only "eval"; these predictors do not train.
         config, dtype, revision, token: as for ``mlx_sam2.load``.
         model_options: options of the official ``SAM2Base`` by their names, e.g. ``max_cond_frames_in_attn=4``; they
-            win over all of the above.
+            win over all of the above. What is none of them is ignored with a warning.
 
     Raises:
-        TypeError: for an option that no official constructor has.
         ValueError: for an option that cannot be met; ``CheckpointError`` and ``HubError`` as ``load`` raises them.
     """
     if mode != "eval":
         raise ValueError(f"mode={mode!r}: only 'eval' is supported, these predictors do not train")
     set_device(device)
-    model = load(model_id, config=config, dtype=dtype, revision=revision, token=token)
+    if model_id is None:
+        model = _untrained(config, parse_dtype(dtype))
+    else:
+        model = load(model_id, config=config, dtype=dtype, revision=revision, token=token)
     options = model.config if apply_postprocessing else model.config.with_postprocessing(False)
     options = options.with_overrides(hydra_overrides_extra) if hydra_overrides_extra else options
     if apply_postprocessing:  # after the overrides, as in the official build functions
         options = options.with_postprocessing(True, video=video)
     options = _replace(options, model_options)
     return model if options == model.config else model.with_config(options)
+
+
+def _untrained(config: SAM2Config | dict[str, Any] | str | None, dtype: mx.Dtype) -> SAM2:
+    if config is None:
+        raise ValueError("without a checkpoint a model gets random weights, and needs a configuration: give one")
+    model = SAM2(read_config(config))
+    kept = dict.fromkeys(KEPT_FLOAT32, mx.float32)
+    model.load_weights([(key, value.astype(kept.get(key, dtype))) for key, value in tree_flatten(model.parameters())])
+    return model.eval()
 
 
 def _replace(config: SAM2Config, options: dict[str, Any]) -> SAM2Config:
@@ -71,12 +83,19 @@ def _replace(config: SAM2Config, options: dict[str, Any]) -> SAM2Config:
         raise ValueError("compile_image_encoder=True belongs to PyTorch; leave it out")
     scalars = [f.name for f in dataclasses.fields(config) if f.type in ("int", "float", "bool")]
     unknown = sorted(set(options) - set(scalars))
-    if unknown:
-        raise TypeError(f"{unknown[0]!r} is not an option of the model; options are {', '.join(scalars)}")
+    warn_of_unknown({name: options.pop(name) for name in unknown}, "the model", scalars)
     if not isinstance(extra, dict):
         raise ConfigError(f"sam_mask_decoder_extra_args={brief(extra)}: it must be a dict of the decoder's options")
     decoder = DecoderConfig.from_dict({**config.decoder.to_dict(), **extra})
     return dataclasses.replace(config, decoder=decoder, **options)
+
+
+def warn_of_unknown(options: Mapping[str, Any], where: str, known: Sequence[str] = ()) -> None:
+    """Warn of keyword arguments that mean nothing here. The official constructors ignore them without a word."""
+    if options:
+        names = ", ".join(sorted(options))
+        there_are = f"; there are {', '.join(known)}" if known else ""
+        warnings.warn(f"{where} has no option {names}: ignored{there_are}", UserWarning, stacklevel=4)
 
 
 def set_device(device: str | mx.Device | mx.DeviceType | None) -> None:
@@ -107,7 +126,7 @@ PREDICTOR_OPTIONS = {
     "clear_non_cond_mem_around_input": bool,
     "add_all_frames_to_correct_as_cond": bool,
 }
-APPROXIMATIONS = ("memory_pooling", "max_memories", "static_threshold")  # of our own predictor; it checks them
+OWN_OPTIONS = ("memory_pooling", "max_memories", "static_threshold", "return_tensors")  # our predictor checks them
 POSTPROCESSING_HOLE_AREA = 8
 
 
@@ -118,11 +137,11 @@ def split_video_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
     build function it comes after hydra overrides; a keyword of its own wins over both.
 
     Raises:
-        ValueError: for ``vos_optimized``, or an override whose value is of the wrong kind.
+        ValueError: for an override whose value is of the wrong kind.
     """
     options = dict(options)
     if options.pop("vos_optimized", False):
-        raise ValueError("vos_optimized=True compiles with PyTorch; leave it out")
+        warnings.warn("vos_optimized=True compiles with PyTorch: it changes nothing here", UserWarning, stacklevel=4)
     predictor: dict[str, Any] = {}
     overrides = []
     for override in options.pop("hydra_overrides_extra", ()):
@@ -139,5 +158,5 @@ def split_video_options(options: dict[str, Any]) -> tuple[dict[str, Any], dict[s
             raise ValueError(
                 f"{name}={value!r}: it must be {'true or false' if name != 'fill_hole_area' else 'a number'}"
             )
-    predictor.update({name: options.pop(name) for name in APPROXIMATIONS if name in options})
+    predictor.update({name: options.pop(name) for name in OWN_OPTIONS if name in options})
     return {**options, "hydra_overrides_extra": overrides, "video": True}, predictor

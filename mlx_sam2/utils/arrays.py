@@ -9,7 +9,9 @@ import numpy as np
 
 RETURN_TENSORS = ("np", "torch")
 # By the names of torch's and numpy's data types; numpy has no bfloat16, so it becomes the wider float32.
-_TYPES = {name: np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8")}
+_TYPES = {
+    name: np.dtype(name) for name in ("float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8")
+}
 _TYPES |= {"bool": np.dtype(bool), "bool_": np.dtype(bool), "bfloat16": np.dtype("float32")}
 _TYPES |= {"float": np.dtype("float32"), "half": np.dtype("float16"), "double": np.dtype("float64")}
 _TYPES |= {"long": np.dtype("int64"), "int": np.dtype("int32"), "byte": np.dtype("uint8")}

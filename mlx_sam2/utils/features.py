@@ -1,4 +1,4 @@
-"""The embedding of photos as scripts keep it: the official ``predictor._features``, a dict that goes back as it came."""
+"""The embedding of photos as scripts keep it: the official ``predictor._features``, a dict that can be set again."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class FeatureDict(dict[str, Any]):
         return super().__getitem__(key)
 
     def get(self, key: str, default: Any = None) -> Any:
-        return self[key] if key in self else default
+        return self[key] if key in self else default  # noqa: SIM401  dict.get would not make the arrays
 
     def values(self) -> Any:
         return [self[key] for key in self]
@@ -62,14 +62,15 @@ def restored(model: SAM2, features: Mapping[str, Any] | None) -> list[ImageFeatu
     Raises:
         ValueError: for anything else, or features of another model.
     """
-    if isinstance(features, FeatureDict) and all(features.images):
+    if isinstance(features, FeatureDict):
         return features.images
     if features is None:
         return []
     if not isinstance(features, Mapping) or any(key not in features for key in KEYS):
         raise ValueError("features must be what predictor._features gave: a dict with image_embed and high_res_feats")
     with_no_memory = _channels_last(features["image_embed"], "image_embed")
-    expected = (*model.sam_prompt_encoder.image_embedding_size, model.config.hidden_dim)
+    side, width = model.config.embedding_size, model.no_mem_embed.shape[-1]
+    expected = (side, side, width)
     if with_no_memory.shape[1:] != expected:
         raise ValueError(
             f"image_embed has {list(with_no_memory.shape[1:])} values a photo, and this model has {list(expected)}: "

@@ -14,13 +14,20 @@ from ..checkpoint.build import set_device
 from ..checkpoint.loading import KEPT_FLOAT32
 from ..model.sam2 import SAM2
 from ..text import some
+from ..video.tracker import without_overlap
 from .arrays import Device, ResultArray, to_numpy
 
 TRAINING = (
     "this model only predicts: fine-tune with the official code on PyTorch and load its checkpoint here; "
     "docs/differences.md says more"
 )
-_DTYPES = {"float32": mx.float32, "float16": mx.float16, "bfloat16": mx.bfloat16, "float": mx.float32, "half": mx.float16}
+_DTYPES = {
+    "float32": mx.float32,
+    "float16": mx.float16,
+    "bfloat16": mx.bfloat16,
+    "float": mx.float32,
+    "half": mx.float16,
+}
 
 
 class LoadedKeys(NamedTuple):
@@ -104,7 +111,7 @@ class ModuleMethods:
         """Take weights under official names, of numpy, torch or MLX.
 
         Raises:
-            RuntimeError: names are missing or unexpected (with ``strict``), or a shape differs; nothing has changed then.
+            RuntimeError: names are missing or unexpected (with ``strict``), or a shape differs; nothing is changed.
         """
         return _load(self._module(), state_dict, strict)
 
@@ -114,6 +121,10 @@ class OfficialSAM2(ModuleMethods, SAM2):
 
     def _module(self) -> OfficialSAM2:
         return self
+
+    def _apply_non_overlapping_constraints(self, pred_masks: Any) -> ResultArray:
+        """(N, 1, H, W) logits: the highest takes a pixel, the others fall to -10 or below."""
+        return ResultArray.of(without_overlap(to_numpy(pred_masks)))
 
     def parameters(self) -> Parameters:
         return Parameters(SAM2.parameters(self))
@@ -151,7 +162,7 @@ def _official(weights: list[tuple[str, mx.array]]) -> dict[str, np.ndarray]:
 
 
 def _load(model: SAM2, state: Mapping[str, Any], strict: bool) -> LoadedKeys:
-    ours = {key: value for key, value in tree_flatten(SAM2.parameters(model))}
+    ours = dict(tree_flatten(SAM2.parameters(model)))
     given = {key: value for key, value in state.items() if key_map.ignored(key) is None}
     missing, unexpected = sorted(ours.keys() - given.keys()), sorted(given.keys() - ours.keys())
     if strict and (missing or unexpected):

@@ -9,7 +9,7 @@ import mlx.core as mx
 import numpy as np
 
 from .. import images, masks
-from ..images.preprocess import preprocess_photo
+from ..images.preprocess import MEAN, STD, preprocess_photo
 from ..model.resize import resize_bilinear
 from .arrays import ResultArray, to_numpy
 
@@ -25,8 +25,7 @@ class SAM2Transforms:
         max_hole_area, max_sprinkle_area: as for ``SAM2ImagePredictor``.
     """
 
-    mean = list(images.MEAN)
-    std = list(images.STD)
+    mean, std = MEAN, STD
 
     def __init__(
         self, resolution: int, mask_threshold: float, max_hole_area: float = 0.0, max_sprinkle_area: float = 0.0

@@ -68,14 +68,6 @@ class VideoState:
         """Height and width of the video's frames."""
         return self.source.height, self.source.width
 
-    def __getitem__(self, key: str) -> Any:
-        """The keys of the official state that scripts read: num_frames, video_height, video_width and obj_ids."""
-        known = {"num_frames": self.num_frames, "obj_ids": self.obj_ids}
-        known |= {"video_height": self.source.height, "video_width": self.source.width}
-        if key not in known:
-            raise KeyError(f"{key!r} is no part of a session here; there are {', '.join(known)}")
-        return known[key]
-
     def require_frame(self, frame_idx: int) -> None:
         """Raise a ValueError if the video has no such frame, or after ``close``."""
         self.store.require_open()

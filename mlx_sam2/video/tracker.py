@@ -54,11 +54,15 @@ class Tracker:
     """
 
     def __init__(self, model: SAM2, fill_hole_area: int, options: Approximations | None = None) -> None:
-        self.model = model
-        self.config = model.config
         self.fill_hole_area = fill_hole_area
         self.options = Approximations() if options is None else options
+        self.use(model)
+
+    def use(self, model: SAM2) -> None:
+        """Take a model, also in the place of another one, with other options. ValueError as the constructor."""
         self.options.check(model.config)
+        self.model = model
+        self.config = model.config
 
     def encode(self, frame: np.ndarray) -> ImageFeatures:
         """Features of a frame, (H, W, 3) uint8."""
@@ -272,10 +276,15 @@ def video_masks(low_res: Sequence[np.ndarray | None], size: tuple[int, int], non
         stacked = mx.array(np.stack([low_res[i] for i in present]))[..., None]  # (N', 4h, 4w, 1)
         with mx.stream(_beside(mx.default_device().type)):
             out[present, 0] = np.array(resize_bilinear(stacked, size)[..., 0])
-    if non_overlap and len(out) > 1:
-        winner = out.argmax(axis=0, keepdims=True) == np.arange(len(out))[:, None, None, None]
-        out = np.where(winner, out, np.minimum(out, NON_OVERLAP_LOGIT))
-    return out
+    return without_overlap(out) if non_overlap else out
+
+
+def without_overlap(masks: np.ndarray) -> np.ndarray:
+    """(N, 1, H, W) logits: the highest takes a pixel, the others fall to -10 or below; ties go to the first."""
+    if len(masks) < 2:
+        return masks
+    winner = masks.argmax(axis=0, keepdims=True) == np.arange(len(masks))[:, None, None, None]
+    return np.where(winner, masks, np.minimum(masks, NON_OVERLAP_LOGIT))
 
 
 @lru_cache(maxsize=4)

@@ -97,8 +97,6 @@ def test_dtype(folder: str) -> None:
     [
         ({"mode": "train"}, ValueError, "mode='train': only 'eval'"),
         ({"compile_image_encoder": True}, ValueError, "compile_image_encoder=True belongs to PyTorch"),
-        ({"max_cond_frames": 4}, TypeError, "'max_cond_frames' is not an option of the model"),
-        ({"trunk": None}, TypeError, "'trunk' is not an option of the model"),
         ({"max_cond_frames_in_attn": 1}, ConfigError, "max_cond_frames_in_attn = 1: must be -1 or at least 2"),
         ({"image_size": 250}, ConfigError, "image_size = 250: must be a multiple of 32"),
         ({"num_maskmem": 5}, ValueError, "maskmem_tpos_enc"),
@@ -192,10 +190,22 @@ def test_hole_area(options: dict[str, Any], area: int | None) -> None:
     assert json.dumps(options) == given  # the caller's own is left alone
 
 
+@pytest.mark.parametrize("option", ["max_cond_frames", "trunk"])
+def test_options_that_mean_nothing_warn(folder: str, nano_config: SAM2Config, option: str) -> None:
+    """The official constructors ignore them."""
+    with pytest.warns(UserWarning, match=f"the model has no option {option}: ignored; there are .*num_maskmem"):
+        assert build.build_model(folder, **{option: 4}).config == nano_config.with_postprocessing(True)
+
+
+def test_vos_optimized_warns_and_changes_nothing() -> None:
+    with pytest.warns(UserWarning, match="vos_optimized=True compiles with PyTorch: it changes nothing here"):
+        options = build.split_video_options({"vos_optimized": True})
+    assert options == build.split_video_options({})
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"vos_optimized": True}, "vos_optimized=True compiles with PyTorch"),
         ({"fill_hole_area": "8"}, "fill_hole_area='8': it must be a number"),
         ({"fill_hole_area": True}, "fill_hole_area=True: it must be a number"),
         ({"fill_hole_area": -1}, "fill_hole_area=-1: it must be a number"),
@@ -205,7 +215,7 @@ def test_hole_area(options: dict[str, Any], area: int | None) -> None:
     ids=str,
 )
 def test_video_options_that_cannot_be_met(options: dict[str, Any], words: str) -> None:
-    with pytest.raises(ValueError, match=r"must be|compiles") as error:
+    with pytest.raises(ValueError, match="must be") as error:
         build.split_video_options(options)
     assert words in str(error.value)
 
@@ -291,6 +301,14 @@ def test_build_video_predictor(folder: str, nano_config: SAM2Config) -> None:
 def test_no_such_config(folder: str) -> None:
     with pytest.raises(ConfigError, match=r"config='nowhere\.yaml' is neither a file nor a published model"):
         build_sam.build_sam2("nowhere.yaml", folder)
+
+
+@pytest.mark.parametrize(
+    "name", ["configs/samurai/sam2.1_hiera_b+.yaml", "configs/sam2.1/sam2.1_hiera_x.yaml", "/opt/fork/edgetam.yaml"]
+)
+def test_a_config_of_a_fork_is_never_taken_for_the_plain_one(folder: str, name: str) -> None:
+    with pytest.raises(ValueError, match=r"is no official configuration, and no such file exists; there are configs/"):
+        build_sam.build_sam2(name, folder)
 
 
 def test_published_config_for_other_weights(folder: str) -> None:

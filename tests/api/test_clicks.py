@@ -191,7 +191,7 @@ def test_low_resolution_alone(model: SAM2, monkeypatch: pytest.MonkeyPatch) -> N
     predictor.set_image(picture())
     prompts = [POINT, {**POINT, "multimask_output": False}, {"box": [[10, 20, 90, 80], [10, 20, 30, 80]]}]
     expected = [predictor.predict(**prompt)[1:] for prompt in prompts]
-    monkeypatch.setattr(predictor, "_upscale", None)  # is not called
+    monkeypatch.setattr(predictor, "upscale", None)  # is not called
     for prompt, pair in zip(prompts, expected, strict=True):
         for got, said in zip(predictor.predict_low_res(**prompt), pair, strict=True):
             np.testing.assert_array_equal(got, said)

@@ -311,6 +311,8 @@ def test_keys_that_scripts_read_of_the_official_state(predictor: SAM2VideoPredic
     read = {key: state[key] for key in ("num_frames", "video_height", "video_width", "obj_ids")}
     assert read == {"num_frames": 5, "video_height": HEIGHT, "video_width": WIDTH, "obj_ids": [5]}
     with pytest.raises(KeyError, match="no part of a session"):
+        state["nothing"]
+    with pytest.raises(KeyError, match="inside the official code"):
         state["images"]
 
 
