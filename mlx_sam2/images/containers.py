@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 ORIENTATION, SUBFILE_TYPE, WIDTH, PHOTOMETRIC, SUB_IFDS, DNG_VERSION = 0x0112, 254, 256, 262, 330, 50706
 RAW_COLOURS = (32803, 34892)  # a colour filter array, linear raw
 MAX_DIRECTORIES, MAX_ENTRIES, MAX_VALUES = 64, 4096, 16
+MAX_BOXES = 1000  # of an ISO media file: photos have three or four
 _WHOLE = {1: "B", 3: "H", 4: "I", 13: "I", 16: "Q", 18: "Q"}  # types of whole numbers: BYTE, SHORT, LONG, IFD, ...
 
 RAW_HEADS = (b"FUJIFILMCCD-RAW", b"IIRO", b"IIRS", b"MMOR", b"IIU\0", b"FOVb", b"\0MRM")
@@ -95,13 +96,33 @@ def is_heic(head: bytes) -> bool:
     return bool(found & HEIC_BRANDS) and not found & {b"avif", b"avis"}
 
 
+def is_cut_short(file: BinaryIO) -> bool:
+    """Whether the last box of an ISO media file ends after the file. libheif fills what is missing with grey."""
+    end, place = file.seek(0, io.SEEK_END), 0
+    for _ in range(MAX_BOXES):
+        if place >= end:
+            break
+        file.seek(place)
+        head = file.read(16)
+        if len(head) < 8:
+            return True
+        (size,) = struct.unpack(">I", head[:4])
+        if size == 1 and len(head) == 16:  # a size of 64 bits follows
+            (size,) = struct.unpack(">Q", head[8:])
+        if size < 8:  # 0: the last one, to the end of the file
+            return size != 0
+        place += size
+    return place > end
+
+
 def refusal(file: BinaryIO) -> str | None:
     """Why a file is not read as a photo though Pillow might find a picture in it; None for all others."""
     file.seek(0)
     head = file.read(512)
     if is_raw(file):
         return RAW_REFUSED
-    if brands(head) & FILM_BRANDS and not is_heic(head):
+    is_film = head.startswith(b"\x1aE\xdf\xa3") or (head[:4], head[8:12]) == (b"RIFF", b"AVI ")  # Matroska, WebM; AVI
+    if is_film or (brands(head) & FILM_BRANDS and not is_heic(head)):
         return "is a film, not a photo: python -m mlx_sam2.track reads films"
     return None
 

@@ -120,6 +120,8 @@ def _stored(file: BinaryIO, name: str) -> Iterator[_Stored]:
                 raise ImageError(f"{name} {reason}")
             file.seek(0)
             if containers.is_heic(file.read(512)):
+                if containers.is_cut_short(file):
+                    raise ImageError(f"{name} is damaged or cut short")
                 yield _Stored(open_heif(file, name))
                 return
             file.seek(0)

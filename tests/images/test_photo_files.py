@@ -138,9 +138,15 @@ def test_heic_is_read_or_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         pixels = images.read(path)
         assert pixels.shape == (768, 1024, 3)
         assert pixels.std() > 10  # all four tiles
-        path.write_bytes(path.read_bytes()[:9000])
-        with pytest.raises(ImageError, match=r"photo\.jpg is damaged or cut short"):
-            images.read(path)
+
+
+@pytest.mark.parametrize("length", [300, 9000, 16488])
+def test_a_heic_that_is_cut_short(tmp_path: Path, length: int) -> None:
+    """libheif would fill the missing tiles with grey."""
+    path = tmp_path / "photo.heic"
+    path.write_bytes((REPORTS / "iphone.heic").read_bytes()[:length])
+    with pytest.raises(ImageError, match=r"photo\.heic is damaged or cut short"):
+        images.read(path)
 
 
 def stand_in(folder: Path, script: str) -> str:
@@ -221,8 +227,11 @@ def test_raw_photos_of_other_forms(tmp_path: Path, head: bytes) -> None:
         images.read(tmp_path / "a.raw")
 
 
-def test_a_film_is_no_photo(tmp_path: Path) -> None:
-    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypisom\0\0\2\0isommp42" + bytes(100))
+@pytest.mark.parametrize(
+    "head", [b"\0\0\0\x18ftypisom\0\0\2\0isommp42", b"RIFF\0\0\1\0AVI LIST", b"\x1aE\xdf\xa3\x9fB\x86\x81\1"]
+)
+def test_a_film_is_no_photo(tmp_path: Path, head: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(head + bytes(100))
     with pytest.raises(ImageError, match=r"is a film, not a photo: python -m mlx_sam2\.track"):
         images.read(tmp_path / "a.jpg")
 
