@@ -32,6 +32,7 @@ T = TypeVar("T")
 
 THUMBNAIL = 320  # pixels of the longer side
 READERS = 2  # threads that decode frames to be looked at: each may hold a picture
+OPENERS = 2  # threads that open files, which may take long, so that looking does not wait
 
 
 @dataclass
@@ -45,6 +46,7 @@ class App:
     engine: Engine
     jobs: Jobs
     readers: ThreadPoolExecutor
+    openers: ThreadPoolExecutor
     saves: Saves | None = None  # None: nothing is saved
     opened: str | None = None  # the session of the command line
     _reopening: Lock = field(default_factory=Lock)
@@ -66,9 +68,10 @@ class App:
         edits = Edits(sessions)
         engine = Engine(model, worker, edits, **options)
         readers = ThreadPoolExecutor(READERS, "mlx_sam2.app reader")
-        return cls(access, sessions, edits, worker, engine, Jobs(sessions, worker), readers, saves)
+        openers = ThreadPoolExecutor(OPENERS, "mlx_sam2.app opener")
+        return cls(access, sessions, edits, worker, engine, Jobs(sessions, worker), readers, openers, saves)
 
-    # ---- opening: each takes as long as reading the file, so it belongs on a reader's thread
+    # ---- opening: each takes as long as reading the file, so it belongs on an opener's thread
 
     def open(
         self, kind: Kind, name: str, path: Path, folder: Path, *, disk: int = 0, fill: Fill | None = None
@@ -123,8 +126,12 @@ class App:
         return self.saves
 
     async def view(self, read: Callable[[], T]) -> T:
-        """Await something that reads files, beside the worker."""
+        """Await something that reads a frame, beside the worker."""
         return await asyncio.get_running_loop().run_in_executor(self.readers, read)
+
+    async def opening(self, read: Callable[[], T]) -> T:
+        """Await something that opens a file."""
+        return await asyncio.get_running_loop().run_in_executor(self.openers, read)
 
     def end_streams(self) -> None:
         """End all event streams, for which the server would wait."""

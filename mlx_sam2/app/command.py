@@ -190,6 +190,7 @@ def _serve(app: App, listener: socket.socket, no_browser: bool) -> None:
 
         def handle_exit(self, sig: int, frame: Any) -> None:
             super().handle_exit(sig, frame)
+            logging.getLogger("uvicorn.error").disabled = True  # requests that are cut off now are no faults
             app.end_streams()
 
     Server(make_config(app, PATIENCE)).run(sockets=[listener])

@@ -1,4 +1,4 @@
-"""Server-sent events of a session: what happens is told to every page that listens."""
+"""Server-sent events of a session: every page that listens hears what happens."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
+from starlette.responses import StreamingResponse
+from starlette.types import Receive, Scope, Send
+
 from .schemas import ApiError
 
-WAITING_BYTES = 16 << 20  # that a slow listener may have ahead; then it has to come again
-BEAT_SECONDS = 10.0  # a comment this often finds out connections that are dead
+WAITING_BYTES = 16 << 20  # a listener that is slower than this many bytes is sent away, and has to come again
+BEAT_SECONDS = 10.0  # a comment this often finds connections that are dead
 
 
-class _Listener:
+class Listener:
     """A page that listens, and what waits for it."""
 
     def __init__(self) -> None:
@@ -47,7 +50,7 @@ class Hub:
         self._call = call
         self._most = most
         self._on_left = on_left
-        self._listeners: set[_Listener] = set()
+        self._listeners: set[Listener] = set()
         self._closed = False
 
     def __len__(self) -> int:
@@ -67,34 +70,53 @@ class Hub:
         for listener in self._listeners:
             listener.put(event)
 
-    def listen(self, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
-        """A stream of events that begins with `first`, as it is when the stream begins.
+    def join(self) -> Listener:
+        """Add a listener, who has to ``leave``.
 
         Raises:
             ApiError: the session has as many listeners as it may have.
         """
         if len(self._listeners) >= self._most:
             raise ApiError(409, "full", f"{self._most} pages listen to this session already; close one of them")
-        return self._stream(first)
+        listener = Listener()
+        self._listeners.add(listener)
+        return listener
 
-    async def _stream(self, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
-        listener = _Listener()
-        self._listeners.add(listener)  # here: a stream that nobody begins to read never ends
+    def leave(self, listener: Listener) -> None:
+        self._listeners.discard(listener)
+        if not self._listeners:
+            self._on_left()
+
+    async def stream(self, listener: Listener, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
+        """What a listener hears, beginning with `first`, as it is when somebody begins to read."""
+        yield encode(*first())
+        while not self._closed or not listener.queue.empty():
+            try:
+                event = await asyncio.wait_for(listener.get(), BEAT_SECONDS)
+            except asyncio.TimeoutError:  # not TimeoutError: another class before Python 3.11
+                yield b": still here\n\n"
+                continue
+            if event is None:
+                return
+            yield event
+
+
+class EventResponse(StreamingResponse):
+    """The events of a hub. Its listener leaves with the connection, also where nobody has begun to read.
+
+    Raises:
+        ApiError: as ``Hub.join``.
+    """
+
+    def __init__(self, hub: Hub, first: Callable[[], tuple[str, Any]]) -> None:
+        self.hub, self.listener = hub, hub.join()
+        super().__init__(hub.stream(self.listener, first), media_type="text/event-stream")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            yield encode(*first())
-            while not self._closed or not listener.queue.empty():
-                try:
-                    event = await asyncio.wait_for(listener.get(), BEAT_SECONDS)
-                except asyncio.TimeoutError:  # not TimeoutError: another class before Python 3.11
-                    yield b": still here\n\n"
-                    continue
-                if event is None:
-                    return
-                yield event
+            await super().__call__(scope, receive, send)
         finally:
-            self._listeners.discard(listener)
-            if not self._listeners:
-                self._on_left()
+            self.hub.leave(self.listener)
 
 
 def encode(name: str, data: Any) -> bytes:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any, Literal
 
-from ..worker import Worker
+from ..worker import ClosedError, Worker
 from .edits import Edits
 from .faults import FAILURES, describe, report
 from .history import Edit
@@ -84,7 +84,11 @@ class Jobs:
             job.enter("failed", "a fault of the app; the terminal shows more")
             raise
         else:
-            self._submit(job, work)
+            try:
+                self._submit(job, work)
+            except ClosedError:  # the app ends
+                work.close()
+                job.enter("cancelled")
 
 
 def propagate_steps(

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote_to_bytes
 
 from pydantic import ValidationError
 
@@ -29,7 +30,7 @@ SLACK = 8 << 20  # bytes that edits may have beside four times the whole session
 
 
 class About(Wire):
-    """``about.json``. `media`: a name in the folder, or the path of a file of the command line."""
+    """``about.json``. `media`: a name in the folder, or the file: address of a file of the command line."""
 
     id: str
     kind: Kind
@@ -136,7 +137,7 @@ class Saves:
             if about.media:
                 _link(media, path / about.media)
             else:
-                about = about.model_copy(update={"media": str(media)})
+                about = about.model_copy(update={"media": media.as_uri()})  # UTF-8, whatever the name is
             (path / "thumbnail.jpg").write_bytes(thumbnail)
             save = Save(self, path, about, held)
             save.rewrite(lines())
@@ -167,7 +168,8 @@ class Save:
 
     def __init__(self, saves: Saves, path: Path, about: About, held: int) -> None:
         self.about = about
-        self.media = Path(about.media) if os.path.isabs(about.media) else path / about.media
+        is_elsewhere = about.media.startswith("file:")
+        self.media = Path(os.fsdecode(unquote_to_bytes(about.media[7:]))) if is_elsewhere else path / about.media
         self._saves, self._path, self._held = saves, path, held
         self._edits = -1
         self._size = self._whole = 0

@@ -43,7 +43,8 @@ def make_server(app: App) -> ASGIApp:
             await sweeper
         for session in app.sessions.all():
             app.sessions.close(session.id)
-        app.readers.shutdown(wait=False, cancel_futures=True)
+        for pool in (app.readers, app.openers):
+            pool.shutdown(wait=False, cancel_futures=True)
 
     server = FastAPI(
         title="mlx_sam2.app",

@@ -6,10 +6,11 @@ import shutil
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 
 from .addresses import EVENTS, JPEG, UPLOAD, Frame, Name, SessionId
 from .app import App
+from .events import EventResponse
 from .examples import EXAMPLES, write_example
 from .faults import report
 from .media import jpeg, kind_of
@@ -31,7 +32,7 @@ def add_opening(router: APIRouter, app: App) -> None:
                 upload.keep()
                 return session
 
-            return _encoded(app, await app.view(read))
+            return _encoded(app, await app.opening(read))
 
     @router.post("/examples/{name}", status_code=201)
     async def open_example(name: Annotated[str, Path(max_length=40)]) -> SessionState:
@@ -53,7 +54,7 @@ def add_opening(router: APIRouter, app: App) -> None:
                 app.sessions.give_disk(None, size)
                 raise
 
-        return _encoded(app, await app.view(read))
+        return _encoded(app, await app.opening(read))
 
     @router.post("/projects", status_code=201, openapi_extra=UPLOAD)
     async def open_project(request: Request) -> SessionState:
@@ -70,14 +71,14 @@ def add_opening(router: APIRouter, app: App) -> None:
                 app.sessions.give_disk(None, upload.size)
                 return session
 
-            return _encoded(app, await app.view(read))
+            return _encoded(app, await app.opening(read))
 
     @router.post("/recent/{session_id}", status_code=201)
     async def reopen(session_id: SessionId) -> SessionState:
         """Open a saved session again, under its old id; one that is open is answered as it is."""
         if app.sessions.has(session_id):
             return app.sessions.get(session_id).state()
-        return _encoded(app, await app.view(lambda: app.reopen(session_id)))
+        return _encoded(app, await app.opening(lambda: app.reopen(session_id)))
 
     @router.delete("/recent/{session_id}", status_code=204)
     def forget(session_id: SessionId) -> None:
@@ -118,12 +119,11 @@ def add_sessions(router: APIRouter, app: App) -> None:
 
     @router.get("/sessions/{session_id}/events", response_class=Response, responses={200: EVENTS})
     async def events(session_id: SessionId) -> Response:
-        """Server-sent events: state, status, model, job, progress, frame, everything, closed."""
+        """Server-sent events: state, edit, status, model, job, progress, frame, everything, saving, closed."""
         session = app.sessions.get(session_id)
         for job in session.running:
             job.watched = True
-        stream = session.hub.listen(lambda: ("state", session.state().model_dump()))
-        return StreamingResponse(stream, media_type="text/event-stream")
+        return EventResponse(session.hub, lambda: ("state", session.state().model_dump()))
 
 
 def _encoded(app: App, session: Session) -> SessionState:

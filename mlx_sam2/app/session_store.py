@@ -9,11 +9,11 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from ..worker import Worker
+from ..worker import ClosedError, Worker
 from .events import Hub
 from .media import Limits, SharedSource, open_media, shown_name
 from .schemas import ApiError, Kind
@@ -44,9 +44,9 @@ class Sessions:
 
     def on_loop(self, call: Callable[..., None], *args: Any) -> None:
         """Call on the event loop, if there is one."""
-        loop = self.loop
-        if loop is not None and not loop.is_closed():
-            loop.call_soon_threadsafe(call, *args)
+        if self.loop is not None:
+            with suppress(RuntimeError):  # it is closed: the app ends
+                self.loop.call_soon_threadsafe(call, *args)
 
     def has(self, session_id: str) -> bool:
         return session_id in self._sessions
@@ -205,7 +205,8 @@ class Sessions:
         work, session.work = session.work, None
         source, session.source = session.source, None
         if work is not None:
-            self._worker.submit_always(work.close)
+            with suppress(ClosedError):  # the app ends, and all goes with it
+                self._worker.submit_always(work.close)
         if source is not None:
             source.close()
 

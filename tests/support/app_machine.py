@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -14,6 +16,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pytest
 import uvicorn
 from PIL import Image
 
@@ -154,6 +157,14 @@ class Listener:
         self._socket.shutdown(socket.SHUT_RDWR)
         self._socket.close()
         self._thread.join(SLOW)
+
+
+def rss() -> int:
+    """Bytes of this process that are in memory."""
+    gc.collect()
+    if not os.path.exists("/proc/self/statm"):
+        pytest.skip("how much memory is in use is read from /proc")
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def png(picture: np.ndarray) -> bytes:
