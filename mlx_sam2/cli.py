@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from .text import one_line
 
+DTYPES = ("float32", "float16", "bfloat16")  # of weights
 BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143  # exit codes
 
 
@@ -87,6 +88,12 @@ def note(prog: str, text: str) -> None:
 def lacks_temporary_folder(error: BaseException) -> bool:
     """Whether MLX could not write the code that it compiles on a CPU."""
     return isinstance(error, RuntimeError) and str(error).startswith("filesystem error")
+
+
+def fail(prog: str, error: BaseException, more: str = "") -> int:
+    """``complain``, and the exit code: a ValueError is of what was given, anything else is a failure."""
+    complain(prog, error, more)
+    return BAD_INPUT if isinstance(error, ValueError) else FAILURE
 
 
 def escape_output() -> None:
@@ -210,7 +217,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     group.add_argument(
         "--dtype",
-        choices=["float32", "float16", "bfloat16"],
+        choices=DTYPES,
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
 

@@ -36,6 +36,22 @@ def test_a_signal_ends_a_command(number: int, code: int) -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (cli.UsageError("the box\nhas no area"), 2, "the box has no area"),
+        (ValueError("not a model"), 2, "not a model"),
+        (RuntimeError("the Hub is away"), 1, "the Hub is away"),
+        (OSError(28, "No space left on device", "m.png"), 1, "m.png: No space left on device"),
+    ],
+)
+def test_an_error_is_a_line_and_a_code(
+    error: Exception, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert cli.fail("python -m mlx_sam2.x", error, "!") == code
+    assert capsys.readouterr().err == f"mlx_sam2.x: error: {line}!\n"
+
+
 def test_another_thread_leaves_signals_alone() -> None:
     before, seen = signal.getsignal(signal.SIGTERM), []
     run = threading.Thread(target=lambda: cli.guard_output("x", lambda: seen.append(signal.getsignal(15)) or 0))

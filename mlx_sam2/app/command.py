@@ -221,11 +221,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _end)
     try:
         return _run(args)
-    except UsageError as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-    except OSError as error:
-        cli.complain(PROG, error)
-        return cli.FAILURE
+    except (UsageError, OSError) as error:
+        return cli.fail(PROG, error)
     except KeyboardInterrupt:
         return 130

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..cli import BAD_INPUT, FAILURE, Parser, UsageError, complain, execute, program
+from ..cli import DTYPES, Parser, UsageError, execute, fail, program
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="published size with random weights: tiny, small, base_plus, large, sam2-tiny, ...; default: %(default)s",
     )
     parser.add_argument("--model", help="measure with the weights of this folder, file or Hub id instead")
-    parser.add_argument("--dtype", choices=["float32", "float16", "bfloat16"], help="default: that of `segment`")
+    parser.add_argument("--dtype", choices=DTYPES, help="default: that of `segment`")
     parser.add_argument(
         "--stages",
         nargs="+",
@@ -177,8 +177,11 @@ def _run(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from ..checkpoint import loading
+    from ..hub.download import check_model
     from . import stages
 
+    if args.model is not None:
+        check_model(args.model, None)
     if args.chip is not None and args.chip not in CHIPS:
         raise ValueError(f"--chip {args.chip!r} is none of those known: {', '.join(CHIPS)}")
     if args.modelled and args.stages != list(GROUPS):
@@ -257,13 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _guarded(args: argparse.Namespace) -> int:
     """``_run`` with one line for an error."""
-    from ..hub.client import HubError
-
     try:
         return _run(args)
-    except (ValueError, HubError) as error:  # of the options, the checkpoint or its configuration
-        complain(PROG, error)
-        return BAD_INPUT
-    except (RuntimeError, OSError) as error:
-        complain(PROG, error)
-        return FAILURE
+    except (ValueError, RuntimeError, OSError) as error:  # HubError is a RuntimeError
+        return fail(PROG, error)

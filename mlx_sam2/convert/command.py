@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--mlx-path", type=Path, metavar="PATH", help="what to write; default: ./MODEL-PRECISION")
     parser.add_argument(
         "--dtype",
-        choices=["float32", "float16", "bfloat16"],
+        choices=cli.DTYPES,
         help="of the weights; default: float16, with --to that of the source",
     )
     parser.add_argument("-q", "--quantize", action="store_true", help="pack attention and MLP projections")
@@ -283,24 +283,14 @@ def _run(args: argparse.Namespace) -> int:
     try:
         _check(args)
     except UsageError as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-    from ..hub.client import HubError
-    from .verify import VerificationError
-
+        return cli.fail(PROG, error)
     try:
         if args.verify is not None:
             return _verify(args)
         return _convert(args) if args.hf_path is not None else _upload(args, args.mlx_path)
-    except ValueError as error:  # UsageError, ConversionError, CheckpointError, ConfigError
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-    except (HubError, VerificationError, OSError, MemoryError) as error:
-        cli.complain(PROG, error)
-        return cli.FAILURE
-    except RuntimeError as error:  # MLX: a file that cannot be read any more
-        cli.complain(PROG, error)
-        return cli.FAILURE
+    # RuntimeError: HubError, VerificationError, and what MLX raises for a file that cannot be read any more
+    except (ValueError, RuntimeError, OSError, MemoryError) as error:
+        return cli.fail(PROG, error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

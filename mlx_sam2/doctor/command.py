@@ -50,7 +50,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository of --weights")
     parser.add_argument(
         "--dtype",
-        choices=["float32", "float16", "bfloat16"],
+        choices=cli.DTYPES,
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON document instead")
@@ -273,13 +273,10 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..hub.client import HubError
-
     try:
         model, no_weights = load_model(args)
-    except (ValueError, HubError, OSError) as error:  # ValueError: UsageError, CheckpointError and ConfigError
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
+    except (ValueError, RuntimeError, OSError) as error:  # HubError is a RuntimeError
+        return cli.fail(PROG, error)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "mlx_sam2: ")  # the report says the same
         findings = examine(args, model, no_weights)

@@ -85,7 +85,6 @@ def _export_to(folder: Path, model: SAM2, args: argparse.Namespace) -> dict[str,
 
 
 def _run(args: argparse.Namespace) -> int:
-    from ..hub.client import HubError
     from ..hub.download import check_model
 
     folder = Path(os.path.abspath(os.path.expanduser(args.output)))
@@ -102,9 +101,8 @@ def _run(args: argparse.Namespace) -> int:
     try:
         model = loading.load(args.model, dtype=args.dtype, revision=args.revision)
         manifest = _export_to(folder, model, args)
-    except (ValueError, HubError, OSError) as error:  # ValueError: UsageError, CheckpointError and ConfigError
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
+    except (ValueError, RuntimeError, OSError) as error:  # HubError is a RuntimeError
+        return cli.fail(PROG, error)
     if manifest["kernels"] and not rules.metal_allowed():
         print(
             f"{cli.command_name(PROG)}: note: no Metal here: the kernels are in the files unchecked, so these load on "

@@ -274,8 +274,7 @@ def run_everything(args: argparse.Namespace) -> int:
         if not args.merge:
             check_model(args.model, args.revision)
     except UsageError as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
+        return cli.fail(PROG, error)
     try:
         ranks = Ranks.join()
         code, photos, outputs = 0, [], None
@@ -283,8 +282,7 @@ def run_everything(args: argparse.Namespace) -> int:
             with _or_abort():
                 photos, outputs = make_plan(args)
         except (UsageError, ImageError) as error:
-            cli.complain(PROG, error)
-            code = cli.BAD_INPUT
+            code = cli.fail(PROG, error)
         (others,) = ranks.total(code)
         if others:
             return cli.BAD_INPUT  # another process has said why
@@ -292,9 +290,5 @@ def run_everything(args: argparse.Namespace) -> int:
     except Abort as abort:
         cli.complain(PROG, abort.reason)
         return abort.code
-    except UsageError as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-    except RanksError as error:
-        cli.complain(PROG, error)
-        return cli.FAILURE
+    except (UsageError, RanksError) as error:
+        return cli.fail(PROG, error)

@@ -197,22 +197,18 @@ def run_prompted(args: argparse.Namespace) -> int:
         check_model(args.model, args.revision)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-
+        return cli.fail(PROG, error)
     try:
         predictor = load_predictor(args)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE
+        return cli.fail(PROG, error)
     code = 0
     quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
     for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
         try:
             result = _segment(args, predictor, job)
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
-            cli.complain(PROG, error)  # the other photos are still done
-            code = max(code, cli.BAD_INPUT if isinstance(error, ValueError) else cli.FAILURE)
+            code = max(code, cli.fail(PROG, error))  # the other photos are still done
             continue
         text = json.dumps(result) if args.json else _line(result)
         with tqdm.external_write_mode():

@@ -191,8 +191,7 @@ def _run_video(args: argparse.Namespace) -> int:
     except (VideoError, OSError, RuntimeError, ArithmeticError) as error:
         if progress.count == 0:
             raise
-        cli.complain(PROG, error, f" ({progress.span} written)")
-        return cli.BAD_INPUT if isinstance(error, VideoError) else cli.FAILURE
+        return cli.fail(PROG, error, f" ({progress.span} written)")
 
 
 def _track(args: argparse.Namespace, progress: Progress) -> int:
@@ -243,16 +242,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = build_parser().parse_args(argv)
     try:
         return _run(args)
-    except (UsageError, VideoError) as error:
-        cli.complain(PROG, error)
-        return cli.BAD_INPUT
-    except (
-        OSError,
-        RuntimeError,
-        ArithmeticError,
-        MemoryError,
-    ) as error:  # HubError too: the name was good, so it is the network
-        cli.complain(PROG, error)
-        return cli.FAILURE
+    except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        return cli.fail(PROG, error)
     except KeyboardInterrupt:
         return 130
