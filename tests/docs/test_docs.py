@@ -71,6 +71,16 @@ def test_every_command_has_its_line_and_its_page() -> None:
         assert f"](docs/{page}.md" in line
 
 
+def test_the_house_has_every_room() -> None:
+    """CONTRIBUTING.md has a line for every folder of the package, and names every file beside them."""
+    house = (ROOT / "CONTRIBUTING.md").read_text().partition("## The house")[2].partition("Where to add")[0]
+    rooms = [path for path in PACKAGE.iterdir() if not path.name.startswith("__") and path.suffix in ("", ".py")]
+    aliases = {"image_predictor.py", "video_predictor.py"}
+    names = {f"{path.name}/" if path.is_dir() else path.name for path in rooms} - aliases
+    names |= {f"{path.name}/" for path in (ROOT / "tools").iterdir() if path.is_dir() and path.name[0] not in "._"}
+    assert {name for name in names if f"`{name}`" not in house} == set()
+
+
 def test_links_and_anchors_are_seen(tmp_path: Path) -> None:
     page = tmp_path / "x.md"
     page.write_text("# A `b`, c!\n# a b c\nsee [x](y.md#z) `[no](no.md)` ![p](q.png) [w](https://w)\n\n    [no](no)\n")
