@@ -5,7 +5,7 @@ from __future__ import annotations
 from .edits import Asked, Edits
 from .faults import FAILURES
 from .image_work import ImageWork
-from .schemas import MAX_OBJECT, Answer, ApiError, Mask, Prompt, Rle
+from .schemas import MAX_OBJECT, Answer, ApiError, Mask, Object, Prompt, Rle
 from .session import Session
 from .video_work import VideoWork
 
@@ -32,11 +32,21 @@ def put(edits: Edits, session: Session, work: Work, asked: Asked, obj_id: int, f
         else:
             found, chosen = ([], None) if prompt.is_empty else work.answer(prompt)
         kept = None if chosen is None else found[chosen]
+        if (same := _unchanged(session, obj_id, frame, prompt, kept)) is not None:
+            return Answer(masks=found, chosen=chosen, object=same, revision=session.history.revision, seconds=0)
         obj, revision = edits.put_prompt(session, asked, obj_id, frame, prompt, kept)
     except FAILURES:
         _follow(session, work)
         raise
     return Answer(masks=found, chosen=chosen, object=obj, revision=revision, seconds=0)
+
+
+def _unchanged(session: Session, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None) -> Object | None:
+    """The object, if it has this prompt and this mask already: a page asks again for what it could choose from."""
+    with session.lock:
+        obj = session.objects.get(obj_id)
+        has_both = obj is not None and obj.frames.get(str(frame)) == prompt
+        return obj if has_both and session.masks.get(obj_id, {}).get(frame) == mask else None
 
 
 def _require_room(edits: Edits, session: Session) -> None:

@@ -18,6 +18,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -58,26 +59,56 @@ def until(ask: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
     return answer
 
 
+class Server:
+    """The app as a user starts it. It can be killed, and started again on its port; `data` holds its saved sessions."""
+
+    def __init__(self, data: Path, model: str, arguments: Sequence[str]) -> None:
+        self.command = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", *arguments]
+        self.command += ["--data", str(data)]
+        self.port = "0"
+        self.start()
+
+    def start(self) -> None:
+        environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
+        command = [*self.command, "--port", self.port]
+        root = Path(__file__).parents[2]
+        self.process = subprocess.Popen(
+            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        found = re.search(r"http://[^\s]+", line)
+        assert found, f"the server did not start: {line}{self.process.stdout.read()}"
+        self.url = found.group()
+        self.port = re.search(r":(\d+)", self.url.split("//")[1]).group(1)  # type: ignore[union-attr]
+
+    def kill(self) -> None:
+        """As ``kill -9``."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> None:
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(20)
+        self.kill()
+
+
+@contextlib.contextmanager
+def killable(data: Path, model: str = "demo", arguments: Sequence[str] = ()) -> Iterator[Server]:
+    """A server whose saved sessions lie in `data`."""
+    server = Server(data, model, arguments)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
 @contextlib.contextmanager
 def serving(model: str = "demo", arguments: Sequence[str] = ()) -> Iterator[str]:
-    """A server of its own, as a user starts it; its address, "http://127.0.0.1:PORT/"."""
-    command = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", "--port", "0", *arguments]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
-    root = Path(__file__).parents[2]
-    with subprocess.Popen(
-        command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            found = re.search(r"http://[^\s]+", line)
-            assert found, f"the server did not start: {line}{process.stdout.read()}"
-            yield found.group()
-        finally:
-            process.terminate()
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(20)
-            process.kill()
+    """A server with saved sessions of its own; its address, "http://127.0.0.1:PORT/"."""
+    with tempfile.TemporaryDirectory() as data, killable(Path(data), model, arguments) as server:
+        yield server.url
 
 
 @contextlib.contextmanager
@@ -161,9 +192,12 @@ class Page:
     def place(self, x: float, y: float) -> tuple[float, float]:
         """Where a pixel of the picture lies in the window, while the picture is fitted."""
         info = self.session()
+        return self.place_of(info["width"], info["height"], x, y)
+
+    def place_of(self, wide: int, high: int, x: float, y: float) -> tuple[float, float]:
+        """``place`` in a picture of this size, without asking the server."""
         stage = self.tab.locator("#stage").bounding_box()
         margin = 2 * MARGIN[stage["width"] < 600]
-        wide, high = info["width"], info["height"]
         scale = min((stage["width"] - margin) / wide, (stage["height"] - margin) / high, 8)
         left = stage["x"] + (stage["width"] - wide * scale) / 2
         top = stage["y"] + (stage["height"] - high * scale) / 2
@@ -201,6 +235,12 @@ class Page:
         self.tab.set_input_files(picker, str(path))
         until(lambda: self.id not in ("", before), f"{path} to open")
         until(lambda: self.session()["status"] == "ready", f"{path} to be encoded")
+        self.settled()
+
+    def join(self, session: str) -> None:
+        """Open a session that another page has open, or that is a recent one."""
+        self.tab.evaluate("(id) => { location.hash = id; }", session)
+        until(lambda: self.tab.evaluate("(id) => app.session?.id === id", session), "the session to open")
         self.settled()
 
     def click(self, x: float, y: float, **options: Any) -> None:

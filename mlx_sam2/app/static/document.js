@@ -131,7 +131,10 @@ export function carried(base, ours, theirs) {
     if (!isNew(step.object) && !find(theirs, object)) continue;
     const moved = { ...step, object };
     if (step.looks) moved.looks = changedLooks(find(base, step.object), step.looks);
-    if (step.looks && object !== step.object && step.looks.name === `Object ${step.object}`) moved.looks.name = `Object ${object}`;
+    if (step.looks && object !== step.object) {
+      moved.looks.color = freeColour(doc);
+      if (step.looks.name === `Object ${step.object}`) moved.looks.name = `Object ${object}`;
+    }
     if (step.prompts) moved.prompts = mergedPrompts(promptsOf(base, step.object, step.frame), step.prompts, promptsOf(theirs, object, step.frame));
     doc = applied(doc, moved);
   }

@@ -79,7 +79,7 @@ export class Sync {
   async #step() {
     const step = this.#next();
     if (!step) this.done = this.target;
-    if (this.behind > this.revision) this.#rebase(await api.session(this.id));
+    if (this.behind > this.revision) await this.#catchUp();
     else if (step) await this.#take(step);
     else if (this.queue.length) await this.#other(this.queue[0]);
     else return false;
@@ -154,13 +154,20 @@ export class Sync {
     return this.queue.shift();
   }
 
+  async #catchUp() {
+    const heard = this.behind;
+    const info = await api.session(this.id);
+    if (this.behind === heard) this.behind = info.revision; // else another one was heard of meanwhile
+    this.#rebase(info);
+  }
+
   /** Goes on from the server's document with what we have changed. */
   #rebase(info) {
     const theirs = fromServer(info);
     const before = this.arrived ? this.revision : null;
     // a server that has forgotten our last edits (its disk was full when it was killed) gets them again
     const { doc, names } = info.revision < this.revision ? { doc: this.target, names: new Map() } : carried(this.done, this.target, theirs);
-    Object.assign(this, { revision: info.revision, behind: 0, done: theirs, restoring: null });
+    Object.assign(this, { revision: info.revision, done: theirs, restoring: null });
     this.bare.clear();
     this.target = difference(theirs, doc).length ? doc : theirs;
     this.listeners.moved(info, this.target, names, before);

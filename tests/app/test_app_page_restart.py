@@ -1,0 +1,107 @@
+"""Servers that end, and come back: the page of ``python -m mlx_sam2.app`` keeps what was done, and goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import page_browser
+import page_media
+from page_browser import Page, until
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(page_browser.why_not() is not None, reason=str(page_browser.why_not())),
+]
+PHOTO = Path(__file__).parents[2] / "examples" / "coffee.jpg"  # 600 x 400
+CUP, SPOON = (290, 150), (380, 310)
+FRAMES = 12
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return page_media.write_clip(tmp_path_factory.mktemp("clip") / "ball.mp4", FRAMES)
+
+
+def saved(page: Page) -> None:
+    """Wait until the page has reached the server again, and everything is saved."""
+    until(lambda: page.tab.evaluate("app.idle && app.session.isSaved"), "everything to be saved", 60)
+
+
+def test_a_restarted_server_is_met_again(browser: Any, tmp_path: Path) -> None:
+    with page_browser.killable(tmp_path / "data") as server:
+        page = Page(browser, server.url)
+        page.open(PHOTO)
+        page.click(*CUP)
+        old = page.id
+        server.kill()
+        page.tab.mouse.click(*page.place_of(600, 400, *SPOON))  # nobody answers
+        page.wait("Your work is kept", "#pill-text")
+        assert page.tab.locator("#unsaved").get_attribute("data-shown") == "true"
+        server.start()
+        page.tab.get_by_text("Everything is as you left it").wait_for()
+        saved(page)
+        assert page.id == old
+        assert [point[2] for point in page.prompts()["points"]] == [1, 1] and len(page.objects()) == 1
+        assert page.ink(CUP[0] + 20, CUP[1])[3] > 0
+        page.press("Control+z")
+        page.press("Control+z")
+        assert page.objects() == []
+        page.press("Control+Shift+z")
+
+        # nothing is lost by closing the tab either: the session is among the recent ones
+        page.tab.goto("about:blank")
+        server.kill()
+        server.start()
+        page.tab.goto(server.url)
+        card = page.tab.locator("#recent .card")
+        card.wait_for()
+        assert card.count() == 1 and "coffee.jpg" in card.inner_text() and "1 object" in card.inner_text()
+        until(lambda: page.tab.evaluate("document.querySelector('#recent img').naturalWidth > 32"), "the thumbnail")
+        card.click()
+        until(lambda: page.tab.evaluate("app.session !== null && app.idle"), "the session")
+        assert page.id == old and len(page.prompts()["points"]) == 1
+        page.close()
+
+
+def test_kill_9_at_any_moment_loses_nothing(browser: Any, tmp_path: Path, clip: Path) -> None:
+    rng = np.random.default_rng(1)
+    with page_browser.killable(tmp_path / "data") as server:
+        for media, width, height in ((PHOTO, 600, 400), (clip, 480, 270)):
+            page = Page(browser, server.url)
+            page.open(media)
+            clicks = 0
+            for _ in range(4):
+                for _ in range(int(rng.integers(1, 6))):
+                    place = page.place_of(width, height, rng.integers(5, width - 5), rng.integers(5, height - 5))
+                    page.tab.mouse.click(*place)
+                    clicks += 1
+                page.tab.wait_for_timeout(float(rng.uniform(0, 250)))
+                server.kill()
+                server.start()
+                saved(page)
+                [object_] = page.objects()
+                assert len(object_["frames"]["0"]["points"]) == clicks
+                assert page.tab.evaluate("app.session.doc.objects") == [object_]
+            page.close()
+
+
+def test_tracking_that_kill_9_has_cut_off_keeps_its_frames(browser: Any, tmp_path: Path, clip: Path) -> None:
+    with page_browser.killable(tmp_path / "data") as server:
+        page = Page(browser, server.url)
+        page.open(clip)
+        page.click(60, 165)
+        page.tab.click("#track-on")
+        until(lambda: page.tab.evaluate("app.session.job?.done >= 4"), "tracked frames")
+        server.kill()
+        done = page.tab.evaluate("app.session.tracks.framesOf(1).length")
+        server.start()
+        saved(page)
+        assert page.tab.evaluate("app.session.job === null")
+        assert len(page.tracked(1)) >= done - 1 and len(page.objects()) == 1
+        page.track()
+        assert page.tracked(1) == set(range(FRAMES))
+        page.close()
