@@ -1,12 +1,14 @@
 """The official YAML (``configs/sam2*/*.yaml``), read as a dict, and our own form: a table and its exceptions.
 
 ``OFFICIAL_PATHS`` maps each field of ours to its place in the YAML. A key that the YAML leaves out has the default of
-the official constructors, not ours.
+the official constructors, not ours. The trainer's YAML (``configs/sam2.1_training``) has the same model below
+``trainer``, with references such as ``${scratch.resolution}``.
 """
 
 from __future__ import annotations
 
 import ast
+import re
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -101,6 +103,13 @@ OFFICIAL_IGNORED = (
     "normalize", "scale", "embedding_dim", "fuser.layer.dim", "mask_downsampler.embed_dim", "layer.d_model",
     "self_attention", "return_interm_layers", "fill_hole_area", "non_overlap_masks", "input_projection",
     "clear_non_cond_mem_around_input", "add_all_frames_to_correct_as_cond", "batch_first",
+    # of the trainer's model (official training/model/sam2.py)
+    "num_correction_pt_per_frame", "pt_sampling_for_eval", "use_act_ckpt_iterative_pt_sampling",
+    "forward_backbone_per_frame_for_eval", "freeze_image_encoder", "prob_to_sample_from_gt_for_train",
+    *(f"{name}_for_{phase}" for phase in ("train", "eval") for name in (
+        "prob_to_use_pt_input", "prob_to_use_box_input", "num_frames_to_correct", "rand_frames_to_correct",
+        "num_init_cond_frames", "rand_init_cond_frames",
+    )),
 )  # fmt: skip
 
 # Keys that the model does not vary: any other value than this describes a different model.
@@ -116,10 +125,18 @@ OFFICIAL_FIXED: dict[str, Any] = {
 ATTENTION_SHARED: dict[str, Any] = {"num_heads": None, "downsample_rate": 1, "rope_theta": 10000.0}
 
 
+_LONGEST_CHAIN = 10  # of references
+
+
 def is_official(values: dict[str, Any]) -> bool:
-    """Whether this is the official YAML, with or without its outer ``model`` key."""
-    model = values.get("model", values)
+    """Whether this is the official YAML, with or without its outer ``model`` key, or the trainer's."""
+    model = _model_part(values)
     return isinstance(model, dict) and "image_encoder" in model
+
+
+def _model_part(values: dict[str, Any]) -> Any:
+    trainer = values.get("trainer")
+    return (trainer if isinstance(trainer, dict) else values).get("model", values)
 
 
 def from_official(values: dict[str, Any], unsaid: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -131,7 +148,7 @@ def from_official(values: dict[str, Any], unsaid: dict[str, Any] | None = None) 
     Raises:
         ConfigError: a key neither describes a model of ours nor is known to have no effect on it.
     """
-    model = values.get("model", values)
+    model = _model_part(values)
     known = set(OFFICIAL_PATHS.values())
     for path in _leaf_paths(model):
         dotted = f".{path}."
@@ -149,13 +166,32 @@ def from_official(values: dict[str, Any], unsaid: dict[str, Any] | None = None) 
     width = lookup(model, "memory_attention.d_model")
     flat |= {} if width is None else {"memory_attention.kv_in_dim": width}  # official default: that of the queries
     for ours, path in OFFICIAL_PATHS.items():
-        value = lookup(model, path)
+        value = _resolved(values, lookup(model, path), path)
         if value is not None:  # PyYAML reads 1e-6 as a string
             flat[ours] = parse_override_value(value) if isinstance(value, str) else value
     for part, fields in unsaid.items() if unsaid else ():
         if part in ("trunk", "decoder"):
             flat |= {p: v for k, v in fields.items() if (p := f"{part}.{k}") not in OFFICIAL_PATHS}
     return nest(flat)
+
+
+def _resolved(root: dict[str, Any], value: Any, path: str) -> Any:
+    """A value, or what it refers to with ``${path.from.the.root}``.
+
+    Raises:
+        ConfigError: it refers to nothing, or needs a function of the trainer.
+    """
+    for _ in range(_LONGEST_CHAIN):
+        if not isinstance(value, str) or "${" not in value:
+            return value
+        reference = re.fullmatch(r"\$\{(\w+(?:\.\w+)*)\}", value)
+        found = lookup(root, reference[1]) if reference else None
+        if found is None:
+            break
+        value = found
+    raise ConfigError(
+        f"official configuration: model.{path} = {brief(value)} cannot be resolved here: write its value in its place"
+    )
 
 
 def _leaf_paths(tree: dict[str, Any]) -> list[str]:

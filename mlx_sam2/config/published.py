@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,8 +66,10 @@ PUBLISHED: dict[str, PublishedModel] = _published()
 
 
 def published(name: str) -> PublishedModel | None:
-    """The published model called ``name``: short ("tiny", "sam2-base-plus"), official, or its Hub id."""
+    """The published model called ``name``: short ("tiny", "sam2-base-plus"), official, Ultralytics', or its Hub id."""
     wanted = name.replace("base-plus", "base_plus")
+    if theirs := re.fullmatch(r"(sam2(?:\.1)?)_([tsbl])(?:\.pt)?", name):  # sam2.1_t.pt, which Ultralytics downloads
+        wanted = f"{theirs[1]}_hiera_{next(size for size in _TRUNKS if size.startswith(theirs[2]))}"
     for model in PUBLISHED.values():
         if name == model.repo_id or wanted in (model.short_name, model.name):
             return model

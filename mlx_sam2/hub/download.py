@@ -103,7 +103,9 @@ def _find(text: str, revision: str | None) -> Fetched | PublishedModel | str:
     if (model := published(text)) is not None:
         return model
     if _looks_like_a_path(text):
-        raise HubError(f"no such file or folder: {text}")
+        known = published(Path(text).stem)
+        hint = f"; the published model of that name is called {known.short_name}" if known else ""
+        raise HubError(f"no such file or folder: {text}{hint}")
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", text):
         raise HubError(f"no model is called {text!r}: use {short_names()}, a Hub id (owner/name), a folder or a file")
     return text

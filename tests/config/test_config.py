@@ -43,6 +43,36 @@ def test_official_yaml(name: str) -> None:
     assert SAM2Config.from_dict(values).with_postprocessing(True) == expected
 
 
+def trainers_yaml() -> dict[str, Any]:
+    if importlib.util.find_spec("sam2") is None or importlib.util.find_spec("yaml") is None:
+        pytest.skip("needs the official package, see CONTRIBUTING.md: pip install --no-deps sam2==1.1.0, and pyyaml")
+    import yaml
+
+    package = Path(importlib.util.find_spec("sam2").origin).parent
+    return yaml.safe_load((package / "configs/sam2.1_training/sam2.1_hiera_b+_MOSE_finetune.yaml").read_text())
+
+
+def test_the_trainers_yaml() -> None:
+    expected = PUBLISHED["sam2.1_hiera_base_plus"].config.with_postprocessing(False)
+    values = trainers_yaml()
+    assert SAM2Config.from_dict(values) == expected
+    values["scratch"]["resolution"] = "${dataset.side}"  # a reference to a reference
+    values["dataset"]["side"] = 512
+    assert SAM2Config.from_dict(values) == dataclasses.replace(expected, image_size=512)
+
+
+@pytest.mark.parametrize(
+    "reference", ["${scratch.side}", "${times:${scratch.resolution},2}", "${scratch.resolution}0", "${scratch.again}"]
+)
+def test_references_that_cannot_be_resolved(reference: str) -> None:
+    model = official_yaml("sam2.1_hiera_tiny")["model"] | {"image_size": reference}
+    values = {"scratch": {"resolution": 1024, "again": "${scratch.again}"}, "trainer": {"model": model}}
+    with pytest.raises(
+        ConfigError, match=r"model.image_size = '\$\{scratch.*|times.*' cannot be resolved here: write its"
+    ):
+        SAM2Config.from_dict(values)
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_transformers_config_of_published_models(name: str, golden: Path) -> None:
     values = json.loads((golden / "manifest" / f"transformers_config_{name}.json").read_text())

@@ -167,6 +167,22 @@ def test_names_of_the_published_models() -> None:
     assert published("huge") is None
 
 
+def test_names_of_ultralytics() -> None:
+    for version, prefix in (("sam2.1", "sam2.1_hiera"), ("sam2", "sam2_hiera")):
+        for letter, size in (("t", "tiny"), ("s", "small"), ("b", "base_plus"), ("l", "large")):
+            for alias in (f"{version}_{letter}.pt", f"{version}_{letter}"):
+                assert published(alias) is PUBLISHED[f"{prefix}_{size}"], alias
+    for wrong in ("sam_b.pt", "sam2.2_t.pt", "sam2_t.pth", "runs/sam2_t.pt", "mobile_sam.pt"):
+        assert published(wrong) is None, wrong
+
+
+def test_a_missing_file_of_a_published_model() -> None:
+    with pytest.raises(
+        download.HubError, match=r"no such file or folder: checkpoints/sam2.1_hiera_small.pt; the pub.* small"
+    ):
+        download.resolve("checkpoints/sam2.1_hiera_small.pt")
+
+
 def test_a_local_path_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     for name in (TINY, "tiny"):
