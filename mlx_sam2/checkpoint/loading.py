@@ -26,7 +26,9 @@ from ..model.sam2 import SAM2
 from ..text import dtype_name, some
 from . import folder as converted
 from . import key_map
-from .reader import Checkpoint, CheckpointError, Weight, read, read_config
+from .config_file import read_config
+from .reader import Checkpoint, Weight, read
+from .tensors import CheckpointError
 
 __all__ = [
     "Checkpoint",
@@ -51,6 +53,7 @@ def load(
     dtype: str | mx.Dtype | None = None,
     revision: str | None = None,
     token: str | bool | None = None,
+    weights_key: str | None = None,
 ) -> SAM2:
     """Load a SAM 2 or SAM 2.1 model.
 
@@ -68,6 +71,8 @@ def load(
             Apple GPU and float32 elsewhere.
         revision: branch, tag or commit of a Hub repository.
         token: Hub token; True for the stored one.
+        weights_key: which copy of the weights, where a file holds several, such as "ema" beside "model". None takes
+            the trained ones rather than their average, with a warning that lists them all.
 
     Raises:
         CheckpointError: the file is damaged, or its tensors are not those of the model.
@@ -76,7 +81,7 @@ def load(
     """
     target = parse_dtype(dtype)
     chosen = None if config is None else read_config(config)
-    checkpoint = read(download.resolve(id_or_path, revision, token), chosen)
+    checkpoint = read(download.resolve(id_or_path, revision, token), chosen, weights_key)
     return build(checkpoint, checkpoint.config or recognise(checkpoint), target)
 
 

@@ -13,6 +13,8 @@ import math
 import os
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from .torch_pickle import TensorClaim, TorchFileError
 
 MAX_PICKLE_BYTES = 4 << 20  # SAM 2 large needs 0.2 MB, with its optimizer 0.6 MB
 MAX_DIRECTORY_BYTES = 4 << 20  # of the archive; as many again
+MAX_GROUPS, MAX_PLACE = 1000, 100  # dicts that are looked into, and the letters of their places
 
 # numpy knows no bfloat16, and a byte that is neither 0 nor 1 is no numpy bool: both are read as bits.
 _READ_AS = {"bfloat16": "uint16", "bool": "uint8"}
@@ -173,24 +176,76 @@ def read(path: str | os.PathLike[str]) -> dict[str, TensorRef]:
         TorchFileError: one line that says what is wrong with the file.
         OSError: the file cannot be opened.
     """
-    path = Path(path)
+    with _one_line(Path(path)):
+        archive, top = _open(Path(path))
+        return _checked(_state_of(top), archive)
+
+
+def read_all(path: str | os.PathLike[str]) -> dict[str, dict[str, TensorRef]]:
+    """Every dict of the file that holds tensors, by its place: "" is the outermost, "ema.model" lies in "ema".
+
+    Values beside the tensors are left out. The tensors have not been compared with the file yet, as
+    ``TensorRef.check`` does.
+
+    Raises:
+        TorchFileError, OSError: as ``read``.
+    """
+    with _one_line(Path(path)):
+        archive, top = _open(Path(path))
+        found: dict[str, dict[str, TensorRef]] = {}
+        for place, group in _groups(top):
+            tensors = {k: TensorRef(v, archive) for k, v in group.items() if isinstance(v, TensorClaim)}
+            if tensors and all(isinstance(key, str) for key in tensors):
+                found[place] = tensors
+        return found
+
+
+@contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """Errors of reading as one line that names the file."""
     try:
-        if not is_torch_zip(path):
-            raise TorchFileError(
-                "not a zip archive, which is what torch.save writes since PyTorch 1.6; if this is an older "
-                "PyTorch file, re-save it: torch.save(torch.load(path, map_location='cpu'), path)"
-            )
-        archive = _Archive(path)
-        claims = _state_of(torch_pickle.loads(archive.read("data.pkl", MAX_PICKLE_BYTES)))
-        refs = {key: TensorRef(claim, archive) for key, claim in claims.items()}
-        for ref in refs.values():
-            ref.check()
-        return refs
+        yield
     except TorchFileError as error:
-        raise TorchFileError(f"{path}: {error}") from None
+        told = TorchFileError(f"{path}: {str(error).removeprefix(f'{path}: ')}")
+        told.named = error.named
+        raise told from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         why = shown(str(error)) or type(error).__name__
+        if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
+            why = f"its end is missing: {path.stat().st_size:,} bytes are there"
         raise TorchFileError(f"{path}: truncated or damaged ({why}); download or copy it again") from None
+
+
+def _open(path: Path) -> tuple[_Archive, Any]:
+    """The archive, and what was pickled in it."""
+    if not is_torch_zip(path):
+        raise TorchFileError(
+            "not a zip archive, which is what torch.save writes since PyTorch 1.6; if this is an older "
+            "PyTorch file, re-save it: torch.save(torch.load(path, map_location='cpu'), path)"
+        )
+    archive = _Archive(path)
+    return archive, torch_pickle.loads(archive.read("data.pkl", MAX_PICKLE_BYTES))
+
+
+def _checked(claims: dict[str, TensorClaim], archive: _Archive) -> dict[str, TensorRef]:
+    refs = {key: TensorRef(claim, archive) for key, claim in claims.items()}
+    for ref in refs.values():
+        ref.check()
+    return refs
+
+
+def _groups(top: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
+    """Dicts within dicts, each once, with the names that lead there; a pickle may hold circles of them."""
+    ahead = [("", top)]
+    seen: set[int] = set()
+    for place, group in ahead:  # grows as it is read
+        if not isinstance(group, dict) or id(group) in seen or len(seen) >= MAX_GROUPS:
+            continue
+        seen.add(id(group))
+        yield place, group
+        for key, value in group.items():
+            if isinstance(value, dict) and isinstance(key, str) and len(place) + len(key) <= MAX_PLACE:
+                ahead.append((f"{place}.{key}" if place else key, value))
 
 
 def _state_of(top: Any) -> dict[str, TensorClaim]:

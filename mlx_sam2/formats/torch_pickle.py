@@ -37,11 +37,15 @@ _STORAGES = {
 # Plain values that training checkpoints keep beside the weights: accepted and forgotten, never built.
 _INERT = {f"torch.{name}" for name in ("Size", "device", *_STORAGES.values())}
 _INERT |= {"__builtin__.set", "builtins.set", "_codecs.encode"}
+_INERT |= {f"numpy{core}.multiarray.{name}" for core in (".core", "._core") for name in ("scalar", "_reconstruct")}
+_INERT |= {"numpy.dtype", "numpy.ndarray", "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"}
 _ALLOWED = {_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *_STORAGES, *_INERT}
 
 
 class TorchFileError(ValueError):
     """The file is not a checkpoint that can be read safely; the message is one line that says why."""
+
+    named = ""  # the function or class that the pickle asked for and did not get
 
 
 @dataclass(frozen=True)
@@ -134,10 +138,12 @@ class _Machine:
         """``arg`` is "module name", as pickletools gives it; one that is not allowed ends the reading."""
         name = ".".join(arg.split(" ", 1))
         if name not in _ALLOWED:
-            raise TorchFileError(
+            error = TorchFileError(
                 f"the pickle names {shown(name)}, which is no tensor and no plain container; nothing "
                 "was run; if you trust the file, re-save its weights: torch.save({'model': state}, path)"
             )
+            error.named = name
+            raise error
         self.stack.append(_Global(name))
 
     def stack_global(self, _: Any) -> None:
@@ -193,9 +199,19 @@ class _Machine:
             raise TorchFileError("a tensor whose storage, shape, strides or offset make no sense")
         return TensorClaim(storage.dtype, shape, strides, offset, storage.key, storage.size)
 
+    def new_object(self, _: Any) -> None:
+        """An object of a class that is plain data; nothing is made."""
+        self.pop()
+        kind = self.pop()
+        if not isinstance(kind, _Global) or kind.name not in _INERT:
+            raise TorchFileError("pickle opcode NEWOBJ is refused: it is not needed to store tensors")
+        self.stack.append(_FORGOTTEN)
+
     def build(self, _: Any) -> None:
         """State dicts carry a ``_metadata`` attribute (module versions), which no weight needs."""
         self.pop()
+        if self.stack and self.stack[-1] is _FORGOTTEN:
+            return
         self.top(dict, "set attributes of")
 
     def memoize(self, index: int | None) -> None:
@@ -270,5 +286,6 @@ _OPCODES: dict[str, Callable[[_Machine, Any], None]] = {
     "STACK_GLOBAL": _Machine.stack_global,
     "BINPERSID": _Machine.persistent_id,
     "REDUCE": _Machine.reduce,
+    "NEWOBJ": _Machine.new_object,
     "BUILD": _Machine.build,
 }

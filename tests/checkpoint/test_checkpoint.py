@@ -22,7 +22,7 @@ from checkpoint_files import (
 )
 from checkpoint_layouts import LAYOUTS, State, assert_same, official, ours, parameters, refusal, transformers
 from mlx_sam2.checkpoint import key_map, loading
-from mlx_sam2.checkpoint.reader import CheckpointError
+from mlx_sam2.checkpoint.tensors import CheckpointError
 from mlx_sam2.config.parts import ConfigError
 from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.model.sam2 import SAM2

@@ -12,7 +12,7 @@ from mlx.utils import tree_flatten
 
 from checkpoint_layouts import official
 from mlx_sam2.checkpoint import loading
-from mlx_sam2.checkpoint.reader import CheckpointError
+from mlx_sam2.checkpoint.tensors import CheckpointError
 from mlx_sam2.model.sam2 import SAM2
 
 

@@ -20,7 +20,7 @@ from demo_scenarios import iou
 from demo_scenes import coins, crossing
 from mlx_sam2.build_sam import build_sam2, build_sam2_video_predictor
 from mlx_sam2.checkpoint import loading
-from mlx_sam2.checkpoint.reader import CheckpointError
+from mlx_sam2.checkpoint.tensors import CheckpointError
 from mlx_sam2.hub import download
 
 ROOT = Path(__file__).parents[2]

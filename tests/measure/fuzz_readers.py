@@ -134,7 +134,7 @@ def case(seed: int, number: int, seeds: list[list[bytes]]) -> tuple[int, bytes, 
 
 def verdict(path: Path, reader: Callable[[Path], None]) -> str | None:
     """What is wrong with how a file was read; None: nothing."""
-    from mlx_sam2.checkpoint.reader import CheckpointError
+    from mlx_sam2.checkpoint.tensors import CheckpointError
     from mlx_sam2.config.parts import ConfigError
     from mlx_sam2.formats.safetensors_file import SafetensorsFileError
     from mlx_sam2.formats.torch_pickle import TorchFileError

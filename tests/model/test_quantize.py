@@ -13,7 +13,7 @@ from mlx.utils import tree_flatten
 import synthetic
 from mlx_sam2 import SAM2ImagePredictor, SAM2VideoPredictor
 from mlx_sam2.checkpoint import loading
-from mlx_sam2.checkpoint.reader import CheckpointError
+from mlx_sam2.checkpoint.tensors import CheckpointError
 from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme

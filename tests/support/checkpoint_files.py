@@ -90,15 +90,25 @@ def write_archive(
     return path
 
 
-def write_torch(path: Path, state: Mapping[str, np.ndarray], wrap: str | None = "model") -> Path:
-    """A .pt file of a state dict, within {"model": ...} as the official files have it, or bare."""
-    tensors, storages = {}, {}
-    for index, (name, array) in enumerate(state.items()):
-        strides = tuple(s // array.itemsize for s in np.empty(array.shape, array.dtype).strides)
-        kind = STORAGES[array.dtype.name]
-        tensors[name] = Tensor(kind, str(index), array.size, 0, array.shape, strides)
-        storages[str(index)] = array.tobytes()
-    return write_archive(path, {wrap: tensors} if wrap else tensors, storages)
+def write_torch(path: Path, state: Mapping[str, Any], wrap: str | None = "model") -> Path:
+    """A .pt file of a state dict, within {"model": ...} as the official files have it, or bare.
+
+    Values of the state may be arrays, dicts of further ones, or whatever ``pickled`` takes.
+    """
+    storages: dict[str, bytes] = {}
+
+    def described(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {name: described(inner) for name, inner in value.items()}
+        if not isinstance(value, np.ndarray):
+            return value
+        key = str(len(storages))
+        storages[key] = value.tobytes()
+        strides = tuple(s // value.itemsize for s in np.empty(value.shape, value.dtype).strides)
+        return Tensor(STORAGES[value.dtype.name], key, value.size, 0, value.shape, strides)
+
+    top = described(state)
+    return write_archive(path, {wrap: top} if wrap else top, storages)
 
 
 def transformers_state(state: Mapping[str, np.ndarray], copies: tuple[int, ...] = (0, 1)) -> dict[str, np.ndarray]:

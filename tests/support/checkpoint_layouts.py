@@ -19,7 +19,7 @@ from checkpoint_files import (
     write_transformers,
 )
 from mlx_sam2.checkpoint import key_map, loading
-from mlx_sam2.checkpoint.reader import CheckpointError
+from mlx_sam2.checkpoint.tensors import CheckpointError
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model.sam2 import SAM2
 from synthetic import config_dict, nano_config, nano_state
