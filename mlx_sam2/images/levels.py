@@ -9,6 +9,7 @@ import numpy as np
 Levels = Literal["full", "auto"] | tuple[float, float]
 
 STRIP = 1 << 20  # pixels that are converted at once
+RANGE = 1 << 16  # values of 16 bits
 FEW = 1 / 8  # of the range: a picture whose brightest value is below it looks black
 
 
@@ -43,7 +44,7 @@ def to_8_bit(values: np.ndarray, levels: Levels = "full") -> tuple[np.ndarray, s
     """
     is_float = np.issubdtype(values.dtype, np.floating)
     low, high = _extremes(values)
-    full = 1.0 if is_float else 65535.0
+    full = 1.0 if is_float else RANGE - 1.0
     note = None
     if isinstance(levels, tuple):
         start, span = levels[0], levels[1] - levels[0]
@@ -53,13 +54,18 @@ def to_8_bit(values: np.ndarray, levels: Levels = "full") -> tuple[np.ndarray, s
         start, span = 0.0, full
         if 0 < high < FEW * full:
             note = f"its brightest value is {high:,.6g} of {full:,.0f}, so it is dark: --levels auto stretches it"
+    if not is_float and low >= 0 and high < RANGE:
+        return _scaled(np.arange(RANGE), start, span)[values], note
     scaled = np.empty(values.shape, np.uint8)
     for strip in _strips(values.shape):
-        part = _finite(values[strip])
-        if start:
-            part = part - np.float64(start)
-        np.clip(np.rint(part * (255.0 / span)), 0, 255, out=scaled[strip], casting="unsafe")
+        scaled[strip] = _scaled(_finite(values[strip]), start, span)
     return scaled, note
+
+
+def _scaled(values: np.ndarray, start: float, span: float) -> np.ndarray:
+    if start:
+        values = values - np.float64(start)
+    return np.clip(np.rint(values * (255.0 / span)), 0, 255).astype(np.uint8)
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -70,6 +76,8 @@ def _finite(values: np.ndarray) -> np.ndarray:
 
 
 def _extremes(values: np.ndarray) -> tuple[float, float]:
+    if not np.issubdtype(values.dtype, np.floating):
+        return float(values.min()), float(values.max())
     found = [(part.min(), part.max()) for part in (_finite(values[strip]) for strip in _strips(values.shape))]
     return float(min(low for low, _ in found)), float(max(high for _, high in found))
 

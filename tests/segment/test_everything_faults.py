@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, WebPImagePlugin
 
 import synthetic
 from mlx_sam2 import images, masks
@@ -196,6 +196,25 @@ def test_a_photo_that_is_written_to_while_it_is_read(
     assert [image["file_name"] for image in json.loads((tmp_path / "out.json").read_text())["images"]] == [
         "a.jpg", "c.webp", "d.PNG",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("error", [AttributeError("'float'"), ZeroDivisionError(), AssertionError(), RecursionError()])
+def test_whatever_a_reader_raises_it_is_one_photo(
+    photos: Path,
+    model: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    def odd(self: Image.Image) -> None:
+        raise error
+
+    monkeypatch.setattr(WebPImagePlugin.WebPImageFile, "load", odd)
+    code, _, stderr = everything(capsys, photos, "--model", model, *FLAGS, "--coco", tmp_path / "out.json")
+    assert code == 1
+    assert "c.webp is damaged or cut short" in one_line(stderr)
+    assert len(json.loads((tmp_path / "out.json").read_text())["images"]) == 3
 
 
 def test_brackets_in_brackets(photos: Path, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
