@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from ..images import MAX_PIXELS, MAX_SIDE, ImageError, to_array
+from ..images import ImageError, to_array
 from ..text import message_of
-from .source import FrameCache, FrameSource, VideoError
+from .source import FrameCache, FrameSource, VideoError, require_size
 
 _FORMATS = ("GIF", "WEBP", "PNG", "TIFF")
 _DAMAGE = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
@@ -61,7 +61,7 @@ class AnimationSource(FrameSource):
         self._file = file
         self._image = self._open()
         try:
-            self._check_size()
+            require_size(self._image.height, self._image.width, self.name)
             self._pages, durations = self._scan()
             self.num_frames = len(self._pages)
             self.height, self.width = self._decode(0).shape[:2]
@@ -94,7 +94,7 @@ class AnimationSource(FrameSource):
                     self._image.seek(page)
                 except EOFError:
                     break
-                self._check_size()
+                require_size(self._image.height, self._image.width, self.name)
                 if self._image.format == "WEBP":
                     self._image.load()  # only then Pillow knows the duration
             if is_stack and self._image.tag_v2.get(SUBFILE_TYPE, 0) & NO_PAGE:
@@ -114,11 +114,6 @@ class AnimationSource(FrameSource):
         if not pages:
             raise VideoError(f"{self.name} holds no picture")
         return pages, None if is_stack else durations
-
-    def _check_size(self) -> None:
-        width, height = self._image.size
-        if width * height > MAX_PIXELS or max(width, height) > MAX_SIDE:
-            raise VideoError(f"{self.name} is too large: {width} x {height} pixels, at most {MAX_PIXELS:,} are read")
 
     def _read(self, i: int) -> np.ndarray:
         with self._lock:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .pyav import display_matrix, display_of, import_av, open_container, to_rgb, video_stream
-from .source import FrameCache, FrameSource, VideoError
+from .source import FrameCache, FrameSource, VideoError, require_size
 
 if TYPE_CHECKING:
     from av import VideoFrame
@@ -75,6 +75,7 @@ class VideoFileSource(FrameSource):
         self._next = 0  # the frame that self._frames gives next
         self._stream = self._open()
         try:
+            require_size(self._stream.codec_context.height, self._stream.codec_context.width, self.name)
             self._index = self._build_index()
             self._open_first_frame()
         except BaseException:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any
 
@@ -50,7 +52,8 @@ class OverlaySink(FrameSink):
         h, w = frame.shape[:2]
         picture = np.pad(draw_masks(frame, masks), ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
         if self._container is None:
-            self._open(*picture.shape[:2])
+            with self._errors(w, h):
+                self._open(*picture.shape[:2])
         else:
             step = 1 / self._fps if time is None or self._time is None else abs(time - self._time)
             self._ticks += max(1, round(step * TICKS))
@@ -60,9 +63,24 @@ class OverlaySink(FrameSink):
         video_frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
         video_frame = video_frame.reformat(format="yuv420p", dst_colorspace="ITU709", threads=1)
         video_frame.pts, video_frame.time_base = self._ticks, Fraction(1, TICKS)
-        self._container.mux(self._stream.encode(video_frame))
+        with self._errors(w, h):
+            self._container.mux(self._stream.encode(video_frame))
+
+    @contextmanager
+    def _errors(self, width: int, height: int) -> Iterator[None]:
+        """Report a refusal of the encoder as one line; errors of the disk pass."""
+        try:
+            yield
+        except self._av.error.FFmpegError as error:
+            if isinstance(error, OSError):
+                raise
+            raise VideoError(
+                f"{self.path} cannot be encoded: {error.strerror}; H.264 ends near 16,000 pixels a side, and frames "
+                f"are {width}x{height}: write masks as .png or .jsonl instead"
+            ) from error
 
     def _open(self, height: int, width: int) -> None:
+        self._make_file()
         options = {"movflags": "hybrid_fragmented+frag_every_frame", "flush_packets": "1"}
         self._container = self._av.open(f"file:{self.path}", "w", options=options)
         # No look-ahead: frames must not wait in the encoder. A keyframe every two seconds, for seeking.

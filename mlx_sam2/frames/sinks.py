@@ -1,14 +1,16 @@
-"""Sinks: where the masks of a video go, frame by frame.
+"""Sinks: the masks of a video as PNG files or JSON lines, frame by frame.
 
-A sink writes each frame as it comes, so that a program that is killed half-way leaves what it had finished:
-mask images and JSON lines up to the last frame, an overlay video up to the last but one. An existing output
-is refused unless `overwrite` is given, when the sink is made; it is touched when the first frame arrives.
+A sink writes each frame as it comes, so that a killed program leaves the frames it had finished: mask images and JSON
+lines up to the last frame, an overlay video up to the last but one. A sink refuses an existing output when it is made,
+unless `overwrite` is given; it makes or replaces its output when the first frame arrives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import weakref
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -28,8 +30,7 @@ Scores = Mapping[Any, float]
 def davis_palette() -> list[int]:
     """The 256 colours of DAVIS and PASCAL VOC masks, [r, g, b, r, g, ...] as `Image.putpalette` takes them.
 
-    The bits of the index, lowest first, are dealt out to red, green and blue in turn, from their highest bit
-    down.
+    The bits of the index, lowest first, go to red, green and blue in turn, from their highest bit down.
     """
     colours = []
     for index in range(256):
@@ -43,17 +44,25 @@ class FrameSink:
     """One output for the masks of a video.
 
     `write` takes one frame: its index, its pixels (H, W, 3) uint8, and a bool mask (H, W) for each object id;
-    where known also each object's score and the frame's time in seconds. `close` finishes the output; as a
+    if known also each object's score and the frame's time in seconds. `close` finishes the output; as a
     context manager, a sink is closed whether or not an error ends the block.
+
+    Args:
+        path: the output's place; its folder must exist.
+        overwrite: replace an output that exists.
+
+    Raises:
+        VideoError: the output exists, or cannot be there.
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         self.path = Path(path)
         self._overwrite = overwrite
-        if self._taken() and not overwrite:
-            raise VideoError(f"{self.path} exists already: give another name, or overwrite it (--overwrite)")
+        self._refuse_taken()
         if not self.path.absolute().parent.is_dir():
             raise VideoError(f"{self.path} cannot be written: there is no folder {self.path.absolute().parent}")
+        if self.path.exists() and not self.path.is_file() and not self.path.is_dir():
+            raise VideoError(f"{self.path} is a pipe or a device: an output is a file or a folder")
 
     def write(
         self,
@@ -82,8 +91,20 @@ class FrameSink:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
+    def _refuse_taken(self) -> None:
+        if not self._overwrite and self._taken():
+            raise VideoError(f"{self.path} exists already: give another name, or overwrite it (--overwrite)")
+
     def _taken(self) -> bool:
-        return self.path.exists()
+        return os.path.lexists(self.path)
+
+    def _make_file(self) -> None:
+        """Make the output's file, unless another program has made it since the sink was made."""
+        try:
+            os.close(os.open(self.path, os.O_WRONLY | os.O_CREAT | (0 if self._overwrite else os.O_EXCL), 0o666))
+        except FileExistsError:
+            self._refuse_taken()
+            raise
 
     def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
         raise NotImplementedError
@@ -116,9 +137,33 @@ class PngSink(FrameSink):
         self._per_object = per_object
         self._frame_name = frame_name or "{:05d}".format
         self._palette = palette or davis_palette()
+        self._unlock: Callable[[], object] | None = None  # while frames are written
 
     def _taken(self) -> bool:
-        return self.path.exists() and not (self.path.is_dir() and not any(self.path.iterdir()))
+        return os.path.lexists(self.path) and not (self.path.is_dir() and not any(self.path.iterdir()))
+
+    def _make_folder(self) -> None:
+        """Make the folder, and hold it against another run that would write into it at the same time."""
+        self.path.mkdir(exist_ok=True)
+        lock = os.open(self.path, os.O_RDONLY)
+        self._unlock = weakref.finalize(self, os.close, lock)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.close()
+            raise VideoError(f"{self.path} is being written by another run: give another name") from None
+        except OSError:  # a network drive without locks
+            pass
+        try:
+            self._refuse_taken()
+        except VideoError:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        if self._unlock is not None:
+            self._unlock()
+            self._unlock = None
 
     def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
         lowest, highest, remedy = (0, None, "") if self._per_object else (1, 255, "; or use a folder per object")
@@ -127,7 +172,8 @@ class PngSink(FrameSink):
                 span = f"{lowest} to {highest}" if highest else f"{lowest} upwards"
                 raise VideoError(f"object id {obj_id!r} cannot be written as PNG: ids go from {span}{remedy}")
         name = f"{self._frame_name(i)}.png"
-        self.path.mkdir(exist_ok=True)
+        if self._unlock is None:
+            self._make_folder()
         if self._per_object:
             for obj_id, mask in masks.items():
                 folder = self.path / f"{obj_id:03d}"
@@ -154,7 +200,7 @@ class RleSink(FrameSink):
             4.2}]}
 
     `counts` is COCO's compressed string (`pycocotools.mask.decode` reads it); w and h of `bbox` count both
-    end pixels. `time` and `score` are left out where they are not known.
+    end pixels. `time` and `score` are left out if they are not known.
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -179,6 +225,7 @@ class RleSink(FrameSink):
             line["objects"].append(entry)
         text = json.dumps(line, separators=(",", ":")) + "\n"
         if self._file is None:
+            self._make_file()
             self._file = self.path.open("w", encoding="utf-8")
         self._file.write(text)
         self._file.flush()

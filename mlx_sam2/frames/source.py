@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..images import MAX_PIXELS, MAX_SIDE
+
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 CACHE_BYTES = 128 * 2**20
 
@@ -115,6 +117,14 @@ class FrameSource:
         frame = frame.view()
         frame.flags.writeable = False
         return frame
+
+
+def require_size(height: int, width: int, name: str) -> None:
+    """Raise a VideoError, before anything is decoded, for frames larger than the largest photo."""
+    if height * width > MAX_PIXELS or max(height, width) > MAX_SIDE:
+        raise VideoError(
+            f"{name} is too large: {width} x {height} pixels; frames may have {MAX_PIXELS:,}, and {MAX_SIDE:,} a side"
+        )
 
 
 class FrameCache:

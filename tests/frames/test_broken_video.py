@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mlx_sam2.frames import file as video_file
-from mlx_sam2.frames.opening import open_source
+from mlx_sam2.frames import source as video
+from mlx_sam2.frames.opening import open_sink, open_source
 from mlx_sam2.frames.source import VideoError
 from videos import SIZE, VP8, X264, decode_all, pictures, write_video
 
@@ -212,3 +213,33 @@ def test_motion_jpeg_of_a_camera() -> None:
     """tests/data/reports/exif.avi: 320 x 240, Orientation 6."""
     frames = list(open_source(Path(__file__).parents[1] / "data" / "reports" / "exif.avi"))
     assert [frame.shape for frame in frames] == [(320, 240, 3)] * 4
+
+
+def test_frames_larger_than_the_largest_photo_are_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(video, "MAX_PIXELS", SIZE[0] * SIZE[1] - 1)
+    monkeypatch.setattr(video_file.VideoFileSource, "_decode", None)
+    with pytest.raises(VideoError, match=r"v\.mp4 is too large: 160 x 96 pixels; frames may have 15,359"):
+        open_source(write_video(tmp_path / "v.mp4", pictures(2)))
+    Image.new("RGB", (SIZE[1], SIZE[0])).save(tmp_path / "a.webp")
+    with pytest.raises(VideoError, match=r"a\.webp is too large"):
+        open_source(tmp_path / "a.webp")
+
+
+def test_a_million_frames_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "v.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=1_000_000)
+        stream.height, stream.width, stream.pix_fmt = *SIZE, "yuvj420p"
+        for i, picture in enumerate([*pictures(1000), None]):
+            frame = None if picture is None else av.VideoFrame.from_ndarray(picture, "rgb24")
+            if frame is not None:
+                frame.pts, frame.time_base = i, Fraction(1, 1_000_000)
+            container.mux(stream.encode(frame))
+    source = open_source(path)
+    assert (len(source), source.fps) == (1000, 1e6)
+    with open_sink(tmp_path / "o.mp4", fps=source.fps) as sink:
+        for i in range(5):
+            sink.write(i, source[i], {}, time=source.time(i))
+    assert len(open_source(tmp_path / "o.mp4")) == 5

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -270,6 +271,53 @@ def test_existing_outputs_are_refused_and_only_touched_by_the_first_frame(tmp_pa
 def test_outputs_that_cannot_be(tmp_path: Path, name: str, message: str) -> None:
     with pytest.raises(VideoError, match=message):
         open_sink(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.jsonl", "out", "empty"])
+@pytest.mark.parametrize("ended", [False, True])
+def test_two_runs_into_one_new_output(tmp_path: Path, name: str, ended: bool) -> None:
+    """Both find nothing there; the one that comes second is refused, whether the first still writes or has ended."""
+    (tmp_path / "empty").mkdir()
+    first, second = open_sink(tmp_path / name), open_sink(tmp_path / name)
+    first.write(0, GREY, {1: box(0, 9, 0, 9)})
+    if ended:
+        first.close()
+    with pytest.raises(VideoError, match=r"(exists already|is being written by another run): give another name"):
+        second.write(1, GREY, {})
+    second.close()
+    first.close()
+    if name.endswith(".mp4"):
+        assert len(open_source(tmp_path / name)) == 1
+    elif name.endswith(".jsonl"):
+        assert (tmp_path / name).read_text().count("\n") == 1
+    else:
+        assert [path.name for path in (tmp_path / name).iterdir()] == ["00000.png"]
+
+
+def test_two_runs_that_overwrite_one_folder(tmp_path: Path) -> None:
+    with open_sink(tmp_path / "out", overwrite=True) as first:
+        first.write(0, GREY, {})
+        with pytest.raises(VideoError, match="is being written by another run"):
+            open_sink(tmp_path / "out", overwrite=True).write(0, GREY, {})
+    with open_sink(tmp_path / "out", overwrite=True) as third:
+        third.write(1, GREY, {})
+    assert len(list((tmp_path / "out").iterdir())) == 2
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.jsonl"])
+def test_a_pipe_is_no_output(tmp_path: Path, name: str) -> None:
+    """Opening it would wait for a reader."""
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(VideoError, match="exists already"):
+        open_sink(tmp_path / name)
+    with pytest.raises(VideoError, match="is a pipe or a device: an output is a file or a folder"):
+        open_sink(tmp_path / name, overwrite=True)
+
+
+def test_frames_that_the_encoder_refuses(tmp_path: Path) -> None:
+    wide = np.zeros((16, 17_000, 3), np.uint8)
+    with pytest.raises(VideoError, match=r"out\.mp4 cannot be encoded: .* frames are 17000x16"):
+        OverlaySink(tmp_path / "out.mp4").write(0, wide, {})
 
 
 WRITER = """
