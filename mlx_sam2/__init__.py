@@ -1,6 +1,6 @@
 """SAM 2 and SAM 2.1 for Apple silicon, on MLX.
 
-Importing this package is cheap: MLX, and what else a class needs, is imported when the class is first used.
+Importing this package is cheap: MLX and all else that a class needs is imported when the class is first used.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ def prefer_system_blas() -> None:
 
 
 class _BeforeMlx:
-    """Finds nothing itself: it is asked for `mlx.core` first, loads the BLAS, steps aside."""
+    """An import hook that finds nothing: when `mlx.core` is asked for, it loads the BLAS and steps aside."""
 
     def find_spec(self, fullname: str, path: Sequence[str] | None, target: object = None) -> None:
         if fullname == "mlx.core":
@@ -59,8 +59,8 @@ class _BeforeMlx:
 def load_with_blas(libmlx_paths: Iterable[Path]) -> str | None:
     """Load the first existing `libmlx.so` behind a system BLAS; returns that BLAS, or None with one log line.
 
-    Nothing is done, and None returned, where the process already has a global BLAS (LD_PRELOAD), and where
-    MLX has no library of that name.
+    Does nothing and returns None if the process has a global BLAS already (LD_PRELOAD), or if MLX has no library
+    of that name.
     """
     libmlx = next(filter(Path.is_file, libmlx_paths), None)
     if libmlx is None or has_blas(None):
@@ -83,7 +83,7 @@ def load_with_blas(libmlx_paths: Iterable[Path]) -> str | None:
 
 
 def candidates() -> list[str]:
-    """Names and paths to try: the one asked for, or the linker's, this environment's and the user's."""
+    """List the names and paths to try: the one asked for, or those of the linker, this environment and the user."""
     if asked := os.environ.get(VARIABLE):
         return [asked]
     folders = dict.fromkeys([f"{sys.prefix}/lib", f"{site.getuserbase()}/lib"])
@@ -93,7 +93,7 @@ def candidates() -> list[str]:
 
 
 def has_blas(library: str | None) -> bool:
-    """Whether a library, or the process's global scope (None), can be loaded and offers `cblas_sgemm`."""
+    """Say whether a library, or the process's global scope (None), can be loaded and has `cblas_sgemm`."""
     try:
         return hasattr(ctypes.CDLL(library), "cblas_sgemm")  # RTLD_LOCAL: nobody else's symbols change
     except OSError:
@@ -101,15 +101,16 @@ def has_blas(library: str | None) -> bool:
 
 
 def _warn(message: str, *values: object) -> None:
-    import logging  # this module is imported by every command, for its --help too: what is rarely needed waits
+    import logging  # late: every import of the package runs this module, and rarely needs it
 
     logging.getLogger("mlx_sam2").warning(message, *values)
 
 
 def _keep_idle_threads_quiet() -> None:
-    """OpenBLAS's threads spin for some 25 ms after each product, which between small ones takes every core.
+    """Let OpenBLAS's threads wait for less than a millisecond (2**18 cycles) after each product.
 
-    2**18 cycles are short of a millisecond; measured, half the processor time for the same or better wall time.
+    By default they spin for some 25 ms, which takes every core between small products. Measured: half the processor
+    time for the same or better wall time.
     """
     os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "18")
 
@@ -127,7 +128,7 @@ def _load_in_order(libraries: Sequence[str]) -> None:
 
 
 def _empty_library(needed: Sequence[str], like: bytes) -> bytes:
-    """A 64-bit ELF shared object with dependencies and nothing else, for the machine of the header `like`.
+    """Make a 64-bit ELF shared object with dependencies and nothing else, for the machine of the header `like`.
 
     One page-aligned segment holds everything: header, program headers, dynamic section, strings.
     """

@@ -1,4 +1,4 @@
-"""What the commands share: one-line errors and their exit codes, coordinates, names of models."""
+"""Shared by all commands: parsers, one-line errors, exit codes, checks of coordinates, common options."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143  # exit codes
 
 
 class UsageError(ValueError):
-    """Something that the user gave cannot be used. One line."""
+    """The user gave something that cannot be used. One line."""
 
 
 _NEGATIVE_NUMBERS = re.compile(r"-[\d.][\d.eE+-]*(,[\d.eE+-]+)+(@\d+)?")  # such as -5,3
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, without the usage, and that takes ``--point -5,3``.
+    """An argument parser that reports an error in one line, without the usage, and accepts ``--point -5,3``.
 
-    Its texts are printed as they are; options are not abbreviated.
+    It prints its texts as they are, and accepts no abbreviated options.
     """
 
     def __init__(self, **kwargs: Any) -> None:
@@ -46,7 +46,7 @@ class Parser(argparse.ArgumentParser):
         return super().parse_known_args(joined, namespace)
 
     def format_help(self) -> str:
-        """The help, whose commands are written as the user calls them."""
+        """Return the help; commands in it are written as the user calls them."""
         return re.sub(r"python -m mlx_sam2\.(\w+)", lambda command: program(command[1]), super().format_help())
 
     def error(self, message: str) -> NoReturn:
@@ -54,7 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def program(command: str = "") -> str:
-    """How the user calls a command, or the list of them, to judge by the program that runs."""
+    """Say how the user calls a command, judging by the program that runs; without a name, the list of commands."""
     name = os.path.basename(sys.argv[0])
     if name == "mlx-sam2":
         return f"mlx-sam2 {command}".rstrip()
@@ -91,29 +91,28 @@ def lacks_temporary_folder(error: BaseException) -> bool:
 
 
 def fail(prog: str, error: BaseException, more: str = "") -> int:
-    """``complain``, and the exit code: a ValueError is of what was given, anything else is a failure."""
+    """Print an error as ``complain`` does. Returns its exit code: 2 for a ValueError (bad input), else 1."""
     complain(prog, error, more)
     return BAD_INPUT if isinstance(error, ValueError) else FAILURE
 
 
 def escape_output() -> None:
-    """Let standard output escape what its encoding lacks, as stderr does: file names may hold anything."""
+    """Let standard output escape what its encoding lacks, as stderr does; file names may hold anything."""
     if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def execute(parser: Parser, argv: Sequence[str] | None, run: Callable[[argparse.Namespace], int]) -> int:
-    """The exit code of a command: its arguments parsed, ``run`` under ``guard_output``."""
+    """Parse the arguments and run the command under ``guard_output``. Returns the exit code."""
     args = parser.parse_args(argv)
     escape_output()
     return guard_output(parser.prog, lambda: run(args))
 
 
 def guard_output(prog: str, run: Callable[[], int]) -> int:
-    """The exit code of a command that writes to standard output: Ctrl-C is 130, SIGTERM 143; an output that fails
-    takes one line.
+    """Run a command. Returns its exit code: 130 after Ctrl-C, 143 after SIGTERM, 1 if standard output fails.
 
-    ``run`` has dealt with its other errors: an OSError that leaves it is of standard output.
+    ``run`` handles its other errors itself, so an OSError that leaves it comes from standard output.
     """
     try:
         with sigterm_interrupts():
@@ -125,17 +124,16 @@ def guard_output(prog: str, run: Callable[[], int]) -> int:
     except RuntimeError as error:
         if not lacks_temporary_folder(error):
             raise
-        complain(prog, error)
-        return FAILURE
+        return fail(prog, error)
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM, raised as Ctrl-C is: what is half-written is removed on the way out."""
+    """SIGTERM, raised as Ctrl-C is, so that half-written files are removed on the way out."""
 
 
 @contextmanager
 def sigterm_interrupts() -> Iterator[None]:
-    """Within the block SIGTERM raises ``Terminated``. On another thread than the main one nothing changes."""
+    """Let SIGTERM raise ``Terminated`` within the block. Only the main thread can; on others nothing changes."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -151,15 +149,15 @@ def sigterm_interrupts() -> Iterator[None]:
 
 
 def output_failed(prog: str, error: OSError) -> int:
-    """The exit code of a command that cannot write to standard output, and the line that says so."""
-    if not isinstance(error, BrokenPipeError):  # then whoever read it has gone
+    """Report that standard output cannot be written to. Returns the exit code."""
+    if not isinstance(error, BrokenPipeError):  # a broken pipe: whoever read it has gone
         complain(prog, f"cannot write to standard output: {error.strerror}")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
     return FAILURE
 
 
 def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
-    """`count` finite numbers with commas between them; `form` is how the error shows them ("x,y")."""
+    """Parse `count` finite numbers separated by commas. The error names `form`, such as "x,y"."""
     try:
         values = tuple(float(part) for part in text.split(","))
     except ValueError:
@@ -170,7 +168,7 @@ def parse_numbers(text: str, count: int, form: str) -> tuple[float, ...]:
 
 
 def number(kind: type[int] | type[float], least: float, most: float = math.inf) -> Callable[[str], float]:
-    """A parser of one number, whole or not, from `least` to `most`, for ``add_argument(type=...)``."""
+    """Return a parser of one number from `least` to `most`, for ``add_argument(type=...)``; int takes whole numbers."""
 
     def parse(text: str) -> float:
         try:
@@ -186,14 +184,14 @@ def number(kind: type[int] | type[float], least: float, most: float = math.inf) 
 
 
 def check_point(name: str, point: tuple[float, ...], size: tuple[int, int], where: str) -> None:
-    """Refuse a point that is not on a picture of `size` (height, width); `name` and `where` are for the error."""
+    """Refuse a point outside a picture of `size` (height, width). The error names `name` and `where`."""
     (x, y), (height, width) = point, size
     if not (0 <= x < width and 0 <= y < height):
         raise UsageError(f"{name} lies outside {where} ({width} x {height} pixels)")
 
 
 def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: str) -> None:
-    """Refuse a box x0,y0,x1,y1 that is turned round, has no area, or reaches outside the picture."""
+    """Refuse a box x0,y0,x1,y1 whose corners are swapped, that has no area, or that reaches outside the picture."""
     (x0, y0, x1, y1), (height, width) = box, size
     if x1 < x0 or y1 < y0:
         x0, y0, x1, y1 = min(x0, x1), min(y0, y1), max(x0, x1), max(y0, y1)
@@ -228,7 +226,7 @@ def add_image_size(parser: argparse.ArgumentParser) -> None:
 
 
 def image_size(args: argparse.Namespace) -> dict[str, int]:
-    """The option of the model, if it was given."""
+    """Return the option for the model, if it was given."""
     return {} if args.image_size is None else {"image_size": args.image_size}
 
 

@@ -1,8 +1,8 @@
 """Files and folders that appear under their names only when they are complete; digests of files.
 
-What is being written lies beside its place, hidden, as ``.NAME.MACHINE-PID-N.part``. A process that is killed leaves
-it there. The name says whose it is, so that the next process to write into that folder can remove it, and never takes
-the file of a writer that lives.
+A file that is being written lies hidden beside its place, as ``.NAME.MACHINE-PID-N.part``. A process that is killed
+leaves it there. The name says which process wrote it, so the next one that writes into the folder can remove it, and
+never removes the file of a writer that is alive.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ _LEFTOVER = re.compile(r"\..+\.(?P<machine>[0-9a-f]{6})-(?P<pid>[0-9]{1,10})-[0-
 def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
     """Yield a path that does not exist, for the caller to make a file or a folder there.
 
-    It takes the name `path` when the block ends, and is removed when an error ends the block. What killed processes
-    have left in the same folder is removed first.
+    When the block ends, it takes the name `path`; when an error ends the block, it is removed. Leftovers of killed
+    processes in the same folder are removed first (``sweep``).
 
     Args:
-        replace: what has the name `path` already is replaced: a file by a file, a folder by a folder.
+        replace: replace what is at `path` already: a file by a file, a folder by a folder.
 
     Raises:
         FileExistsError: without ``replace``, `path` exists at the end of the block.
@@ -64,17 +64,17 @@ def beside(path: Path, *, replace: bool = False) -> Iterator[Path]:
 
 
 def write_text(path: Path, text: str | Iterable[str]) -> None:
-    """Write a whole text file, or replace it; `text` may be its lines, each with its end. Raises as ``beside``."""
+    """Write or replace a text file as a whole. `text` may be lines that end in newlines. Raises as ``beside``."""
     with beside(path, replace=True) as part, open(part, "w", encoding="utf-8") as file:
         file.writelines([text] if isinstance(text, str) else text)
 
 
 def make_folder(folder: Path) -> None:
-    """Make a folder and those above it, as ``mkdir -p``.
+    """Make a folder and the folders above it, as ``mkdir -p`` does.
 
     Raises:
         NotADirectoryError: a file has that name.
-        OSError: it cannot be made.
+        OSError: the folder cannot be made.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -83,9 +83,9 @@ def make_folder(folder: Path) -> None:
 
 
 def sweep(folder: str | os.PathLike[str]) -> None:
-    """Remove what processes of this machine that were killed left half-written in a folder.
+    """Remove from a folder the half-written files and folders of processes that were killed on this machine.
 
-    A folder that was being replaced at that moment gets its name back. What cannot be removed stays.
+    A folder that was being replaced at that moment gets its name back. Leftovers that cannot be removed stay.
     """
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in list(entries):
@@ -98,23 +98,23 @@ def sweep(folder: str | os.PathLike[str]) -> None:
 
 @lru_cache(maxsize=64)
 def sweep_once(folder: str) -> None:
-    """``sweep``, once for a folder that gets many files."""
+    """``sweep`` a folder once, however many files this process writes there."""
     sweep(folder)
 
 
 def sha256(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     return hexdigest(path, hashlib.sha256())
 
 
 def hexdigest(path: str | os.PathLike[str], digest: _Hash) -> str:
-    """What `digest` says after the bytes of a file."""
+    """Add a file to `digest` and return the digest in hexadecimal."""
     with open(path, "rb") as file:
         return hexdigest_open(file, digest)
 
 
 def hexdigest_open(file: BinaryIO, digest: _Hash) -> str:
-    """What `digest` says after the bytes of an open file, from its beginning."""
+    """As ``hexdigest``, of an open file from its beginning."""
     file.seek(0)
     while block := file.read(BLOCK):
         digest.update(block)
@@ -122,13 +122,13 @@ def hexdigest_open(file: BinaryIO, digest: _Hash) -> str:
 
 
 def _provisional(path: Path) -> Path:
-    """A name beside `path`, another one at each call; of a long name its beginning, so that it fits."""
+    """Return a new hidden name beside `path`; a long name is cut, so that the new one fits."""
     name = os.fsencode(path.name)[:200].decode(errors="ignore")
     return path.with_name(f".{name}.{_machine()}-{os.getpid()}-{next(_numbers)}.part")
 
 
 def _swap(part: Path, path: Path) -> None:
-    """Let a folder take the place of another one, which is removed; the other one keeps its place when that fails."""
+    """Replace the folder `path` by `part` and remove the old one; if that fails, the old one keeps its place."""
     if _exchange(part, path):
         return  # the old folder is now `part`, which `beside` removes
     old = part.with_suffix(".old")
@@ -141,7 +141,7 @@ def _swap(part: Path, path: Path) -> None:
 
 
 def _put_back(old: Path) -> None:
-    """Give what stands in `old` its place again, unless that is taken; then it is removed."""
+    """Move what is in `old` back to its place, or remove it if the place is taken."""
     for path in old.iterdir():
         wanted = old.parent / path.name
         if not os.path.lexists(wanted):
@@ -172,12 +172,12 @@ def _lives(pid: int) -> bool:
         os.kill(pid, 0)
     except ProcessLookupError:
         return False
-    except (PermissionError, OverflowError):  # of somebody else; no number of a process
+    except (PermissionError, OverflowError):  # the process of another user; a number too large for any
         pass
     return True
 
 
 @cache
 def _machine() -> str:
-    """Tells machines apart that write into one folder; a process id means something on its own machine only."""
+    """Return a short name of this machine: several may write into one folder, and each has its own process ids."""
     return hashlib.sha256(os.fsencode(os.uname().nodename)).hexdigest()[:6]

@@ -43,7 +43,7 @@ CHIPS = {
 
 
 def chip() -> str:
-    """The name of the chip that MLX computes on: "Apple M2 Max"."""
+    """Return the name of the chip that MLX computes on, such as "Apple M2 Max"."""
     import mlx.core as mx
 
     device = mx.gpu if mx.metal.is_available() else mx.cpu
@@ -51,7 +51,7 @@ def chip() -> str:
 
 
 def bandwidth(name: str, cpu_cores: int) -> float | None:
-    """Peak memory bandwidth in GB/s of the chip that MLX names so; None where Apple states none."""
+    """Look up the peak memory bandwidth in GB/s by MLX's name of the chip; None if Apple states none."""
     known = CHIPS.get(name.removeprefix("Apple ")) if name.startswith("Apple ") else None
     if known is None or known.bandwidth_by_cpu_cores is None:
         return known and known.bandwidth
@@ -59,7 +59,7 @@ def bandwidth(name: str, cpu_cores: int) -> float | None:
 
 
 def backend() -> str:
-    """Metal, CUDA or CPU, where MLX computes unless told otherwise."""
+    """Say where MLX computes by default: Metal, CUDA or CPU."""
     import mlx.core as mx
 
     if mx.metal.is_available():
@@ -68,7 +68,7 @@ def backend() -> str:
 
 
 def system() -> str:
-    """ "macOS 15.1", "Linux 6.8.0"."""
+    """Name the system and its version: "macOS 15.1", "Linux 6.8.0"."""
     if sys.platform == "darwin":
         return f"macOS {platform.mac_ver()[0]}"
     return f"{platform.system()} {platform.release()}"
@@ -79,7 +79,7 @@ def memory_bytes() -> int:
 
 
 def loaded_blas() -> str | None:
-    """The BLAS that this process has loaded for MLX (Linux); None for the slow one inside MLX."""
+    """Return the path of the BLAS that this process has loaded for MLX (Linux); None: the slow one inside MLX."""
     maps = Path("/proc/self/maps").read_text(errors="replace")
     found = re.search(r"\S*/lib(?:openblas\w*|mkl_rt|blis\w*)(?:-[\w.]+)?\.so[\w.]*$", maps, re.MULTILINE)
     return found[0] if found else None

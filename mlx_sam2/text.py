@@ -1,4 +1,4 @@
-"""Words for messages: values, names and foreign errors, short, on one line, and safe to print."""
+"""Values, names and foreign errors in messages: short, on one line, and safe to print."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def one_line(text: object) -> str:
-    """The text with single spaces in place of line breaks and other white space."""
+    """Replace line breaks and other white space by single spaces."""
     return " ".join(str(text).split())
 
 
@@ -20,17 +20,17 @@ def first_line(error: object) -> str:
 
 
 def message_of(error: object, limit: int = 120) -> str:
-    """What an error says, on one short line; its type if it says nothing."""
+    """Return the message of an error on one short line, or its type if it has none."""
     return shorten(one_line(error), limit) or type(error).__name__
 
 
 def shorten(text: str, limit: int = 160) -> str:
-    """The beginning of a text, with dots at the end where something was cut off."""
+    """Cut a text to at most `limit` characters; "..." marks the cut."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def shown(text: object, limit: int = 120) -> str:
-    """A name or a message out of a stranger's file, safe to print: in ASCII, on one line. Of no string, its type."""
+    """Make a name or a message from a stranger's file safe to print: ASCII on one line. Not a string: its type."""
     return shorten(ascii(text)[1:-1] if isinstance(text, str) else type(text).__name__, limit)
 
 
@@ -49,7 +49,7 @@ def brief(value: object) -> str:
 
 
 def some(names: Iterable[str], limit: int = 4) -> str:
-    """The first of the names, sorted and ``shown``, and how many more there are: "a, b and 3 more"."""
+    """List the first names, sorted and ``shown``, and say how many follow: "a, b and 3 more"."""
     names = sorted(set(names))
     more = f" and {len(names) - limit} more" if len(names) > limit else ""
     return ", ".join(map(shown, names[:limit])) + more

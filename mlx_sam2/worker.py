@@ -27,7 +27,7 @@ class ClosedError(RuntimeError):
 
 
 class Worker(Executor):
-    """Runs calls one after the other on a thread of its own, which has its own MLX stream.
+    """Runs calls one after another on a thread of its own, which has its own MLX stream.
 
     MLX's streams belong to threads: an array that is evaluated may go anywhere, one that is not can only be evaluated
     where it was made ("There is no Stream(gpu, 0) in current thread"). Predictors hand out numpy arrays, so it is
@@ -69,7 +69,7 @@ class Worker(Executor):
 
     @property
     def waiting(self) -> int:
-        """How many calls wait for their turn; the one that runs is not among them."""
+        """How many calls wait for their turn, without the one that runs."""
         with self._lock:
             return sum(not call.running() for call in self._calls)
 
@@ -96,7 +96,9 @@ class Worker(Executor):
         return call
 
     def submit_always(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """``submit`` for what has to happen, as closing a file: however many calls wait, and the end waits for it."""
+        """Queue a call that has to happen, such as closing a file: ``max_waiting`` does not count, and the program's
+        end waits for it.
+        """
         with self._lock:
             if self._ended is not None:
                 raise ClosedError("this worker was shut down; make a new one")
@@ -114,7 +116,7 @@ class Worker(Executor):
         return Steps(self, make, *args, **kwargs)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = True) -> None:
-        """Take no more calls, cancel those of ``submit`` that wait (unless told not to), and wait for what is left."""
+        """Take no more calls, cancel those of ``submit`` that wait (if ``cancel_futures``), and wait for the rest."""
         with self._lock:
             is_first = self._ended is None
             if is_first:
@@ -174,9 +176,9 @@ class Steps(Generic[T]):
 
 
 class Latest:
-    """For calls that come faster than they are answered, as previews under a moving pointer: only the newest waits.
+    """Keeps only the newest waiting call, where calls come faster than answers: previews under a moving pointer.
 
-    A call that waits when the next one comes is cancelled; the one that runs is finished.
+    A call that still waits when the next one comes is cancelled; the one that runs is finished.
     """
 
     def __init__(self, worker: Worker) -> None:
@@ -185,7 +187,7 @@ class Latest:
         self._call: Future[Any] | None = None
 
     def submit(self, function: Callable[..., T], /, *args: Any, **kwargs: Any) -> Future[T]:
-        """As ``Worker.submit``, in place of the call before if that one still waits."""
+        """Submit a call as ``Worker.submit`` does; it replaces the previous one if that still waits."""
         with self._lock:
             self.cancel()
             self._call = self.worker.submit(function, *args, **kwargs)
@@ -232,7 +234,7 @@ def _idle_thread() -> _Thread:
 
 
 def _use_device(device: mx.Device) -> None:
-    """Work where the one that made the worker does. The default stream there is the thread's own: MLX sees to that."""
+    """Use the default device of the thread that made the worker; MLX gives this thread a stream of its own there."""
     import mlx.core as mx
 
     if mx.default_device() != device:
