@@ -10,6 +10,7 @@ import re
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from .text import one_line
 
 DTYPES = ("float32", "float16", "bfloat16")  # of weights
 BAD_INPUT, FAILURE, INTERRUPTED, TERMINATED = 2, 1, 130, 143  # exit codes
+_OURS = "mlx_sam2: "  # how our warnings begin
 
 
 class UsageError(ValueError):
@@ -115,7 +117,7 @@ def guard_output(prog: str, run: Callable[[], int]) -> int:
     ``run`` handles its other errors itself, so an OSError that leaves it comes from standard output.
     """
     try:
-        with sigterm_interrupts():
+        with sigterm_interrupts(), notes(prog):
             return run()
     except KeyboardInterrupt as stop:
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
@@ -125,6 +127,22 @@ def guard_output(prog: str, run: Callable[[], int]) -> int:
         if not lacks_temporary_folder(error):
             raise
         return fail(prog, error)
+
+
+@contextmanager
+def notes(prog: str) -> Iterator[None]:
+    """Within the block our own warnings are one line on stderr each, as errors are."""
+
+    def show(message: Warning | str, *where: Any) -> None:
+        text = one_line(message)
+        if text.startswith(_OURS):
+            print(f"{command_name(prog)}: note: {text.removeprefix(_OURS)}", file=sys.stderr)
+        else:
+            plain(message, *where)
+
+    with warnings.catch_warnings():
+        plain, warnings.showwarning = warnings.showwarning, show
+        yield
 
 
 class Terminated(KeyboardInterrupt):
@@ -218,6 +236,20 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         choices=DTYPES,
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
+    add_weights_key(group)
+
+
+def add_weights_key(group: argparse._ActionsContainer) -> None:
+    group.add_argument(
+        "--weights-key",
+        metavar="KEY",
+        help="which copy of the weights, where a file holds several: such as ema; default: the trained ones",
+    )
+
+
+def weights_key(args: argparse.Namespace) -> dict[str, str]:
+    """The option of ``mlx_sam2.load``, if it was given."""
+    return {} if args.weights_key is None else {"weights_key": args.weights_key}
 
 
 def add_image_size(parser: argparse.ArgumentParser) -> None:

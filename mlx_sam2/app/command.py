@@ -134,7 +134,8 @@ def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     from .projects import read_project
     from .schemas import ApiError
 
-    app = App.make(access, folder, args.model, saves=_saves(args), dtype=args.dtype, revision=args.revision)
+    options = {"dtype": args.dtype, "revision": args.revision, **cli.weights_key(args)}
+    app = App.make(access, folder, args.model, saves=_saves(args), **options)
     if args.file is not None:
         try:
             path, own = args.file.resolve(), app.sessions.new_folder()
@@ -220,7 +221,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     signal.signal(signal.SIGTERM, _end)
     try:
-        return _run(args)
+        with cli.notes(PROG):
+            return _run(args)
     except (UsageError, OSError) as error:
         return cli.fail(PROG, error)
     except KeyboardInterrupt:

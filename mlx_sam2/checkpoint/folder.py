@@ -40,6 +40,7 @@ class Source:
     layout: str  # "official", "transformers" or "mlx"
     files: tuple[str, ...]  # the names of the weights files
     revision: str | None = None  # the commit, of a Hub repository
+    weights_key: str | None = None  # the copy, of weights that held several
     base_model: str | None = None  # the Hub id of the first weights in the chain, where it is known
 
     def metadata(self) -> dict[str, str]:

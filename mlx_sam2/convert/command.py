@@ -52,6 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="CONFIG",
         help="of a checkpoint that does not say what it is: a JSON or YAML file, or a published name",
     )
+    cli.add_weights_key(parser)
     parser.add_argument("--mlx-path", type=Path, metavar="PATH", help="what to write; default: ./MODEL-PRECISION")
     parser.add_argument(
         "--dtype",
@@ -126,9 +127,11 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_upload_only(args: argparse.Namespace) -> None:
-    for option in ("revision", "config", "dtype", "quantize", "to"):
+    for option in ("revision", "config", "weights_key", "dtype", "quantize", "to"):
         if getattr(args, option):
-            raise UsageError(f"--{option} needs --hf-path; without it --upload-repo sends {args.mlx_path} as it is")
+            raise UsageError(
+                f"--{option.replace('_', '-')} needs --hf-path; without it --upload-repo sends {args.mlx_path} as it is"
+            )
     if not args.mlx_path.is_dir():
         raise UsageError(f"{args.mlx_path} is no folder, so it cannot be sent; give --hf-path to convert into it")
 
@@ -148,7 +151,14 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
     download.check_model(args.hf_path, args.revision)
     config = None if args.config is None else loading.read_config(args.config)
     fetched = download.fetch(args.hf_path, args.revision)
-    job = conversion.prepare(fetched, layout=args.to or "mlx", config=config, dtype=args.dtype, scheme=scheme)
+    job = conversion.prepare(
+        fetched,
+        layout=args.to or "mlx",
+        config=config,
+        dtype=args.dtype,
+        scheme=scheme,
+        weights_key=args.weights_key,
+    )
     out = args.mlx_path or Path(job.default_path)
     _check_names(args, card.suffix_of(job.dtype, job.scheme))
     if os.path.lexists(out):
@@ -172,12 +182,16 @@ def _check_names(args: argparse.Namespace, truth: str) -> None:
 class _Unheard(Exception):
     """Standard output takes nothing any more; what was written stays."""
 
+    def __init__(self, cause: OSError) -> None:
+        super().__init__(cause)
+        self.cause = cause
+
 
 def _say(text: str) -> None:
     try:
         print(text, flush=True)
     except OSError as error:
-        raise _Unheard from error
+        raise _Unheard(error) from None
 
 
 def _convert(args: argparse.Namespace) -> int:
@@ -255,7 +269,7 @@ def _verify(args: argparse.Namespace) -> int:
         name = found.source.name if found.source else "unknown"
         _say(f"its source, {name}, is not at hand: give --hf-path to compare with it")
         return 0
-    agreement = verify.compare(found, source)
+    agreement = verify.compare(found, source, args.weights_key)
     _say(
         f"every tensor is what converting {source} gives; masks of a click, in float32: smallest IoU "
         f"{agreement.mask_iou:.4f}, largest difference of logits {agreement.largest_difference:.3g}"
@@ -293,13 +307,13 @@ def _run(args: argparse.Namespace) -> int:
         return cli.fail(PROG, error)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    cli.escape_output()
+def _heard(args: argparse.Namespace) -> int:
     try:
         return _run(args)
-    except KeyboardInterrupt:
-        return 130
     except _Unheard as error:
-        return cli.output_failed(PROG, error.__cause__)
+        raise error.cause from None
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code."""
+    return cli.execute(build_parser(), argv, _heard)

@@ -111,6 +111,7 @@ def prepare(
     config: SAM2Config | None = None,
     dtype: str | None = None,
     scheme: Scheme | None = None,
+    weights_key: str | None = None,
 ) -> Conversion:
     """Look at a checkpoint and decide how it will be written; nothing is written, and no tensor is read.
 
@@ -120,12 +121,13 @@ def prepare(
         config: of the model; None: as ``mlx_sam2.load`` finds it.
         dtype: of the weights; None: float16 for our layout, and what every tensor has for the others.
         scheme: how to quantise; None: not.
+        weights_key: which of several copies of the weights; None: as ``mlx_sam2.load`` takes it.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not SAM 2; ``ConfigError``: its configuration is.
         ConversionError: it cannot be written as was asked.
     """
-    found = loading.read(fetched.path, config)
+    found = loading.read(fetched.path, config, weights_key)
     config = found.config or loading.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
     model = loading.empty_model(found, config)
     packed, video = schemes_of(model), "memory_attention" in model
@@ -196,6 +198,7 @@ def _source(fetched: download.Fetched, found: Checkpoint, dtype: str) -> Source:
         files=tuple(path.name for path in found.files),
         revision=fetched.commit,
         base_model=origin or fetched.repo_id,
+        weights_key=found.copy,
     )
 
 

@@ -138,7 +138,7 @@ def _source(section: dict[str, Any]) -> Source | None:
     said = section.get("source")
     if said is None:
         return None
-    names = ("name", "sha256", "dtype", "layout", "revision", "base_model")
+    names = ("name", "sha256", "dtype", "layout", "revision", "base_model", "weights_key")
     fields = {name: said.get(name) for name in names}
     files = said.get("files")
     ok = all(v is None or isinstance(v, str) for v in fields.values()) and None not in list(fields.values())[:4]
@@ -178,15 +178,18 @@ class Agreement:
     mask_iou: float  # the smallest of the masks
 
 
-def compare(found: Verified, source: Path) -> Agreement:
+def compare(found: Verified, source: Path, weights_key: str | None = None) -> Agreement:
     """Convert the source again, tensor by tensor, and compare; then compare a click in the middle of a picture.
+
+    ``weights_key`` says which of several copies in the source is meant; None: the one that ``config.json`` names.
 
     Raises:
         VerificationError: the source is another one, a tensor differs from what converting gives, or a forward pass
             differs although no number was rounded.
         CheckpointError: the source cannot be loaded.
     """
-    raw = loading.read(source, found.config if source.is_file() else None)
+    weights_key = weights_key or (found.source.weights_key if found.source else None)
+    raw = loading.read(source, found.config if source.is_file() else None, weights_key)
     if found.source is not None and conversion.sha256_of(raw.files) != found.source.sha256:
         raise VerificationError(f"{source} is not what {found.folder} was made from: its sha256 is another one")
     model = loading.empty_model(raw, found.config)

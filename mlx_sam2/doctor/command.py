@@ -48,6 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="fetch this model, measure its shapes, and compare its scores on a photo with the published ones",
     )
     parser.add_argument("--revision", help="branch, tag or commit of the Hub repository of --weights")
+    cli.add_weights_key(parser)
     parser.add_argument(
         "--dtype",
         choices=cli.DTYPES,
@@ -262,7 +263,8 @@ def load_model(args: argparse.Namespace) -> tuple[SAM2, str | None]:
     if args.weights or not known:
         check_model(name, args.revision)
         try:
-            return loading.load(name, dtype=args.dtype, revision=args.revision), None
+            options = {"dtype": args.dtype, "revision": args.revision, **cli.weights_key(args)}
+            return loading.load(name, **options), None
         except HubError as error:
             if not known:
                 raise

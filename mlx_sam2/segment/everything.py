@@ -53,7 +53,7 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
     else:
         known = published(args.model)
         model = known.repo_id if known else args.model
-    options = {**generator_options(args), **cli.image_size(args)}
+    options = {**generator_options(args), **cli.weights_key(args), **cli.image_size(args)}
     del options["points_per_batch"]
     if args.levels != "full":
         options["levels"] = args.levels if isinstance(args.levels, str) else list(args.levels)
@@ -124,7 +124,7 @@ def load_generator(args: argparse.Namespace) -> SAM2AutomaticMaskGenerator:
     from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
 
     options = {"dtype": args.dtype, "revision": args.revision, "output_mode": "coco_rle", **generator_options(args)}
-    options |= cli.image_size(args)
+    options |= cli.weights_key(args) | cli.image_size(args)
     try:
         return SAM2AutomaticMaskGenerator.from_pretrained(args.model, **options)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError, ConfigError, an option

@@ -186,7 +186,7 @@ def _line(result: dict[str, Any]) -> str:
 def load_predictor(args: argparse.Namespace) -> SAM2ImagePredictor:
     from ..sam2_image_predictor import SAM2ImagePredictor
 
-    options = {"dtype": args.dtype, "revision": args.revision, **cli.image_size(args)}
+    options = {"dtype": args.dtype, "revision": args.revision, **cli.weights_key(args), **cli.image_size(args)}
     return SAM2ImagePredictor.from_pretrained(args.model, **options)
 
 

@@ -241,7 +241,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     args = build_parser().parse_args(argv)
     try:
-        return _run(args)
+        with cli.notes(PROG):
+            return _run(args)
     except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         return cli.fail(PROG, error)
     except KeyboardInterrupt:

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from .. import cli
 from ..cli import UsageError
 from ..files import write_text
 from ..frames.sinks import PngSink
@@ -107,7 +108,8 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
 
     Results of two models are not mixed, nor are they put among other things.
     """
-    run = {"model": args.model, "revision": args.revision, "dtype": args.dtype, **approximations(args)}
+    run = {"model": args.model, "revision": args.revision, "dtype": args.dtype}
+    run |= cli.weights_key(args) | approximations(args)
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: results need a folder")
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())

@@ -38,9 +38,9 @@ def resume_arguments(
     words += ["--start", str(start)]
     words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []
-    for name in ("model", "revision", "dtype", "memory"):
+    for name in ("model", "revision", "weights_key", "dtype", "memory"):
         value = getattr(args, name)
-        words += [f"--{name}", str(value)] if value not in (None, "disk") else []
+        words += [f"--{name.replace('_', '-')}", str(value)] if value not in (None, "disk") else []
     given = approximations(args)
     for flag, name, *_ in APPROXIMATIONS:
         words += [f"--{flag}", f"{given[name]:g}"] if name in given else []

@@ -66,7 +66,7 @@ def load_predictor(args: argparse.Namespace, **options: Any) -> SAM2VideoPredict
     from ..sam2_video_predictor import SAM2VideoPredictor
 
     try:
-        options = {**approximations(args), **options}
+        options = {**approximations(args), **cli.weights_key(args), **options}
         return SAM2VideoPredictor.from_pretrained(args.model, dtype=args.dtype, revision=args.revision, **options)
     except ValueError as error:  # CheckpointError, ConfigError
         raise UsageError(str(error)) from None

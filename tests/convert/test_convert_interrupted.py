@@ -64,12 +64,13 @@ def test_killed(sources: Sources, tmp_path: Path) -> None:
     loading.load(tmp_path / "x")
 
 
-def test_stopped(sources: Sources, tmp_path: Path) -> None:
-    """Ctrl-C leaves nothing at all."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped(sources: Sources, tmp_path: Path, number: signal.Signals, code: int) -> None:
+    """Ctrl-C leaves nothing at all, and SIGTERM neither."""
     process = converting(sources, tmp_path / "x", "100")
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, err = process.communicate(timeout=300)
-    assert (process.returncode, err) == (130, "")
+    assert (process.returncode, err) == (code, "")
     assert list(tmp_path.iterdir()) == []
 
 
