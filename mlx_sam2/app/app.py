@@ -1,4 +1,4 @@
-"""What belongs to one running app."""
+"""One running app: its parts, and opening files with them."""
 
 from __future__ import annotations
 
@@ -102,8 +102,8 @@ class App:
         about = save.about
 
         def prepare(session: Session) -> None:
-            told = (about.width, about.height, about.frames)
-            if told != (session.width, session.height, session.num_frames):
+            saved = (about.width, about.height, about.frames)
+            if saved != (session.width, session.height, session.num_frames):
                 raise ApiError(409, "changed", f"{about.name} has changed since: open it as a new file")
             session.id = about.id
             self.edits.replay(session, save)

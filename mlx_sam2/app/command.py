@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 PROG = cli.program("app")
 PORT = 8765
-PATIENCE = 3.0  # seconds for the step in work, and for downloads under way
+PATIENCE = 3.0  # seconds that the current step and requests under way have at the end
 
 DESCRIPTION = "Click on pictures and videos in the browser, with SAM 2. Everything stays on this machine."
 EPILOG = """\
@@ -78,7 +78,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def _listen(host: str, port: int) -> socket.socket:
-    """A socket that listens. UsageError with one line where it cannot."""
+    """A listening socket. UsageError with one line if there can be none."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (socket.gaierror, UnicodeError):
@@ -198,7 +198,7 @@ def _serve(app: App, listener: socket.socket, no_browser: bool) -> None:
 
 
 def _wait(app: App, folder: Path) -> None:
-    """Let the step in work end; a download does not have to."""
+    """Wait for the current step, but not for a download."""
     for session in app.sessions.all():
         app.sessions.close(session.id)
     last = app.worker.submit_always(lambda: None)

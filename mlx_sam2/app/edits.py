@@ -1,4 +1,4 @@
-"""Every change of a session: it raises the revision, notes what it replaced, and pages hear of it."""
+"""Edits: every change of a session raises its revision, notes what it replaced, is saved, and is told to all pages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from .session_store import Sessions
 
 
 class Asked(NamedTuple):
-    """What the client of an edit says: the revision that it knows, and its own name. None: it says nothing."""
+    """The revision that the client of an edit knows, and its name; None where it names none."""
 
     revision: int | None = None
     client: str | None = None
@@ -48,7 +48,7 @@ class Edits:
 
     @contextmanager
     def edit(self, session: Session, what: EditKind, asked: Asked = ANYBODY) -> Iterator[Edit]:
-        """An edit around a block of ``put_object`` and ``put_mask``. Where the block raises, nothing has changed."""
+        """Make one edit of the changes in a block (``put_object``, ``put_mask``); none if the block raises."""
         with session.lock:
             self.require(session, asked)
             edit = session.history.begin(what)
@@ -62,7 +62,7 @@ class Edits:
             session.hub.publish("edit", {"revision": edit.revision, "client": asked.client, "what": what})
 
     def _undo(self, session: Session, edit: Edit) -> None:
-        """Put back what an edit that failed has replaced."""
+        """Put back what a failed edit has replaced."""
         before = Edit(0, edit.what)  # notes nothing
         session.history.take_back(edit)
         self.sessions.take_masks(session, -edit.size)
@@ -72,7 +72,7 @@ class Edits:
             self.put_mask(session, before, obj_id, frame, mask)
 
     def put_object(self, session: Session, edit: Edit, obj_id: int, obj: Object | None) -> None:
-        """Make `obj` what a number stands for; None removes it, but not its masks."""
+        """Replace an object; None removes it, but not its masks."""
         old = session.objects.get(obj_id)
         notes = session.history.notes_object(edit, obj_id)
         self._take(session, edit, object_bytes(obj) - (0 if notes else object_bytes(old)))
@@ -84,10 +84,10 @@ class Edits:
             session.objects[obj_id] = obj
 
     def put_mask(self, session: Session, edit: Edit, obj_id: int, frame: int, mask: Mask | None) -> None:
-        """Make `mask` that of an object on a frame.
+        """Replace the mask of an object on a frame; None removes it.
 
         Raises:
-            ApiError: all masks together have as many bytes as they may have.
+            ApiError: all masks together would exceed their limit.
         """
         old = session.masks.get(obj_id, {}).get(frame)
         notes = session.history.notes_mask(edit, (obj_id, frame))
@@ -97,7 +97,7 @@ class Edits:
         session.set_mask(obj_id, frame, mask)
 
     def _take(self, session: Session, edit: Edit, count: int) -> None:
-        """Count bytes of masks; the oldest edits are forgotten where there is no room."""
+        """Count bytes of masks; forget the oldest edits if there is no room."""
         edits = session.history.edits
         while True:
             try:
@@ -129,7 +129,7 @@ class Edits:
     def put_prompt(
         self, session: Session, asked: Asked, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
     ) -> tuple[Object, int]:
-        """Note a prompt that was answered, and its mask; None takes both away. The object, and the revision."""
+        """Note an answered prompt and its mask; None removes both. Returns the object and the revision."""
         with self.edit(session, "prompt", Asked(None, asked.client)) as edit:
             self.set_prompt(session, edit, obj_id, frame, prompt, mask)
             return session.objects[obj_id], edit.revision
@@ -146,7 +146,7 @@ class Edits:
         self.put_object(session, edit, obj_id, obj.model_copy(update={"frames": frames}))
 
     def remove_object(self, session: Session, asked: Asked, obj_id: int) -> int:
-        """Remove an object, its prompts and its masks; the revision."""
+        """Remove an object, its prompts and its masks. Returns the revision."""
         with self.edit(session, "delete", Asked(None, asked.client)) as edit:
             for frame in list(session.masks.get(obj_id, ())):
                 self.put_mask(session, edit, obj_id, frame, None)
@@ -172,7 +172,7 @@ class Edits:
                     self.put_object(session, edit, obj_id, obj)
 
     def add_tracked(self, session: Session, edit: Edit, frame: int, masks: dict[int, Mask]) -> dict[int, Mask]:
-        """Note the masks of a frame that a job has tracked; those of objects that are still there."""
+        """Note the masks of a tracked frame. Returns those of objects that still exist."""
         with session.lock:
             self.require(session, ANYBODY)
             live = {obj_id: mask for obj_id, mask in masks.items() if obj_id in session.objects}
@@ -201,7 +201,7 @@ class Edits:
             self._say_saving(session, "on")
 
     def replay(self, session: Session, save: Save) -> None:
-        """Give a session what was saved of it, and save it there from now on.
+        """Fill a session with what was saved of it, and go on saving it there.
 
         Raises:
             ApiError: there is nothing, or not as much room for masks.
@@ -234,7 +234,7 @@ class Edits:
             self._say_saving(session, "on")
 
     def _say_saving(self, session: Session, saving: Saving, why: str = "") -> None:
-        """Tell pages when it begins to fail, or works again: once."""
+        """Tell pages once when saving begins to fail, and once when it works again."""
         if saving == session.saving:
             return
         session.saving = saving

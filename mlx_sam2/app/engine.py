@@ -1,4 +1,4 @@
-"""The model: loaded while the page already shows, shared by all sessions, used on one thread."""
+"""The model: loaded in the background, shared by all sessions, used on one thread."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ..model.sam2 import SAM2
 
 
-CACHE_BYTES = 512 << 20  # that MLX may keep of what was freed; it would keep as much as there is
+CACHE_BYTES = 512 << 20  # of freed buffers that MLX may keep; without a limit it keeps all
 
 
 class Engine:
@@ -48,7 +48,7 @@ class Engine:
         self._video: SAM2VideoPredictor | None = None
 
     def start(self) -> None:
-        """Begin to load. What is asked for meanwhile waits behind it."""
+        """Start loading. Calls that come meanwhile wait behind it."""
         self.worker.submit_always(self._load).add_done_callback(report)
 
     def _load(self) -> None:
@@ -57,7 +57,7 @@ class Engine:
             self._model = build_model(self.state.name, **self._options)
             if "memory_attention" in self._model:
                 model = self._model.with_config(self._model.config.with_postprocessing(True, video=True))
-                # corrections stay when objects are followed again: what who clicks on a page expects
+                # corrections stay when objects are tracked again, as users of a page expect
                 self._video = SAM2VideoPredictor(model, fill_hole_area=8, add_all_frames_to_correct_as_cond=True)
         except (*FAILURES, HubError, LookupError) as error:
             text = one_line(error) or type(error).__name__
@@ -90,7 +90,7 @@ class Engine:
         session.hub.publish("status", {"status": session.status, "message": session.message})
 
     def work_of(self, session: Session) -> ImageWork | VideoWork:
-        """The encoded picture, or the predictor's session; made where it is not there. Call it in ``Sessions.loaded``.
+        """The encoded picture, or the video's state; made if there is none. Call it inside ``Sessions.loaded``.
 
         Raises:
             ApiError: there is no model, or none that can follow objects.
@@ -132,7 +132,7 @@ class Engine:
 
 
 def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:
-    """A generator of automatic masks that tells how far it is, and ends when the job is to end."""
+    """A generator of automatic masks that reports its progress to a job and stops with it."""
 
     class Watched(SAM2AutomaticMaskGenerator):
         def _search_batch(self, points: Any, crop: Any, size: tuple[int, int]) -> list[Any]:

@@ -17,7 +17,7 @@ BEAT_SECONDS = 10.0  # a comment this often finds connections that are dead
 
 
 class Listener:
-    """A page that listens, and what waits for it."""
+    """A page that listens, and the events that wait for it."""
 
     def __init__(self) -> None:
         self.queue: asyncio.Queue[bytes | None] = asyncio.Queue()
@@ -88,7 +88,7 @@ class Hub:
             self._on_left()
 
     async def stream(self, listener: Listener, first: Callable[[], tuple[str, Any]]) -> AsyncIterator[bytes]:
-        """What a listener hears, beginning with `first`, as it is when somebody begins to read."""
+        """Events for a listener, after `first`, which is called when the reading begins."""
         yield encode(*first())
         while not self._closed or not listener.queue.empty():
             try:

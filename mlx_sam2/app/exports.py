@@ -1,4 +1,4 @@
-"""Files that leave: masks and cut-outs as PNG, COCO JSON, the picture or video with its objects drawn in.
+"""Export files: masks and cut-outs as PNG, COCO JSON, the picture or video with its objects drawn in.
 
 Each is written in steps, a frame at a time, under the name of its job in the session's folder.
 """
@@ -27,7 +27,7 @@ from .snapshot import Snapshot
 
 
 def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
-    """Steps that write the file that is asked for."""
+    """Steps that write the requested file."""
 
     def steps(job: Job) -> Steps:
         session = job.session
@@ -57,7 +57,7 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
 
 
 def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> Steps:
-    """The same steps; what they write counts as the session's, and goes if they do not end."""
+    """The same steps; the bytes that they write are counted, and removed if they do not finish."""
     size, complete = 0, False
 
     def count() -> None:

@@ -1,4 +1,4 @@
-"""The last edits of a session: their revisions, and what they replaced, so that earlier revisions can be restored."""
+"""The last edits of a session, and what each replaced, so that earlier revisions can be restored."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Masks = dict[Place, Mask | None]
 
 @dataclass(eq=False)
 class Edit:
-    """One edit: its revision, and what was there before it, for every object and mask that it changed."""
+    """One edit, with the old value of every object and mask that it changed."""
 
     revision: int
     what: EditKind
@@ -94,7 +94,7 @@ class History:
         return []
 
     def replaced_since(self, revision: int) -> tuple[Objects, Masks]:
-        """What all objects and masks that have changed since a revision were then."""
+        """The values that objects and masks had at a revision, for all that have changed since."""
         objects: Objects = {}
         masks: Masks = {}
         for edit in reversed(self.edits):

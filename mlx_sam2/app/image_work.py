@@ -1,8 +1,8 @@
-"""Prompts on a picture, answered: encoded once, a decode for each new click.
+"""Prompts on a picture answered: it is encoded once, and each new click is one decode.
 
-A prompt's masks are a function of the prompt alone. With ``refine`` click k is decoded together with the clicks before
-it and with the low-resolution logits that these gave, as the official notebook refines; steps that were decoded
-before are remembered, so a new click costs one decode and undoing it none.
+A prompt's masks depend on the prompt alone. With ``refine``, click k is decoded together with the clicks before it and
+the low-resolution logits that these gave, as the official notebook does. Decoded steps are remembered, so a new click
+costs one decode and undoing it none.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class ImageWork:
         self._steps.clear()
 
     def preview(self, ask: PreviewAsk) -> Mask:
-        """What a click would give: the best of three masks."""
+        """The mask that a click would give: the best of three."""
         step = self._decode([(ask.x, ask.y, 1)], None, None, None)
         return step.masks[step.chosen(None)]
 

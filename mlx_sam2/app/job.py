@@ -1,4 +1,4 @@
-"""One job: how far it is, and what its steps may ask."""
+"""One job of a session: its state and its progress."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Steps = Generator[None, None, None]
 
 
 class Job:
-    """A job of a session. `done`, `total` and `file` are set by its steps."""
+    """A job of a session. Its steps set `done`, `total` and `file`."""
 
     def __init__(self, session: Session, kind: Literal["propagate", "everything", "export"]) -> None:
         self.id = secrets.token_urlsafe(9)
@@ -26,7 +26,7 @@ class Job:
         self.status: Literal["queued", "running", "done", "cancelled", "failed"] = "queued"
         self.message = ""
         self.done, self.total = 0, 0
-        self.file: str | None = None  # how the file is called when it leaves
+        self.file: str | None = None  # its name for the user
         self.path: Path | None = None  # where it is
         self.media_type = "application/octet-stream"
         self.revision: int | None = None  # of the edit that its masks belong to
@@ -50,11 +50,11 @@ class Job:
         )
 
     def cancel(self) -> None:
-        """End after the step in work."""
+        """Stop after the current step."""
         self.stopped = True
 
     def check(self) -> None:
-        """For steps that take long: raise an ApiError when the job is to end."""
+        """Raise an ApiError if the job was cancelled; for steps that take long."""
         if self.stopped:
             raise ApiError(409, "cancelled", "cancelled")
 

@@ -15,11 +15,11 @@ from .schemas import ApiError, Direction
 from .session import Session
 from .session_store import Sessions
 
-KEPT = 4  # jobs of a session that are over and can still be asked about, or for their file
+KEPT = 4  # finished jobs of a session whose state and file stay available
 
 
 class Jobs:
-    """Starts jobs and takes their steps."""
+    """Starts jobs and runs their steps."""
 
     def __init__(self, sessions: Sessions, worker: Worker) -> None:
         self._sessions = sessions
@@ -94,7 +94,7 @@ class Jobs:
 def propagate_steps(
     edits: Edits, edit: Edit, frame: int, direction: Direction, work_of: Callable[[Session], Any]
 ) -> Callable[[Job], Steps]:
-    """Steps that follow all objects, a frame each; their masks belong to an edit."""
+    """Steps that track all objects, a frame each. Their masks belong to an edit."""
 
     def steps(job: Job) -> Steps:
         session = job.session

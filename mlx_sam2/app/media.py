@@ -1,4 +1,4 @@
-"""What is opened: pictures, videos and folders of frames, told apart by their first bytes, with limits kept.
+"""Opening pictures, videos and folders of frames: told apart by their first bytes, within limits.
 
 Files come from strangers. Video containers are recognised by their own signatures before PyAV sees them: FFmpeg would
 otherwise open play lists and scripts, which name other files.
@@ -28,7 +28,7 @@ NAME_LENGTH = 200  # characters of a file's name
 
 @dataclass(frozen=True)
 class Limits:
-    """What the app takes and keeps. All of it together bounds its memory; docs say how much that is."""
+    """Limits of what the app accepts and holds. Together they bound its memory: docs/app.md."""
 
     upload_bytes: int = 1 << 30
     disk_bytes: int = 8 << 30  # of all uploads and exports together
@@ -72,7 +72,7 @@ def kind_of(path: Path) -> Kind:
         text = HEIC if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") else NEITHER
         raise ApiError(415, "unsupported", text) from None
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
-        pass  # a picture, but a damaged or huge one: reading it says what is wrong
+        pass  # a damaged or huge picture: reading it gives the reason
     return "image"
 
 
@@ -106,7 +106,7 @@ class ImageSource(FrameSource):
             text = f"more than {2 * images.MAX_PIXELS:,} pixels: the app takes {max_pixels:,}; make it smaller"
             raise ApiError(413, "too_large", text) from None
         except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError):
-            width = height = 0  # the reader below knows what is wrong
+            width = height = 0  # the reader below gives the reason
         _check_pixels(width, height, max_pixels)
         self._pixels = images.read(path)
         self.height, self.width = self._pixels.shape[:2]

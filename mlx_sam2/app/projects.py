@@ -1,8 +1,8 @@
-"""Project files: a session in a ZIP archive, written to be reopened, and read as if a stranger had made it.
+"""Project files: a session in a ZIP archive. They are read as if a stranger had made them.
 
-``project.json`` says what was asked for, ``masks.jsonl`` holds every mask, ``media`` is the file as it was opened, or
-``frames/00000.jpg`` and so on. Of an archive nothing is taken that has other names, no name in it becomes a path, and
-no more is unpacked than an upload may have, whatever its headers say.
+``project.json`` holds objects and prompts, ``masks.jsonl`` every mask, ``media`` the file as it was opened, or
+``frames/00000.jpg`` and so on the frames. Other names are refused, no name becomes a path, and no more is unpacked than
+an upload may have, whatever the headers say.
 """
 
 from __future__ import annotations
@@ -239,8 +239,8 @@ def _lines(archive: zipfile.ZipFile, entries: dict[str, zipfile.ZipInfo]) -> Ite
 
 def _restore(sessions: Sessions, session: Session, project: Project, lines: Iterator[MaskLine]) -> None:
     """Give a session the objects and masks of a project."""
-    told = (project.kind, project.width, project.height, project.frames)
-    if told != (session.kind, session.width, session.height, session.num_frames):
+    expected = (project.kind, project.width, project.height, project.frames)
+    if expected != (session.kind, session.width, session.height, session.num_frames):
         raise ApiError(415, "unsupported", "the project does not fit its picture or video")
     for obj in project.objects:
         if obj.id in session.objects:

@@ -26,7 +26,7 @@ from .schemas import ApiError, Kind, Recent, Wire
 
 LISTED = 50  # recent sessions
 EDITS = "edits.jsonl"
-SLACK = 8 << 20  # bytes that edits may have beside four times the whole session; then they are written anew
+SLACK = 8 << 20  # bytes of edits beside four times the whole session; beyond, the file is rewritten
 
 
 class About(Wire):
@@ -55,10 +55,20 @@ class Saves:
         self.most = most
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = threading.Lock()
+        self._sweep()
         self._size = sum(size for _, _, size in self._all())
 
+    def _sweep(self) -> None:
+        """Remove what apps that were killed have left half made or half removed."""
+        for path in self.folder.iterdir():
+            if (path / "lock").exists() and not ((path / "about.json").exists() and (path / EDITS).exists()):
+                held = lock(path / "lock")
+                if held is not None:
+                    shutil.rmtree(path, ignore_errors=True)
+                    os.close(held)
+
     def _all(self) -> list[tuple[About, float, int]]:
-        """What is saved, with the time of its last use and its bytes, newest first."""
+        """Every saved session with the time of its last use and its bytes, newest first."""
         found = []
         for path in self.folder.iterdir():
             with suppress(OSError, ValidationError):
@@ -102,7 +112,7 @@ class Saves:
     def _remove(self, path: Path) -> None:
         """Remove a folder whose lock is held."""
         size = _size(path)
-        (path / EDITS).unlink(missing_ok=True)  # what is left is no session any more
+        (path / EDITS).unlink(missing_ok=True)  # without it this is no session any more
         shutil.rmtree(path, ignore_errors=True)
         with self._lock:
             self._size -= size
@@ -176,7 +186,7 @@ class Save:
         self._is_broken = False
 
     def lines(self) -> Iterator[Line]:
-        """What was saved, up to the first line that is damaged; after that edits go behind it."""
+        """The saved lines, up to the first damaged one. Edits are appended after them from then on."""
         self._edits = os.open(self._path / EDITS, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         with open(self._path / EDITS, "rb") as file:
             for data in file:
@@ -190,7 +200,7 @@ class Save:
         os.ftruncate(self._edits, self._size)
 
     def add(self, line: Line, whole: Callable[[], Iterator[Line]]) -> None:
-        """Save what an edit changed; `whole`: all lines, where the file has to be written anew.
+        """Save what an edit changed; `whole`: all lines, for when the file must be rewritten.
 
         Raises:
             OSError: the disk or the allowance is full. The edits before are safe, the next call tries again.
@@ -211,7 +221,7 @@ class Save:
         self._is_broken = False
 
     def rewrite(self, lines: Iterator[Line]) -> None:
-        """Write all of it anew. OSError as for ``add``."""
+        """Replace the file by these lines. OSError as for ``add``."""
         self._is_broken = True
         sizes = []
         with files.beside(self._path / EDITS, replace=True) as part:

@@ -1,4 +1,4 @@
-"""What goes over the wire: bodies, answers and errors of the app's API, checked by pydantic."""
+"""Bodies, answers and errors of the app's API, checked by pydantic."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ApiError(Exception):
 
 
 class Wire(BaseModel):
-    """A body or an answer; fields that are not known are refused."""
+    """A body or an answer. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -62,7 +62,7 @@ class Mask(Rle):
 
 
 class Prompt(Wire):
-    """What was asked for one object on one frame."""
+    """The prompt of one object on one frame."""
 
     points: Annotated[list[Point], Field(max_length=MAX_POINTS)] = []
     box: Box | None = None
@@ -77,7 +77,7 @@ class Prompt(Wire):
 
 
 class ObjectLook(Wire):
-    """How an object is called and shown; what is left out stays as it is."""
+    """Name, colour and visibility of an object; a field that is left out stays as it is."""
 
     name: ObjectName | None = None
     color: Colour | None = None

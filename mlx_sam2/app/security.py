@@ -1,4 +1,4 @@
-"""Who may ask: Host, Origin and token, checked before anything else sees a request; headers of every answer.
+"""Checks of Host, Origin and token before anything else sees a request, and headers of every answer.
 
 A page of a stranger can make a browser send requests to 127.0.0.1. Its name may even be made to resolve to 127.0.0.1
 (DNS rebinding), so that the browser takes both for the same site: the Host header gives that away. Requests from

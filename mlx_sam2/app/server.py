@@ -1,4 +1,4 @@
-"""The app as an ASGI application: API, page, errors, beginning and end."""
+"""The app as an ASGI application: API, page, errors, start and end."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def make_server(app: App) -> ASGIApp:
 
 
 def make_config(app: App, grace: float) -> uvicorn.Config:
-    """How uvicorn serves an app; `grace`: seconds for requests under way when it ends."""
+    """Settings of uvicorn for an app; `grace`: seconds that requests under way have when it ends."""
     return uvicorn.Config(
         make_server(app),
         http="h11",
@@ -77,7 +77,7 @@ def make_config(app: App, grace: float) -> uvicorn.Config:
 
 
 async def _sweep(app: App) -> None:
-    """Close sessions whose time is over."""
+    """Close sessions that have rested too long, from time to time."""
     while True:
         limits = app.sessions.limits
         await asyncio.sleep(min(limits.idle_seconds / 4, limits.rest_seconds / 4, 30.0))

@@ -1,4 +1,4 @@
-"""One session: what a user has opened, asked for and been given."""
+"""One session: an open picture or video with its objects, prompts and masks."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 class Session:
     """One picture or video. Its objects and masks are changed under `lock`.
 
-    `folder` holds what was uploaded and exported, and goes with the session. `work` is what is encoded; only the worker
-    thread uses it. `source` and `work` are dropped while other sessions are in use, and made again.
+    `folder` holds uploads and exports, and is removed with the session. `work` is the encoded picture or video; only
+    the worker thread uses it. `source` and `work` are dropped while other sessions are in use, and made again.
     """
 
     def __init__(self, kind: Kind, name: str, path: Path, folder: Path, source: SharedSource, hub: Hub) -> None:
@@ -67,7 +67,7 @@ class Session:
         self.stays = False  # the one of the command line is not closed because nobody looks
         self.used = time.monotonic()
 
-    # ---- what is asked of it
+    # ---- its state
 
     def brief(self) -> Brief:
         return Brief(
@@ -108,7 +108,7 @@ class Session:
             raise ApiError(404, "not_found", f"there is no frame {frame}: frames are 0 to {self.num_frames - 1}")
 
     def require_prompt(self, prompt: Prompt) -> None:
-        """Refuse a prompt that does not lie on the picture."""
+        """Refuse a prompt that lies outside the picture."""
         width, height = self.width, self.height
         for x, y, _ in prompt.points:
             if x > width or y > height:
@@ -158,7 +158,7 @@ class Session:
         return Object(id=obj_id, name=f"Object {obj_id}", color=colour)
 
     def set_mask(self, obj_id: int, frame: int, mask: Mask | None) -> None:
-        """Make `mask` that of an object on a frame. It counts nothing: see ``Edits.put_mask``."""
+        """Replace the mask of an object on a frame. It counts no bytes: ``Edits.put_mask`` does."""
         frames = self.masks.setdefault(obj_id, {})
         if mask is None:
             frames.pop(frame, None)
@@ -167,7 +167,7 @@ class Session:
         if not frames:
             del self.masks[obj_id]
 
-    # ---- places
+    # ---- pages and jobs
 
     @property
     def has_listeners(self) -> bool:

@@ -1,4 +1,4 @@
-"""All sessions: how many there are and for how long, and what they may use together."""
+"""All open sessions: their number, their lifetime, and the limits that they share."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Fill = Callable[[Session], None]
 
 
 class Sessions:
-    """All sessions, and what they may use together.
+    """All open sessions. Any thread may call it.
 
     Args:
         folder: a temporary folder of the app's own.
@@ -43,7 +43,7 @@ class Sessions:
         return len(self._sessions)
 
     def on_loop(self, call: Callable[..., None], *args: Any) -> None:
-        """Call on the event loop, if there is one."""
+        """Call a function on the event loop, if the server runs."""
         if self.loop is not None:
             with suppress(RuntimeError):  # it is closed: the app ends
                 self.loop.call_soon_threadsafe(call, *args)
@@ -116,7 +116,7 @@ class Sessions:
         return session
 
     def _forget(self, session: Session) -> None:
-        """Give back the masks of a session that is closed; on disk it stays."""
+        """Drop the masks of a session that is closed. What was saved stays on disk."""
         with session.lock:
             session.closed = True
             self.take_masks(session, -session.mask_bytes)
@@ -127,7 +127,7 @@ class Sessions:
                 session.save.close(time.monotonic() - session.used)
 
     def close(self, session_id: str) -> None:
-        """Cancel its jobs, end its streams, forget it, and give its files back."""
+        """Close a session: cancel its jobs, end its streams, remove its temporary files."""
         with self._lock:
             session = self._sessions.pop(session_id, None)
         if session is None:
@@ -142,13 +142,14 @@ class Sessions:
             self._release(session)
 
     def _release(self, session: Session) -> None:
-        """What a closed session holds, once nothing uses it."""
+        """Give back what a closed session holds, once nothing uses it."""
         self._unload(session)
         shutil.rmtree(session.folder, ignore_errors=True)
-        self.give_disk(session, session.disk)
+        with self._lock:
+            self.give_disk(session, session.disk)
 
     def expire(self) -> None:
-        """Close sessions that no page listens to and that were not used for too long; before that, let them cool."""
+        """Unload sessions that no page listens to and that rest; close those that have rested too long."""
         now = time.monotonic()
         for session in self.all():
             rest = 0.0 if session.has_listeners else now - session.used
@@ -160,7 +161,7 @@ class Sessions:
                         self._unload(session)
 
     def _left(self, session: Session) -> None:
-        """The last page has gone: unless one comes back soon, nobody waits for the jobs that it started."""
+        """The last page has gone: cancel the jobs that it started, unless one comes back soon."""
         session.used = time.monotonic()
         if session.running and self.loop is not None:
             self.loop.call_later(self.limits.grace_seconds, self._abandon, session)
@@ -171,11 +172,11 @@ class Sessions:
                 if job.watched:
                     job.cancel()
 
-    # ---- what is held encoded
+    # ---- loaded sessions
 
     @contextmanager
     def loaded(self, session: Session) -> Iterator[SharedSource]:
-        """The source of a session, open as long as the block lasts. ApiError where the session is closed."""
+        """The source of a session, open for the length of the block. ApiError if the session is closed."""
         with self._lock:
             if session.closed:
                 raise ApiError(404, "not_found", "this session was closed")
@@ -194,7 +195,7 @@ class Sessions:
                 self._release(session)
 
     def _drop_idle(self, in_use: Session) -> None:
-        """Let go of what was used longest ago, until few enough sessions are loaded."""
+        """Unload the sessions that were used longest ago, until few enough are loaded."""
         with self._lock:
             held = [s for s in self.all() if s.source is not None]
             idle = [s for s in reversed(held) if s.pins == 0 and s is not in_use]
@@ -210,13 +211,13 @@ class Sessions:
         if source is not None:
             source.close()
 
-    # ---- what is used together
+    # ---- shared limits
 
     def take_disk(self, count: int) -> None:
         """Count bytes that are about to be written.
 
         Raises:
-            ApiError: uploads and exports have as much as they may have, or the disk is nearly full.
+            ApiError: uploads and exports together would exceed their limit.
         """
         with self._lock:
             if self._disk + count > self.limits.disk_bytes:
@@ -230,10 +231,10 @@ class Sessions:
                 session.disk -= count
 
     def take_masks(self, session: Session, count: int) -> None:
-        """Count bytes of masks that a session is to hold, or, below 0, has given up.
+        """Count bytes of masks that a session is about to hold, or (below 0) has dropped.
 
         Raises:
-            ApiError: all masks together have as many bytes as they may have.
+            ApiError: all masks together would exceed their limit.
         """
         with self._lock:
             if count > 0 and self._mask_bytes + count > self.limits.mask_bytes:

@@ -16,7 +16,7 @@ from .schemas import Mask
 class Snapshot:
     """A copy of them, and what an export writes them with.
 
-    What is hidden is left out; a project (`with_hidden`) holds everything.
+    Hidden objects are left out, unless `with_hidden`: a project holds everything.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Snapshot:
 
     @property
     def frames(self) -> list[int]:
-        """The frames that have a mask."""
+        """Frames that have a mask."""
         return sorted(self.masks)
 
     def seen(self, frame: int) -> dict[int, np.ndarray]:

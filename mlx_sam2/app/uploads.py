@@ -1,4 +1,4 @@
-"""How files arrive: in pieces, straight to a temporary file, and cut off where they become too large."""
+"""Uploads: written to a temporary file piece by piece, and cut off when they become too large."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from .media import frame_order, frame_suffix
 from .schemas import ApiError
 from .session_store import Sessions
 
-LEFT_FREE = 256 << 20  # bytes of the disk that uploads leave alone
-LOOKED = 32 << 20  # how often that is looked at
+LEFT_FREE = 256 << 20  # bytes of the disk that uploads leave free
+LOOKED = 32 << 20  # bytes between two checks of that
 
 
 class Upload:
-    """A file, or the frames of a video, on their way into a folder of their own.
+    """A file, or the frames of a video, received into a folder of its own.
 
-    ``async with`` it: unless ``keep`` was called, the folder goes in the end.
+    Use it in ``async with``: unless ``keep`` was called, the block's end removes the folder.
     """
 
     def __init__(self, request: Request, sessions: Sessions) -> None:
@@ -44,7 +44,7 @@ class Upload:
             self.sessions.give_disk(None, self.size)
 
     def keep(self) -> None:
-        """The folder, and the bytes that are counted for it, belong to a session now."""
+        """Leave the folder, and the bytes counted for it, to a session."""
         self._kept = True
 
     def _too_large(self) -> ApiError:

@@ -1,7 +1,7 @@
-"""Prompts on a video, answered, and objects followed, in a session of the video predictor.
+"""Prompts on a video answered, and objects tracked, in a state of the video predictor.
 
-The page sends what a frame's prompt shall be, the predictor takes clicks one after the other: what is new is added, and
-where something went the frame, or if it is in memory already the object, is prompted anew.
+The page sends the whole prompt of a frame; the predictor takes clicks one after the other. New clicks are added. If
+clicks were taken away, the frame is prompted again, or the whole object if the tracker remembers that frame.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Prompts = dict[int, dict[int, Prompt]]  # object -> frame -> prompt
 
 
 class VideoWork:
-    """A session of the predictor and the prompts that it has been given. Only the worker thread uses it.
+    """A state of the predictor and the prompts that it was given. Only the worker thread uses it.
 
     Args:
         prompts: of a session that is opened again.
@@ -39,7 +39,7 @@ class VideoWork:
         self.restore(prompts)
 
     def answer(self, obj_id: int, frame: int, prompt: Prompt) -> Mask | None:
-        """Make `prompt` what the object has on a frame; its mask there, None where it has no prompt any more."""
+        """Replace the prompt of an object on a frame. Returns its mask there, None for an empty prompt."""
         old = self._applied.get(obj_id, {}).get(frame)
         if old is not None and not _extends(prompt, old):
             self._take_back(obj_id, frame)
@@ -52,7 +52,7 @@ class VideoWork:
         return self._mask(obj_id, frame)
 
     def restore(self, prompts: Prompts) -> None:
-        """Make `prompts` those of all objects: where they differ the object is prompted again."""
+        """Replace the prompts of all objects; objects whose prompts differ are prompted again."""
         for obj_id, applied in list(self._applied.items()):
             if not applied or applied != prompts.get(obj_id):
                 self.remove(obj_id)
@@ -67,12 +67,12 @@ class VideoWork:
         self._applied.pop(obj_id, None)
 
     def encode(self, frame: int) -> ImageFeatures:
-        """Features of a frame; those of the one before are forgotten."""
+        """Features of a frame. Only the latest frame's are kept."""
         self.state.require_frame(frame)
         return self.state.features(frame)
 
     def preview(self, ask: PreviewAsk) -> Mask:
-        """What a first click on a frame would give."""
+        """The mask that a first click on a frame would give."""
         height, width = self.state.video_size
         scale = self.predictor.image_size / np.array([width, height], np.float32)
         click = TrackPrompts(np.array([[ask.x, ask.y]], np.float32) * scale, np.ones(1, np.int32))
@@ -96,7 +96,7 @@ class VideoWork:
     # ---- one object on one frame
 
     def _add(self, obj_id: int, frame: int, prompt: Prompt, old: Prompt | None = None) -> None:
-        """Give the steps of a prompt that `old` has not."""
+        """Send the predictor the steps of a prompt that `old` does not have."""
         done = -1 if old is None else len(old.points)
         self._applied.setdefault(obj_id, {}).pop(frame, None)  # neither prompt, should it fail half way
         if prompt.mask is not None and old is None:
@@ -115,7 +115,7 @@ class VideoWork:
         self._applied[obj_id][frame] = prompt
 
     def _take_back(self, obj_id: int, frame: int) -> None:
-        """Make it so that the object was never prompted on a frame."""
+        """Leave the object as if it had never been prompted on a frame."""
         rest = {t: prompt for t, prompt in self._applied[obj_id].items() if t != frame}
         track = self.state.tracks[obj_id]
         if rest and frame not in track.conditioning:  # not in memory yet

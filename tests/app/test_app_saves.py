@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import os
@@ -250,6 +251,57 @@ def test_the_oldest_sessions_make_room(model: str, tmp_path: Path) -> None:
             last = machine.open(png(photo(seed)))
         assert machine.session(last)["saving"] == "failed" and machine.session(held)["saving"] == "on"
         assert machine.prompt(last, 1, points=[A])["masks"], "a session that is not saved must work"
+
+
+def test_what_a_killed_app_left_half_made_is_removed(model: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    with running(model, tmp_path / "one", data=data) as machine:
+        whole, removed = (machine.open(png(photo(seed))) for seed in (0, 1))
+        for session in (whole, removed):
+            machine.client.delete(f"/api/sessions/{session}")
+    (data / removed / saves.EDITS).unlink()
+    (data / "begun").mkdir()
+    (data / "begun" / "lock").touch()
+    (data / "begun" / "media").write_bytes(b"half of it")
+    (data / "strange").mkdir()  # not ours
+    held = folders.lock(data / "begun" / "lock")
+    saves.Saves(data, 1 << 30)
+    assert (data / "begun").exists(), "another app is making it"
+    os.close(held)
+    assert saves.Saves(data, 1 << 30)._size == len(png(photo(0))) + (data / whole / saves.EDITS).stat().st_size
+    assert sorted(path.name for path in data.iterdir()) == sorted([whole, "strange"])
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments(model: str, tmp_path: Path) -> None:
+    """Whatever was answered is there after ``kill -9``; what was not is there whole, or not at all."""
+    draw = np.random.default_rng(0)
+    session, answered = "", {"revision": 0, "objects": {}}
+    for round_ in range(20):
+        with command(model, tmp_path / "run") as app, httpx.Client(base_url=app.url, timeout=SLOW) as client:
+            if session:
+                state = client.post(f"api/recent/{session}").json()
+                assert answered["revision"] <= state["revision"] <= answered["revision"] + 1
+                if state["revision"] == answered["revision"]:
+                    assert {str(obj["id"]): obj for obj in state["objects"]} == answered["objects"]
+                answered = {
+                    "revision": state["revision"],
+                    "objects": {str(obj["id"]): obj for obj in state["objects"]},
+                }
+            else:
+                session = client.post("api/sessions?name=a.png", content=png(photo())).json()["id"]
+            killer = threading.Timer(float(draw.uniform(0.05, 0.6)), app.process.kill)
+            with contextlib.suppress(httpx.HTTPError):
+                for n in range(1_000):
+                    if n == 1:  # the model is loaded
+                        killer.start()
+                    obj = 1 + n % 5
+                    body = {"points": [[int(draw.integers(0, 96)), int(draw.integers(0, 72)), 1]], "refine": False}
+                    answer = client.put(f"api/sessions/{session}/objects/{obj}/frames/0", json=body).json()
+                    answered["revision"] = answer["revision"]
+                    answered["objects"][str(obj)] = answer["object"]
+            killer.join()
+        assert answered["objects"], f"round {round_} made no edit"
 
 
 def test_a_file_of_the_command_line_stays_where_it_is(model: str, tmp_path: Path) -> None:
