@@ -20,6 +20,7 @@ from .. import images
 from ..frames.file import VideoFileSource
 from ..frames.pyav import import_av, open_container
 from ..frames.source import FolderSource, FrameSource, VideoError
+from ..images.containers import is_heic
 from ..images.files import ImageError
 from .schemas import ApiError, Kind
 
@@ -62,6 +63,8 @@ def kind_of(path: Path) -> Kind:
         return "video"
     with open(path, "rb") as file:
         head = file.read(400)
+    if is_heic(head):
+        return "image"  # which the reader of photos reads, or says what that needs
     if _is_video(head):
         return "video"
     try:
@@ -69,21 +72,19 @@ def kind_of(path: Path) -> Kind:
             warnings.simplefilter("ignore")
             Image.open(path).close()
     except Image.UnidentifiedImageError:
-        text = HEIC if head[4:12] in (b"ftypheic", b"ftypheix", b"ftypmif1") else NEITHER
-        raise ApiError(415, "unsupported", text) from None
+        raise ApiError(415, "unsupported", NEITHER) from None
     except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError, Image.DecompressionBombError):
         pass  # a damaged or huge picture: reading it gives the reason
     return "image"
 
 
 NEITHER = "this is neither a picture (JPEG, PNG, WebP, TIFF, ...) nor a video (MP4, MOV, MKV, WebM, AVI, MPEG-TS)"
-HEIC = "HEIC pictures are not read: save it as JPEG, for example in Preview, File, Export"
 
 
 def _is_video(head: bytes) -> bool:
     """Signatures of MP4 and QuickTime, Matroska and WebM, AVI, MPEG-TS (188-byte packets)."""
     if head[4:8] == b"ftyp":
-        return head[8:12] not in (b"avif", b"avis", b"heic", b"heix", b"mif1", b"msf1")  # pictures in the same box
+        return head[8:12] not in (b"avif", b"avis", b"mif1", b"msf1")  # pictures in the same box
     if head[4:8] in (b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"):
         return True
     is_riff = head[:4] == b"RIFF" and head[8:12] == b"AVI "
@@ -109,6 +110,7 @@ class ImageSource(FrameSource):
             width = height = 0  # the reader below gives the reason
         _check_pixels(width, height, max_pixels)
         self._pixels = images.read(path)
+        _check_pixels(self._pixels.shape[1], self._pixels.shape[0], max_pixels)  # of HEIC, known only now
         self.height, self.width = self._pixels.shape[:2]
         self._pixels.flags.writeable = False
 

@@ -97,6 +97,17 @@ def test_frames_that_make_no_video_are_refused(machine: Machine, files: Any, sta
     assert not list(machine.app.sessions.folder.iterdir())
 
 
+def test_heic_is_opened_or_named(machine: Machine) -> None:
+    """By its contents, whatever its name; one line says what it needs where nothing reads it."""
+    data = (Path(__file__).parents[1] / "data" / "reports" / "iphone.heic").read_bytes()
+    answer = machine.client.post("/api/sessions", params={"name": "photo.jpg"}, content=data)
+    if answer.status_code == 415:
+        message = answer.json()["error"]["message"]
+        assert message.startswith("photo.jpg is a HEIC photo") and "export it as JPEG" in message
+    else:
+        assert (answer.json()["width"], answer.json()["height"]) == (1024, 768)
+
+
 def test_more_frames_than_may_be(model: str, tmp_path: Path) -> None:
     with running(model, tmp_path / "files", frames=3) as machine:
         assert machine.client.post("/api/sessions", files=form(frames_of_clip(3))).status_code == 201
