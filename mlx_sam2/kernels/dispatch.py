@@ -25,10 +25,21 @@ TOLERANCE = {mx.float32: 1e-4, mx.float16: 5e-3, mx.bfloat16: 4e-2}  # of the la
 
 
 class Tensor(NamedTuple):
-    """A placeholder for an array: its shape, and its dtype if that differs from the case's."""
+    """A placeholder for an array of normal numbers, scale * x + offset; its dtype is None for that of the case."""
 
     shape: tuple[int, ...]
     dtype: mx.Dtype | None = None
+    scale: float = 1.0
+    offset: float = 0.0
+    excluded: tuple[tuple[int, int], ...] = ()  # ranges of the last axis that are -inf, as biases of left-out keys are
+
+    def values(self, random: np.random.Generator) -> np.ndarray:
+        x = random.standard_normal(self.shape, dtype=np.float32)
+        if (self.scale, self.offset) != (1, 0):
+            x = x * np.float32(self.scale) + np.float32(self.offset)
+        for start, end in self.excluded:
+            x[..., start:end] = -np.inf
+        return x
 
 
 @dataclass(frozen=True)
@@ -167,14 +178,9 @@ def relative_difference(result: mx.array, expected: mx.array) -> float:
 
 
 def make_arguments(args: tuple[Any, ...], dtype: mx.Dtype, seed: int = 0) -> tuple[Any, ...]:
-    """Replace the `Tensor`s of a case by arrays of normal numbers, the same on every machine; keep other arguments."""
+    """Replace the `Tensor`s of a case by arrays, the same on every machine; keep other arguments."""
     random = np.random.default_rng(seed)
-    return tuple(
-        mx.array(random.standard_normal(a.shape, dtype=np.float32)).astype(a.dtype or dtype)
-        if isinstance(a, Tensor)
-        else a
-        for a in args
-    )
+    return tuple(mx.array(a.values(random)).astype(a.dtype or dtype) if isinstance(a, Tensor) else a for a in args)
 
 
 # ---- watching the ops of a model

@@ -268,18 +268,26 @@ def _variant(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None
 
 
 def _check_case(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> tuple[object, ...]:
+    """Split keys are in three parts of 8, 9 and 9 blocks. With biases the first block, the second part and the last
+    keys are left out, and the others have strongly negative scores."""
     block = block_of_keys(q.shape[-1], v.shape[-1], q.itemsize)
-    keys = (2 * MIN_BLOCKS if key_splits(q, k, v) > 1 else 2) * block + 3
+    split = key_splits(q, k, v) > 1
+    keys = (3 * MIN_BLOCKS + 1 if split else 2) * block + 3
+    excluded = ((0, block), *(((8 * block, 17 * block),) if split else ()), (keys - 2, keys))
     return (
         Tensor((1, 1, QUERIES + 5, q.shape[-1])),
         Tensor((1, 1, keys, q.shape[-1])),
         Tensor((1, 1, keys, v.shape[-1])),
-        *(() if bias is None else (Tensor((1, keys)),)),
+        *(() if bias is None else (Tensor((1, keys), mx.float32, offset=-40, excluded=excluded),)),
     )
 
 
 def _case(b: int, heads: int, n: int, m: int, d: int, value_dim: int, value_heads: int = 1) -> tuple[Tensor, ...]:
     return Tensor((b, heads, n, d)), Tensor((b, heads, m, d)), Tensor((b, value_heads, m, value_dim))
+
+
+def _bias(b: int, m: int, *excluded: tuple[int, int], offset: float = 0) -> Tensor:
+    return Tensor((b, m), mx.float32, offset=offset, excluded=excluded)
 
 
 memory_attention_op = Op(
@@ -300,6 +308,16 @@ memory_attention_op = Op(
         _case(1, 1, 72, 75, 256, 64),
         _case(1, 1, 40, 50, 256, 256),
         (*_case(2, 2, 33, 530, 64, 16), Tensor((2, 530), mx.float32)),
+        # parts that are not alike, half of the keys left out; then a block and a whole part, the others far below zero
+        (*_case(2, 1, 33, 827, 64, 16), _bias(2, 827, (0, 413))),
+        (*_case(1, 1, 20, 827, 64, 16), _bias(1, 827, (32, 64), (256, 544), offset=-40)),
+        (*_case(1, 1, 9, 5, 16, 8), _bias(1, 5, (0, 2))),  # fewer biases than MLX binds as `device`
+        # the other variants of the published models: keys split; padded or pooled memories, split and whole
+        _case(1, 1, 20, 827, 256, 64),
+        _case(1, 1, 20, 411, 256, 256),
+        (*_case(1, 1, 20, 827, 256, 64), _bias(1, 827, (413, 800))),
+        (*_case(2, 1, 40, 75, 256, 64), _bias(2, 75, (32, 64), offset=math.log(4))),
+        _case(1, 1, 1024, 7 * 1024 + 64, 256, 64),  # at 512 pixels
         _case(1, 1, 4096, 7 * 4096 + 64, 256, 64),
         _case(1, 1, 4096, 4096, 256, 256),
     ),

@@ -152,3 +152,10 @@ def test_a_source_that_is_broken(monkeypatch: pytest.MonkeyPatch, old: str, new:
         assert len([w for w in told if str(w.message).startswith("mlx_sam2: ")]) == 1  # the emulator has its own
         for result in results:
             np.testing.assert_array_equal(np.array(result), expected)
+
+
+def test_arrays_of_few_elements_are_not_served() -> None:
+    """MLX binds inputs of fewer than 8 elements as `constant`, which the kernel does not read; the emulator would."""
+    assert not axial_rope_op.supports(mx.zeros((1, 1, 1, 4)), 1, 1, 10000.0, 0)
+    assert axial_rope_op.supports(mx.zeros((1, 1, 1, 8)), 1, 1, 10000.0, 0)
+    assert axial_rope_op.supports(mx.zeros((1, 1, 2, 4)), 1, 2, 10000.0, 0)

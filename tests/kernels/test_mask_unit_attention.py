@@ -178,6 +178,15 @@ def test_kernel_at_published_windows(case: tuple[Any, ...]) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_kernel_at_published_windows_in_other_dtypes(dtype: str) -> None:
+    for case in PUBLISHED:
+        args = make_arguments(case, NAMES[dtype])
+        difference, _ = difference_and_reports(args, mode="fast")
+        assert difference <= tolerance(NAMES[dtype]), case
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", NAMES)
 def test_kernel_at_full_size(dtype: str) -> None:
     """The third stage of tiny, small and (with other heads) base_plus: 25 windows of 14x14, those at the edge cut."""

@@ -146,10 +146,10 @@ def check_kernel(args: tuple[Any, ...], dtype: str, **mode: str) -> Any:
     return reports[-1]
 
 
-SMALL = [case for case in OP.cases if case[0].shape[2] < 4096]
+SMALL = [case for case in OP.cases if case[0].shape[2] < 1024]
 QUICK = [  # variants take a second or two each to compile: nano's widths in every dtype, the others in the default one
     *((case, dtype) for case in (0, 1) for dtype in metal.NAMES),
-    *((case, "float16") for case in (3, 4, 5, 7)),
+    *((case, "float16") for case in (3, 4, 5, 7, *range(8, 15))),
 ]
 
 
@@ -161,14 +161,15 @@ def test_kernel(case: int, dtype: str, order: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("order", ["forward", "random"])
 @pytest.mark.parametrize("dtype", metal.NAMES)
-@pytest.mark.parametrize("case", [2, 3, 4, 5, 6, 7])
+@pytest.mark.parametrize(
+    ("case", "order"), [*((c, "random") for c in range(2, 8)), *((c, "forward") for c in range(2, 15))]
+)
 def test_kernel_in_every_shape_and_dtype(case: int, dtype: str, order: str) -> None:
     if OP.supports(*make_arguments(SMALL[case], metal.NAMES[dtype])):
         check_kernel(SMALL[case], dtype, mode="check", order=order)
     else:
-        assert (case, dtype) == (6, "float32")
+        assert (case, dtype) in ((6, "float32"), (12, "float32"))
 
 
 @pytest.mark.slow

@@ -16,7 +16,8 @@ from mlx_sam2.kernels.shifted_layer_norm import shifted_layer_norm_op as OP
 from mlx_sam2.model.residual import ResidualStream
 from synthetic import normal
 
-SMALL = [case for case in OP.cases if case[0].shape in ((1, 8), (5, 20), (64, 132), (19, 96), (19, 1152))]
+SMALL = [case for case in OP.cases if case[0].shape in ((1, 8), (5, 20), (64, 132), (11, 96), (19, 96), (19, 1152))]
+PUBLISHED = [case for case in OP.cases if case[0].shape[0] == 19]
 
 
 def by_definition(x: np.ndarray, shift: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
@@ -47,6 +48,16 @@ def test_the_kernel(dtype: str, order: str, busy: int, monkeypatch: pytest.Monke
             assert report.threadgroup_bytes == 0
             vectors = 32 * -(-args[0].shape[-1] // 128) * 4 * min(busy, len(args[0]))  # read by each simdgroup
             assert moved["shift"] == 4 * vectors and moved["weight"] == moved["bias"] == args[0].dtype.size * vectors
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", NAMES)
+def test_the_kernel_at_every_width_of_the_published_models(dtype: str) -> None:
+    assert len(PUBLISHED) == 12
+    with emulated("check"):
+        for case in PUBLISHED:
+            args = make_arguments(case, NAMES[dtype])
+            assert relative_difference(shifted_layer_norm(*args), exact_reference(OP, args)) <= RELATIVE[NAMES[dtype]]
 
 
 def test_the_kernel_takes_a_large_mean() -> None:
