@@ -183,7 +183,7 @@ class SAM2AutomaticMaskGenerator(GeneratorMethods):
             - ``stability_score``: float
             - ``crop_box``: [x, y, width, height] floats of the crop that it was found in
 
-            Empty where nothing passes the thresholds (with crops the official code raises an IndexError then).
+            Empty if nothing passes the thresholds (with crops the official code raises an IndexError then).
 
         Raises:
             ImageError: for anything but an image.

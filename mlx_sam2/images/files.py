@@ -240,7 +240,7 @@ def _plain(image: Image.Image) -> Image.Image:
 
 
 def _alpha(image: Image.Image) -> np.ndarray | None:
-    """(H, W) uint8 as it lies in the file; None where nothing is transparent."""
+    """(H, W) uint8 as it lies in the file; None if nothing is transparent."""
     if not image.has_transparency_data:
         return None
     return np.asarray(_plain(image.crop((0, 0, *image.im.size))).convert("RGBA").getchannel("A"))

@@ -1,4 +1,4 @@
-"""HEIC and HEIF, the photos of phones: by pillow-heif where it is installed, else by macOS."""
+"""HEIC and HEIF, the photos of phones: by pillow-heif if it is installed, else by macOS."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def to_8_bit(values: np.ndarray, levels: Levels = "full") -> tuple[np.ndarray, s
             the range itself, and what lies outside becomes black or white.
 
     Returns:
-        (H, W) uint8, and a sentence where the picture is dark because it uses little of the full range.
+        (H, W) uint8, and a sentence if the picture is dark because it uses little of the full range.
     """
     is_float = np.issubdtype(values.dtype, np.floating)
     low, high = _extremes(values)

@@ -26,7 +26,7 @@ def to_label_image(records: Sequence[Record], size: tuple[int, int] | None = Non
 
     Args:
         records: as ``generate`` returns them, in any ``output_mode``; only "segmentation" and "area" are read.
-        size: (H, W), needed where there is no record.
+        size: (H, W), needed if there is no record.
 
     Returns:
         uint16, or uint32 for more than 65,535 records.

@@ -138,7 +138,7 @@ class Outputs:
     def write(self, photo: Photo, part: Part, pixels: np.ndarray | None) -> dict[str, Any]:
         """Write what is not there yet; returns the files, {"masks": [...], "overlay": ...}.
 
-        `pixels` is the photo where it has been read.
+        `pixels` is the photo, if it has been read.
         """
         files: dict[str, Any] = {}
         if masks := self.masks_of(photo):

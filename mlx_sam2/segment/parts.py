@@ -67,7 +67,7 @@ class Parts:
         differ = ", ".join(f"{name} {_shown(begun.get(name))}, now {_shown(self.settings.get(name))}" for name in names)
         raise UsageError(
             f"{self.folder} was begun with other settings ({differ}): give the same ones, name another output, "
-            "or --overwrite to begin anew"
+            "or --overwrite to begin again"
         )
 
     def clear(self) -> None:
@@ -105,7 +105,7 @@ class Parts:
         write_whole(self.path(photo), (json.dumps(line) + "\n" for line in lines))
 
     def load(self, photo: Photo) -> Part | None:
-        """A photo's part, or None where there is none, it is damaged, or the photo has changed since.
+        """A photo's part; None if there is none, it is damaged, or the photo has changed since.
 
         Raises:
             UsageError: it was made with other settings.
@@ -124,7 +124,7 @@ class Parts:
         if complete and header["settings"] != self._key:
             raise UsageError(
                 f"{self.folder} holds parts of different settings, {photo.name} among them: bring together parts of "
-                "one run only, or --overwrite to begin anew"
+                "one run only, or --overwrite to begin again"
             )
         return header, part if complete else None
 
@@ -137,7 +137,7 @@ class Parts:
 
 
 def read_settings(folder: Path) -> dict[str, Any] | None:
-    """The settings that a folder of parts was begun with; None where there is no folder, or an empty one.
+    """The settings that a folder of parts was begun with; None if there is no folder, or it is empty.
 
     Raises:
         UsageError: it is something else.
