@@ -12,6 +12,7 @@ from pathlib import Path
 from mlx_sam2 import SAM2AutomaticMaskGenerator, images, masks
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+RESULTS = ("_mask", "_overlay")  # of the segment command, which writes them beside photos
 SMALL = {"points_per_side": 16, "pred_iou_thresh": 0.6, "stability_score_thresh": 0.8}  # demo's masks are coarser
 
 
@@ -19,6 +20,8 @@ def main(folder: str = str(Path(__file__).parent), output: str = "segment_folder
     generator = SAM2AutomaticMaskGenerator.from_pretrained(model, **(SMALL if model == "demo" else {}))
     Path(output).mkdir(exist_ok=True)
     for path in sorted(p for p in Path(folder).iterdir() if p.suffix.lower() in SUFFIXES):
+        if path.stem.endswith(RESULTS):
+            continue
         image = images.read(path)
         records = generator.generate(image)  # best first
         labels = masks.to_label_image(records) if records else image[..., 0] * 0
