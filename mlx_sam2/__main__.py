@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = build_parser()
     if words and not words[0].startswith("-"):
         parser.error(f"there is no command {words[0]!r}: use {', '.join(COMMANDS)}")
-    return cli.execute(parser, words, lambda args: parser.print_help() or 0)
+    return cli.execute(parser, words, lambda args: cli.say(parser.format_help().rstrip()) or 0)
 
 
 if __name__ == "__main__":

@@ -114,15 +114,17 @@ def execute(parser: Parser, argv: Sequence[str] | None, run: Callable[[argparse.
 def guard_output(prog: str, run: Callable[[], int]) -> int:
     """Run a command. Returns its exit code: 130 after Ctrl-C, 143 after SIGTERM, 1 if standard output fails.
 
-    ``run`` handles its other errors itself, so an OSError that leaves it comes from standard output.
+    ``run`` prints its results with ``say``, and handles its other errors itself.
     """
     try:
         with sigterm_interrupts(), notes(prog):
             return run()
     except KeyboardInterrupt as stop:
         return TERMINATED if isinstance(stop, Terminated) else INTERRUPTED
+    except OutputError as error:
+        return _output_failed(prog, error.__cause__)
     except OSError as error:
-        return output_failed(prog, error)
+        return fail(prog, error)
     except RuntimeError as error:
         if not lacks_temporary_folder(error):
             raise
@@ -166,10 +168,26 @@ def sigterm_interrupts() -> Iterator[None]:
         signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
 
-def output_failed(prog: str, error: OSError) -> int:
+class OutputError(Exception):
+    """Standard output cannot be written to; the cause is an OSError."""
+
+
+def say(text: str) -> None:
+    """Print a line of results.
+
+    Raises:
+        OutputError: standard output cannot be written to.
+    """
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        raise OutputError from error
+
+
+def _output_failed(prog: str, error: BaseException | None) -> int:
     """Report that standard output cannot be written to. Returns the exit code."""
     if not isinstance(error, BrokenPipeError):  # a broken pipe: whoever read it has gone
-        complain(prog, f"cannot write to standard output: {error.strerror}")
+        complain(prog, f"cannot write to standard output: {getattr(error, 'strerror', error)}")
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter's last flush goes nowhere
     return FAILURE
 

@@ -87,3 +87,23 @@ def test_a_photo_through_the_one_program(tmp_path: Path) -> None:
     again = run(program, "segment", photo, "--point", "290,150", "--model", "demo", "--output", "m.png", cwd=tmp_path)
     assert again.returncode == 2
     assert again.stderr.startswith("mlx-sam2 segment: error: m.png exists")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_output_that_cannot_be_written_takes_one_line() -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlx_sam2"], stdout=full, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    line = "mlx_sam2: error: cannot write to standard output: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, line)
+
+
+def test_a_reader_that_has_gone_takes_no_line() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    with os.fdopen(write, "w") as gone:
+        done = subprocess.run(
+            [sys.executable, "-m", "mlx_sam2"], stdout=gone, stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
+    assert (done.returncode, done.stderr) == (1, "")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..cli import DTYPES, Parser, UsageError, execute, fail, program
+from ..cli import DTYPES, Parser, UsageError, execute, fail, program, say
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
@@ -152,8 +152,8 @@ def _run_modelled(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {"machine": machine(), "model": args.model or args.size, "dtype": dtype, "chip": chip}
     results = {name: modelled(stages.Stage(name, int, graph=graph()), chip) for name, graph in graphs.items()}
     if not args.json:
-        print("\n".join([heading(report), *_modelled_tables(results, chip)]) + "\n")
-    print(json.dumps({**report, "stages": results}))
+        say("\n".join([heading(report), *_modelled_tables(results, chip)]) + "\n")
+    say(json.dumps({**report, "stages": results}))
     return 0
 
 
@@ -204,8 +204,8 @@ def _run(args: argparse.Namespace) -> int:
                 if args.chip is not None:
                     results[stage.name] |= modelled(stage, args.chip)
     if not args.json:
-        print(_table(report, results, args.chip))
-    print(json.dumps({**report, "stages": results}))
+        say(_table(report, results, args.chip))
+    say(json.dumps({**report, "stages": results}))
     return 0
 
 

@@ -179,33 +179,18 @@ def _check_names(args: argparse.Namespace, truth: str) -> None:
 # ---- doing it
 
 
-class _Unheard(Exception):
-    """Standard output takes nothing any more; what was written stays."""
-
-    def __init__(self, cause: OSError) -> None:
-        super().__init__(cause)
-        self.cause = cause
-
-
-def _say(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except OSError as error:
-        raise _Unheard(error) from None
-
-
 def _convert(args: argparse.Namespace) -> int:
     from . import conversion
 
     job, out = _prepare(args)
     for note in job.notes:
-        _say(f"note: {note}")
+        cli.say(f"note: {note}")
     if args.dry_run:
         _print_dry_run(args, job, out)
         return 0
     with _progress(job.nbytes) as progress:
         conversion.write(job, out, address=args.upload_repo, progress=progress)
-    _say(f"{out}: {len(job.tensors)} tensors, {job.nbytes / 1e6:.1f} MB. {job.precision}")
+    cli.say(f"{out}: {len(job.tensors)} tensors, {job.nbytes / 1e6:.1f} MB. {job.precision}")
     if args.upload_repo:
         return _upload(args, out)
     return 0
@@ -215,14 +200,16 @@ def _print_dry_run(args: argparse.Namespace, job: Conversion, out: Path) -> None
     from . import conversion
 
     sizes = conversion.listing(job, args.upload_repo or out.name)
-    _say(f"would write {out}: {len(job.tensors)} tensors. {job.precision}")
+    cli.say(f"would write {out}: {len(job.tensors)} tensors. {job.precision}")
     for name, size in sizes.items():
-        _say(f"  {size:>13,} bytes  {out / name}")
+        cli.say(f"  {size:>13,} bytes  {out / name}")
     if args.upload_repo:
         kind = "the private repository" if args.private else "the repository"
         total = sum(sizes.values())
-        _say(f"would send {len(sizes)} files, {total:,} bytes, to {kind} {args.upload_repo} (made if it is not there)")
-    _say("nothing was written")
+        cli.say(
+            f"would send {len(sizes)} files, {total:,} bytes, to {kind} {args.upload_repo} (made if it is not there)"
+        )
+    cli.say("nothing was written")
 
 
 def _upload(args: argparse.Namespace, folder: Path) -> int:
@@ -235,8 +222,8 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
     card.check_name(args.upload_repo, found.precision)
     if args.dry_run:
         files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
-        _say(f"would send {len(files)} files to {args.upload_repo}: {', '.join(p.name for p in files)}")
-        _say("nothing was sent")
+        cli.say(f"would send {len(files)} files to {args.upload_repo}: {', '.join(p.name for p in files)}")
+        cli.say("nothing was sent")
         return 0
     card.readdress_file(folder / card.CARD, args.upload_repo)
     try:
@@ -246,7 +233,7 @@ def _upload(args: argparse.Namespace, folder: Path) -> int:
         again = f"{PROG} --mlx-path {word} --upload-repo {args.upload_repo}{' --private' if args.private else ''}"
         cli.complain(PROG, error, f"; {folder} is complete, send it again with: {again}")
         return cli.FAILURE
-    _say(f"sent to {address}; load it with mlx_sam2.load({args.upload_repo!r})")
+    cli.say(f"sent to {address}; load it with mlx_sam2.load({args.upload_repo!r})")
     return 0
 
 
@@ -259,7 +246,7 @@ def _verify(args: argparse.Namespace) -> int:
     fetched = download.fetch(args.verify, revision)
     found = verify.verify(fetched.path)
     size = f"{found.tensors} tensors, {found.nbytes / 1e6:.1f} MB, {_packing(found)}"
-    _say(f"{args.verify}: {size}: hashes, names, shapes and precision are as config.json says")
+    cli.say(f"{args.verify}: {size}: hashes, names, shapes and precision are as config.json says")
     if args.hf_path is not None:
         download.check_model(args.hf_path, args.revision)
         source = download.fetch(args.hf_path, args.revision).path
@@ -267,10 +254,10 @@ def _verify(args: argparse.Namespace) -> int:
         source = verify.source_at_hand(found.source) if found.source else None
     if source is None:
         name = found.source.name if found.source else "unknown"
-        _say(f"its source, {name}, is not at hand: give --hf-path to compare with it")
+        cli.say(f"its source, {name}, is not at hand: give --hf-path to compare with it")
         return 0
     agreement = verify.compare(found, source, args.weights_key)
-    _say(
+    cli.say(
         f"every tensor is what converting {source} gives; masks of a click, in float32: smallest IoU "
         f"{agreement.mask_iou:.4f}, largest difference of logits {agreement.largest_difference:.3g}"
     )
@@ -307,13 +294,6 @@ def _run(args: argparse.Namespace) -> int:
         return cli.fail(PROG, error)
 
 
-def _heard(args: argparse.Namespace) -> int:
-    try:
-        return _run(args)
-    except _Unheard as error:
-        raise error.cause from None
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return cli.execute(build_parser(), argv, _heard)
+    return cli.execute(build_parser(), argv, _run)

@@ -282,7 +282,7 @@ def _run(args: argparse.Namespace) -> int:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "mlx_sam2: ")  # the report says the same
         findings = examine(args, model, no_weights)
-    print(json.dumps(document(findings), indent=1, allow_nan=False) if args.json else report(findings), flush=True)
+    cli.say(json.dumps(document(findings), indent=1, allow_nan=False) if args.json else report(findings))
     return findings["exit_code"]
 
 

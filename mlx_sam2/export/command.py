@@ -113,10 +113,7 @@ def _run(args: argparse.Namespace) -> int:
     sizes = {name: (folder / name).stat().st_size / 1e6 for name in sorted(FILES - {"manifest.json"})}
     shown = ", ".join(f"{name} ({size:.1f} MB)" for name, size in sizes.items())
     count = sum(manifest["kernels"].values())
-    print(
-        f"{args.output}: {shown}, manifest.json; {manifest['dtype']}, {count or 'no'} calls of Metal kernels",
-        flush=True,
-    )
+    cli.say(f"{args.output}: {shown}, manifest.json; {manifest['dtype']}, {count or 'no'} calls of Metal kernels")
     return 0
 
 

@@ -217,9 +217,9 @@ def _find_all(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, q
         before += was_done
         if args.json or not was_done:
             with tqdm.external_write_mode():
-                print(_json_line(photo, part, files) if args.json else _text_line(photo, part, outputs), flush=True)
+                cli.say(_json_line(photo, part, files) if args.json else _text_line(photo, part, outputs))
     if before and not args.json:
-        print(f"{before} of {len(photos)} were done before", flush=True)
+        cli.say(f"{before} of {len(photos)} were done before")
     return failed
 
 
@@ -235,7 +235,7 @@ def _merge(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, fail
         done, masks, missing = merge(outputs.parts, photos, outputs.coco)
     if not args.json:
         share = f"{done} of {len(photos)} photos" if missing else _count(done, "photo")
-        print(f"{outputs.coco}: {share}, {_count(masks, 'mask')}", flush=True)
+        cli.say(f"{outputs.coco}: {share}, {_count(masks, 'mask')}")
     if missing and args.merge:
         names = ", ".join(photo.name for photo in missing[:3]) + (", ..." if len(missing) > 3 else "")
         cli.complain(PROG, f"{len(missing)} of {len(photos)} photos are not done: {names}")

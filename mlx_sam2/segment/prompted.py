@@ -212,5 +212,5 @@ def run_prompted(args: argparse.Namespace) -> int:
             continue
         text = json.dumps(result) if args.json else _line(result)
         with tqdm.external_write_mode():
-            print(text, flush=True)
+            cli.say(text)
     return code

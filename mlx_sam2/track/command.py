@@ -213,7 +213,7 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
     objects = len(progress.last.masks)
-    print(
+    cli.say(
         f"{source.name}: {progress.span}, {objects} object{'s' * (objects != 1)}, "
         f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
     )
@@ -225,25 +225,23 @@ def _track(args: argparse.Namespace, progress: Progress) -> int:
     return 128 + stopped
 
 
-def _run(args: argparse.Namespace) -> int:
+def _check(args: argparse.Namespace) -> None:
     everything.refuse_options(args)
     check_model(args.model, args.revision)
-    if args.davis is None:
-        if args.video is None:
-            raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")
-        if args.sequences:
-            raise UsageError("--sequences belongs to --davis")
-        return _run_video(args)
-    return run_davis(args)
+    if args.davis is None and args.video is None:
+        raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")
+    if args.davis is None and args.sequences:
+        raise UsageError("--sequences belongs to --davis")
+
+
+def _run(args: argparse.Namespace) -> int:
+    try:
+        _check(args)
+        return _run_video(args) if args.davis is None else run_davis(args)
+    except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        return cli.fail(PROG, error)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    args = build_parser().parse_args(argv)
-    try:
-        with cli.notes(PROG):
-            return _run(args)
-    except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
-        return cli.fail(PROG, error)
-    except KeyboardInterrupt:
-        return 130
+    return cli.execute(build_parser(), argv, _run)

@@ -68,9 +68,9 @@ def run_davis(args: argparse.Namespace) -> int:
         scores += [score] if score else []
         record["sequences"][sequence.name] = score and {obj: {"J": score.j[obj], "F": score.f[obj]} for obj in score.j}
         _write_record(out, record)
-        print(f"{sequence.name}: {_describe([score]) if score else 'no annotations to compare with'}", flush=True)
+        cli.say(f"{sequence.name}: {_describe([score]) if score else 'no annotations to compare with'}")
     tracked = f"{len(plans)} of {len(sequences)} sequences tracked -> {out}"
-    print(f"{_describe(scores)}; {tracked}" if scores else tracked)
+    cli.say(f"{_describe(scores)}; {tracked}" if scores else tracked)
     return 0
 
 
