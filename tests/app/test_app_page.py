@@ -87,13 +87,13 @@ def test_box_and_choice_of_three_masks(page: Page) -> None:
     for number in range(3):
         page.press(str(number + 1))
         assert radios.nth(number).is_checked()
-        assert page.prompts()["choice"] == number
-        areas.append(page.text("#mask-score"))
-    assert len(set(areas)) == 3
-    shown = page.ask(f"/api/sessions/{page.id}/masks/0")["masks"]["2"]["area"]
-    assert f"{shown:,} px" in areas[2]
+        assert page.prompts()["choice"] == int(radios.nth(number).input_value())
+        areas.append(page.masks()["2"]["area"])
+        assert f"{areas[-1]:,} px" in page.text("#mask-score")
+    assert areas == sorted(set(areas)), "not from the part to the whole"
+    assert page.text("#candidates").split() == ["Part", "Object", "Whole"]
     page.press("Control+z")
-    assert page.prompts()["choice"] == 1 and page.text("#mask-score") == areas[1]
+    assert f"{areas[1]:,} px" in page.text("#mask-score")
 
 
 def test_objects_are_named_coloured_hidden_and_deleted(page: Page) -> None:

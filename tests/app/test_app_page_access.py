@@ -197,3 +197,67 @@ def test_masks_are_decoded_as_python_encodes_them(app_server: str, browser: Any)
         for way in ("filled", "outlined", "held"):
             np.testing.assert_array_equal(np.reshape(found[way], mask.shape), mask, err_msg=way)
     page.close()
+
+
+LANES = """() => {
+  const canvas = document.getElementById("strip-canvas"), ratio = canvas.width / canvas.clientWidth;
+  const context = canvas.getContext("2d"), ground = document.createElement("canvas").getContext("2d");
+  ground.fillStyle = getComputedStyle(document.getElementById("strip")).backgroundColor;
+  ground.fillRect(0, 0, 1, 1);
+  const linear = (v) => (v <= 0.04045 * 255 ? v / 255 / 12.92 : ((v / 255 + 0.055) / 1.055) ** 2.4);
+  const light = ([r, g, b]) => 0.2126 * linear(r) + 0.7152 * linear(g) + 0.0722 * linear(b);
+  const base = light(ground.getImageData(0, 0, 1, 1).data);
+  const contrast = (pixel) => {
+    const [dark, bright] = [light(pixel), base].sort((a, b) => a - b);
+    return (bright + 0.05) / (dark + 0.05);
+  };
+  const best = (x, top, bottom) => {
+    const { data } = context.getImageData(Math.round(x * ratio), Math.round(top * ratio), 1, (bottom - top) * ratio);
+    const pixels = Array.from({ length: data.length / 4 }, (_, i) => data.subarray(4 * i, 4 * i + 4));
+    return Math.max(0, ...pixels.filter(([, , , alpha]) => alpha === 255).map(contrast));
+  };
+  const between = (from, to) => Math.max(...Array.from({ length: to - from }, (_, x) => best(from + x, 36, 48)));
+  return { tracked: best(canvas.clientWidth * 0.3, 36, 48), prompt: between(13, 23), number: between(1, 11) };
+}"""
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_timeline_can_be_seen_in_every_colour(app_server: str, browser: Any, clip: Path, theme: str) -> None:
+    page = Page(browser, app_server, theme=theme)
+    page.open(clip)
+    page.click(60, 165)
+    page.track()
+    for colour in ("Yellow", "Blue", "Sky blue"):
+        page.tab.get_by_label("Colour of Object 1").click()
+        page.tab.get_by_role("button", name=colour, exact=True).click()
+        page.settled()
+        page.tab.wait_for_timeout(50)  # until it is painted
+        found = page.tab.evaluate(LANES)
+        assert min(found["tracked"], found["prompt"], found["number"]) >= 3, (colour, found)
+    assert page.tab.locator(".swatch").get_attribute("data-number") == "1"
+    page.close()
+
+
+def test_one_button_at_a_time_stands_out(app_server: str, browser: Any, clip: Path) -> None:
+    page = Page(browser, app_server)
+
+    def primary() -> list[str]:
+        shown = "[...document.querySelectorAll('button.primary')].filter((button) => button.checkVisibility())"
+        return page.tab.evaluate(f"{shown}.map((button) => button.id || button.textContent)")
+
+    assert primary() == ["Open a file"]
+    page.open(PHOTO)
+    page.click(290, 150)
+    assert primary() == ["export"]
+    page.press("a")
+    assert primary() == ["everything-find"]
+    page.press("i")
+    page.open(clip)
+    page.click(60, 165)
+    assert primary() == ["track-on"]
+    page.track()
+    assert primary() == ["export"]
+    page.press("Control+z")
+    assert primary() == ["track-on"]
+    page.close()
+    assert page.errors == []

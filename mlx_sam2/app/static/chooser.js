@@ -3,6 +3,10 @@ import { find, isEmpty, NO_PROMPTS, withPrompts } from "./document.js";
 import { announce, byId, make } from "./dom.js";
 
 const whole = new Intl.NumberFormat("en");
+const SIZES = ["Part", "Object", "Whole"];
+
+/** Numbers of masks, the smallest first. */
+const bySize = (masks) => masks.map((_, index) => index).sort((a, b) => masks[a].area - masks[b].area);
 
 export class Chooser {
   constructor(app) {
@@ -45,19 +49,20 @@ export class Chooser {
     const chosen = session.prompts.choice ?? found.chosen;
     if (this.shown !== found) {
       this.shown = found;
-      this.box.replaceChildren(...found.masks.map((mask, index) => this.#option(mask, index, colour)));
+      this.box.replaceChildren(...bySize(found.masks).map((index, place) => this.#option(found.masks[index], index, place, colour)));
     }
-    for (const [index, input] of [...this.box.querySelectorAll("input")].entries()) input.checked = index === chosen;
+    for (const input of this.box.querySelectorAll("input")) input.checked = Number(input.value) === chosen;
     this.#draw(found, colour);
   }
 
-  #option(mask, index, colour) {
+  #option(mask, index, place, colour) {
+    const score = mask.score.toFixed(2);
     const input = make("input", {
-      type: "radio", name: "candidate", value: index, "aria-label": `Mask ${index + 1}, score ${mask.score.toFixed(2)}`,
-      onchange: () => this.choose(index),
+      type: "radio", name: "candidate", value: index, "aria-label": `Mask of the ${SIZES[place].toLowerCase()}, score ${score}`,
+      onchange: () => this.choose(place),
     });
     const canvas = make("canvas", { width: 160, height: 120, "aria-hidden": "true" });
-    const label = make("label", { title: `Mask ${index + 1} (${index + 1})` }, input, canvas, mask.score.toFixed(2));
+    const label = make("label", { title: `${SIZES[place]}, score ${score} (${place + 1})` }, input, canvas, SIZES[place]);
     label.addEventListener("pointerenter", () => this.#try(mask, colour));
     return label;
   }
@@ -67,25 +72,26 @@ export class Chooser {
     this.app.painter.marks();
   }
 
-  /** Chooses one of the three masks of a single click. */
-  choose(index) {
+  /** Chooses one of the three masks of a single click: 0 the smallest, 2 the largest. */
+  choose(place) {
     const { session } = this.app;
     const found = session.candidates.get(this.key);
-    if (!found || this.box.hidden || index >= found.masks.length) return;
+    if (!found || this.box.hidden || place >= found.masks.length) return;
+    const index = bySize(found.masks)[place];
     this.#try(null);
     const prompts = { ...session.prompts, choice: index };
     const answer = { masks: found.masks, chosen: index };
     session.remember(session.active, session.frame, prompts, answer); // known already: shown at once
     session.change(withPrompts(session.doc, session.active, session.frame, prompts), "Choose mask");
-    announce(`Mask ${index + 1} of ${found.masks.length}, score ${found.masks[index].score.toFixed(2)}`);
+    announce(`${SIZES[place]}, score ${found.masks[index].score.toFixed(2)}`);
   }
 
   clear() {
     const { session, tools } = this.app;
     tools.hold();
     if (isEmpty(session.prompts)) return;
-    session.change(withPrompts(session.doc, session.active, session.frame, NO_PROMPTS), "Clear prompts");
-    announce("Prompts cleared");
+    session.change(withPrompts(session.doc, session.active, session.frame, NO_PROMPTS), "Start over");
+    announce("Its clicks and its mask are gone");
   }
 
   /** Small pictures of the three masks, all cut to the same place: what any of them covers, and a margin. */
@@ -97,7 +103,7 @@ export class Chooser {
     const there = drawings.filter(Boolean);
     const left = Math.min(...there.map(({ x }) => x)), top = Math.min(...there.map(({ y }) => y));
     const right = Math.max(...there.map(({ x, width }) => x + width)), bottom = Math.max(...there.map(({ y, height }) => y + height));
-    [...this.box.querySelectorAll("canvas")].forEach((canvas, index) => {
+    [...this.box.querySelectorAll("canvas")].forEach((canvas, place) => {
       const context = canvas.getContext("2d");
       const scale = Math.min(canvas.width / (right - left), canvas.height / (bottom - top)) * 0.82;
       context.setTransform(1, 0, 0, 1, 0, 0);
@@ -107,7 +113,7 @@ export class Chooser {
       context.translate(-(left + right) / 2, -(top + bottom) / 2);
       context.globalAlpha = 0.55;
       context.drawImage(picture, 0, 0, session.width, session.height);
-      const drawing = drawings[index];
+      const drawing = drawings[Number(canvas.previousSibling.value)];
       if (!drawing) return;
       context.globalAlpha = 0.6;
       context.drawImage(drawing.bitmap, drawing.x, drawing.y, drawing.width, drawing.height);

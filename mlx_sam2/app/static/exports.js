@@ -62,7 +62,7 @@ export class Exports {
     try {
       const { blob, name } = await api.exported(session.id, job);
       handOver(blob, name);
-      toast(`${name} is made, and your browser saves it or asks you where.`, { action: ["Save again", () => handOver(blob, name)] });
+      toast(`${name} is made: your browser saves it, or asks you where.`, { action: ["Save again", () => handOver(blob, name)] });
     } catch (error) {
       session.problem(error);
     }

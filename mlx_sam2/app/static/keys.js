@@ -8,7 +8,7 @@ const ALT = MAC ? "⌥" : "Alt";
 const HELP = [
   ["Pointing", [
     [["Click"], "Include what is under the pointer"], [[ALT, "Click"], "Exclude it (or right-click)"], [["Drag"], "Box around the object"],
-    [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["1", "2", "3"], "Choose one of three masks"],
+    [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["1", "2", "3"], "The part, the object or the whole"],
   ]],
   ["Objects", [
     [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],

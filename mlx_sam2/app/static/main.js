@@ -144,7 +144,7 @@ class App {
       .on("masks", mine((frame) => this.#arrived(frame)))
       .on("frame", mine(() => { this.tools.forgetPreview(); this.changed(); this.painter.picture(); session.askAgain(); }))
       .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.status.show(); }))
-      .on("tracks", mine(() => this.timeline.draw()))
+      .on("tracks", mine(() => { this.timeline.draw(); this.#showPrimary(); }))
       .on("regions", mine((regions) => this.#found(regions)))
       .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.status.show(); this.#tellEnd(ended); }))
       .on("status", mine(() => { this.changed(); if (session.ready) announce("Ready"); }))
@@ -199,11 +199,21 @@ class App {
     this.exports.show();
     this.timeline.draw();
     this.painter.marks();
+    this.#showPrimary();
     for (const [id, label, word] of [["undo", session.history.undoLabel, "Undo"], ["redo", session.history.redoLabel, "Redo"]]) {
       byId(id).disabled = !label;
       byId(id).title = label ? `${word} “${label}”` : word;
     }
     this.status.show();
+  }
+
+  /** One button stands out: what comes next. */
+  #showPrimary() {
+    const { session, tools } = this;
+    const found = session.regionsAt(session.frame).length;
+    const next = tools.tool === "everything" ? (found ? "everything-all" : "everything-find")
+      : session.video && !session.isTracked ? "track-on" : "export";
+    for (const id of ["everything-all", "everything-find", "track-on", "export"]) byId(id).classList.toggle("primary", id === next);
   }
 
   toolChanged() {

@@ -2,6 +2,12 @@
 import { colourName, find, freeColour, PALETTE, withLooks, withoutObject } from "./document.js";
 import { announce, byId, icon, make, setIcon, showBelow } from "./dom.js";
 
+/** Whether black is easier to read on a colour than white. */
+function isLight(colour) {
+  const [r, g, b] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
+  return 0.2126 * r + 0.7152 * g + 0.0722 * b > 0.18;
+}
+
 export class Objects {
   constructor(app) {
     this.app = app;
@@ -105,6 +111,8 @@ export class Objects {
     row.setAttribute("aria-current", String(id === this.app.session.active));
     row.dataset.hidden = String(!visible);
     swatch.style.setProperty("--colour", color);
+    swatch.style.setProperty("--on-colour", isLight(color) ? "#000" : "#fff");
+    swatch.dataset.number = id;
     swatch.setAttribute("aria-label", `Colour of ${name}: ${colourName(color)}`);
     swatch.title = colourName(color);
     if (document.activeElement !== field) field.value = name;

@@ -4,7 +4,7 @@ import { byId, themed } from "./dom.js";
 import { GONE, NOTHING, TRACKED } from "./tracks.js";
 
 const FILM = 30; // height of the small pictures, CSS pixels
-const PAD = 10; // left and right, so that the first and last frame can be seen and touched
+const PAD = 18; // left and right: room for the object's number, and to touch the first and last frame
 
 export class Timeline {
   constructor(app) {
@@ -120,26 +120,31 @@ export class Timeline {
     const half = Math.min(3, pitch / 2 - 1);
     const step = (this.width - 2 * PAD) / Math.max(session.frames - 1, 1);
     context.globalAlpha = object.visible ? 1 : 0.4;
-    context.fillStyle = themed("--line");
+    context.fillStyle = themed("--quiet");
     context.fillRect(PAD, y - 0.5, this.width - 2 * PAD, 1);
+    context.font = "600 9px system-ui, sans-serif";
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    if (pitch >= 9) context.fillText(object.id, 6, y + 0.5, 10); // as in the list: colour alone tells nobody enough
+    context.lineWidth = 1;
+    context.strokeStyle = themed("--quiet");
     for (const [value, from, to] of session.tracks.stretches(object.id)) {
       const left = Math.max(PAD - 2, this.#x(from) - step / 2), right = Math.min(this.width - PAD + 2, this.#x(to - 1) + step / 2);
       if (value === TRACKED) {
         context.fillStyle = object.color;
         context.fillRect(left, y - half, right - left, 2 * half);
       } else if (value === GONE) {
-        context.strokeStyle = object.color;
-        context.lineWidth = 1;
+        context.clearRect(left, y - half, right - left, 2 * half);
         context.setLineDash([3, 3]);
-        context.strokeRect(left + 0.5, y - half + 0.5, right - left - 1, 2 * half - 1);
-        context.setLineDash([]);
       }
+      context.strokeRect(left + 0.5, y - half + 0.5, right - left - 1, 2 * half - 1); // seen on every ground, whatever the colour
+      context.setLineDash([]);
     }
-    for (const frame of Object.keys(object.frames)) this.#paintPrompt(context, this.#x(Number(frame)), y, Math.min(5.5, pitch / 2), object.color);
+    for (const frame of Object.keys(object.frames)) this.#paintPrompt(context, this.#x(Number(frame)), y, Math.min(5.5, pitch / 2));
     context.globalAlpha = 1;
   }
 
-  #paintPrompt(context, x, y, size, colour) {
+  #paintPrompt(context, x, y, size) {
     context.beginPath();
     context.moveTo(x, y - size);
     context.lineTo(x + size, y);
@@ -148,8 +153,8 @@ export class Timeline {
     context.closePath();
     context.fillStyle = "#fff";
     context.fill();
-    context.lineWidth = 1.75;
-    context.strokeStyle = colour;
+    context.lineWidth = 1.5;
+    context.strokeStyle = "#1d1d1f"; // on the white of the diamond, in both themes
     context.stroke();
   }
 

@@ -26,11 +26,11 @@ export class Welcome {
     this.box.querySelector("ul").replaceChildren(...recent.slice(0, MOST).map((each) => this.#card(each)));
   }
 
-  #card({ id, kind, name, frames, objects, used }) {
+  #card({ id, kind, name, objects, used }) {
     const picture = make("img", { src: api.thumbnail(id), alt: "", loading: "lazy", width: 148, height: 99 });
-    const about = [kind === "video" ? count(frames, "frame") : null, objects ? count(objects, "object") : null, ago(used)];
+    const about = [kind === "video" ? "Video" : "Picture", objects ? count(objects, "object") : null];
     const open = make("button", { class: "card", onclick: () => this.app.openId(id) }, picture, make("span", { class: "name" }, name),
-      make("small", {}, about.filter(Boolean).join(" · ")));
+      make("small", {}, about.filter(Boolean).join(" · ")), make("small", {}, ago(used)));
     const remove = make("button", { class: "icon small remove", "aria-label": `Remove ${name} from this list`, title: "Remove from this list" }, icon("close"));
     const item = make("li", {}, open, remove);
     remove.addEventListener("click", () => this.#forget(id, name, item));
