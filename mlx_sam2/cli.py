@@ -133,12 +133,12 @@ def guard_output(prog: str, run: Callable[[], int]) -> int:
 
 @contextmanager
 def notes(prog: str) -> Iterator[None]:
-    """Within the block our own warnings are one line on stderr each, as errors are."""
+    """Print our own warnings within the block as notes, one line each."""
 
     def show(message: Warning | str, *where: Any) -> None:
         text = one_line(message)
         if text.startswith(_OURS):
-            print(f"{command_name(prog)}: note: {text.removeprefix(_OURS)}", file=sys.stderr)
+            note(prog, text.removeprefix(_OURS))
         else:
             plain(message, *where)
 

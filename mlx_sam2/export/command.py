@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,11 +103,11 @@ def _run(args: argparse.Namespace) -> int:
     except (ValueError, RuntimeError, OSError) as error:  # HubError is a RuntimeError
         return cli.fail(PROG, error)
     if manifest["kernels"] and not rules.metal_allowed():
-        print(
-            f"{cli.command_name(PROG)}: note: no Metal here: the kernels are in the files unchecked, so these load on "
-            "a Mac only, and all else is recorded for the CPU, where it will run there, too. Export on a Mac for "
-            "speed, or with --no-kernels for any machine",
-            file=sys.stderr,
+        cli.note(
+            PROG,
+            "no Metal here: the kernels are in the files unchecked, so these load on a Mac only, and all else is "
+            "recorded for the CPU, where it will run there, too. Export on a Mac for speed, or with --no-kernels for "
+            "any machine",
         )
     sizes = {name: (folder / name).stat().st_size / 1e6 for name in sorted(FILES - {"manifest.json"})}
     shown = ", ".join(f"{name} ({size:.1f} MB)" for name, size in sizes.items())
