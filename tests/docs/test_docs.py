@@ -159,6 +159,13 @@ def test_file_exists(page: Path) -> None:
             assert name in names or (ROOT / name).exists(), f"{title(page)}: no {name}"
 
 
+def test_code_names_pages_that_exist() -> None:
+    sources = [path for room in ("mlx_sam2", "examples", "tests", "tools") for path in (ROOT / room).rglob("*.py")]
+    for source in sources:
+        for page in re.findall(r"(?<![\w/])(?:docs|tests|tools|examples|mlx_sam2)/[\w/]+\.md\b", source.read_text()):
+            assert (ROOT / page).is_file(), f"{title(source)} names {page}"
+
+
 def strings(files: list[Path]) -> str:
     """All constant strings of some sources, docstrings among them."""
     trees = (ast.parse(path.read_text()) for path in files)
