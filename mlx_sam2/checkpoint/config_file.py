@@ -18,7 +18,7 @@ MAX_YAML_BYTES = 1 << 16
 
 
 def read_config(source: SAM2Config | dict[str, Any] | str | os.PathLike[str]) -> SAM2Config:
-    """A configuration from any form that ``load`` takes.
+    """The configuration that an object, a dict, a file or a name stands for.
 
     Raises:
         ConfigError: there is no such file or name, or the configuration breaks a rule.
@@ -61,5 +61,5 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load(data.decode())
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, OverflowError, RecursionError) as error:
-        # but for the first these are what PyYAML's constructors meet in numbers, dates and tags that are none
+        # all but YAMLError come from PyYAML's constructors, for malformed numbers, dates and tags
         raise ConfigError(f"is not valid YAML ({shown(one_line(error))})") from None

@@ -1,4 +1,4 @@
-"""Where a file keeps a SAM 2: in dicts ("model", "state_dict"), behind prefixes ("module."), in several copies (EMA).
+"""Find a SAM 2 in a file: in dicts ("model", "state_dict"), behind prefixes ("module."), in several copies (EMA).
 
 A copy is found by the names of its image encoder. Its label is the way that leads to it, such as "model",
 "state_dict.ema_model" or, without any wrapper, "".
@@ -16,11 +16,11 @@ from typing import Any
 
 from ..text import some
 
-# Parts of names that torch's wrappers put anywhere into them: compile, (Distributed)DataParallel, FSDP, checkpointing.
+# Parts that torch's wrappers add to names, anywhere: compile, (Distributed)DataParallel, FSDP, checkpointing.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 _ENCODERS = ("image_encoder", "vision_encoder")  # official, transformers
 _AVERAGED = re.compile(r"(^|[._])(ema|ema\w*|\w*_ema|averaged?|avg|swa|shadow|teacher)([._]|$)")
-_USUAL = ("", "model", "state_dict", "model_state_dict")  # before others
+_USUAL = ("", "model", "state_dict", "model_state_dict")  # labels that are taken before others
 MOST_COPIES = 16
 _NO_WEIGHTS = ("optimizer", "optim", "scheduler", "lr_scheduler", "loss")
 
@@ -35,7 +35,7 @@ class Copy:
 
 
 class CopyError(ValueError):
-    """The copy that was asked for is not there. One line."""
+    """A file's copies of the weights cannot be told apart, or lack the one that was asked for. One line."""
 
 
 def find(dicts: Mapping[str, Mapping[str, Any]]) -> list[Copy]:
@@ -74,13 +74,13 @@ def choose(copies: list[Copy], weights_key: str | None, path: Path) -> Copy:
 
 
 def _rank(copy: Copy) -> tuple[bool, int]:
-    """Sorts before the others what most likely was meant."""
+    """Sorts trained weights before averages, and usual labels before others."""
     unusual = _USUAL.index(copy.label) if copy.label in _USUAL else len(_USUAL)
     return bool(_AVERAGED.search(copy.label)), unusual
 
 
 def _within(place: str, group: Mapping[str, Any]) -> list[Copy]:
-    """The copies in one dict, apart by their prefixes."""
+    """The copies in one dict, which their prefixes tell apart."""
     unwrapped = {_unwrapped(name): value for name, value in group.items()}
     if len(unwrapped) != len(group):
         raise CopyError(f"two of its tensors have the same name without wrappers: {some(_twice(group))}")
@@ -105,7 +105,7 @@ def _unwrapped(name: str) -> str:
 
 
 def _prefix(name: str) -> str | None:
-    """What stands before the image encoder; None: the name is not of an image encoder."""
+    """The part of a name before the image encoder; None: the name belongs to another module."""
     parts = name.split(".")
     at = next((i for i, part in enumerate(parts[:-1]) if part in _ENCODERS), None)
     return None if at is None else "".join(f"{part}." for part in parts[:at])

@@ -1,4 +1,4 @@
-"""Other models of segmentation and their kin, by the names of their tensors, so that they are refused by name."""
+"""Recognise SAM 1, SAM 3 and other models by the names of their tensors, so that they are refused by name."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Set
 
 from ..config.published import short_names
 
-# (marks, family): each mark is the beginning of a name of the file, without wrappers and prefixes. The first row
-# whose marks are all there decides.
+# (marks, family): a mark begins a name of the file, without prefixes. The first row decides whose marks are all there.
 _FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("detector.backbone.vision_backbone.",), "SAM 3"),
     (("detector_model.",), "SAM 3 (of transformers)"),
@@ -30,7 +29,7 @@ _PLAIN_TRUNK = tuple(
     f"image_encoder.trunk.{name}" for name in ("pos_embed", "pos_embed_window", "blocks.0.attn.qkv.weight")
 )
 _PREFIX, _DEEPEST = re.compile(r"^(?:module|_orig_mod|model|sam)\."), 2
-# Classes that whole models are pickled as, by the beginnings of their names.
+# Classes of pickled models, by the beginnings of their names.
 _CLASSES = (
     ("ultralytics.", "a model of Ultralytics, such as YOLO or FastSAM"),
     ("models.yolo.", "a YOLO"),

@@ -1,4 +1,4 @@
-"""How the same weights are named and laid out in the three kinds of checkpoint, as data.
+"""Names and axes of the same weights in the three kinds of checkpoint, as data.
 
 Official names are the common tongue: the model's parameters carry them, and our own files keep them. Two
 tables follow. ``RENAMES`` pairs official names with those of transformers (``Sam2VideoModel`` and
@@ -168,7 +168,7 @@ VIDEO_ONLY = (
     "memory_encoder.",
 )
 
-# Names of any layout that a file may hold and that are not loaded, and why.
+# Names of any layout that are not loaded, and why.
 IGNORED: tuple[tuple[str, str], ...] = (
     ("memory_attention.rotary_emb.", "rotary tables are computed from the image size"),
     ("memory_attention.position_ids", "rotary positions are computed from the image size"),
@@ -249,7 +249,7 @@ def ignored(key: str) -> str | None:
 
 
 def from_official(state: Mapping[str, Any]) -> dict[str, Any]:
-    """PyTorch layouts to MLX layouts, under the same names. Values are anything that has ``transpose``."""
+    """Convert PyTorch's axes to MLX's, under the same names. Values are anything that has ``transpose``."""
     return {key: _transposed(value, mlx_axes(key)) for key, value in state.items()}
 
 

@@ -104,7 +104,7 @@ SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name:
 
 
 def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
-    """The published model, or the demo, that a checkpoint without a configuration belongs to, by names and shapes.
+    """Recognise a published model or the demo by the names and shapes of a checkpoint's tensors.
 
     ``remedy`` is what the error tells the user to do.
 
@@ -127,14 +127,14 @@ def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
 
 
 def _signature(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Width, number of blocks and position grid of the trunk: different in each of the sizes."""
+    """Width, number of blocks and position grid of the trunk, which differ between all sizes."""
     blocks = {key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")}
     width = shapes.get("image_encoder.trunk.patch_embed.proj.weight", ())[:1]
     return width, len(blocks), shapes.get("image_encoder.trunk.pos_embed", ())[1:3]
 
 
 def _is_2_1(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """SAM 2.1 added two things to the memory. The image halves of 2.0 and 2.1 are built alike."""
+    """Whether the two parameters are there that 2.1 added to the memory. Image halves are alike, and count as 2.1."""
     if not any(map(key_map.is_video_only, shapes)):
         return True
     return "no_obj_embed_spatial" in shapes or any(key.startswith("obj_ptr_tpos_proj.") for key in shapes)
@@ -145,7 +145,7 @@ KEPT_FLOAT32 = ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix
 
 
 def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
-    """A model of this configuration with the checkpoint's weights, quantised where they are.
+    """A model of this configuration with the checkpoint's weights. Layers that are quantised there are so here.
 
     Raises:
         CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
@@ -187,7 +187,7 @@ def empty_model(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
 
 
 def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], bool]]) -> None:
-    """Check names, shapes and types against those of the parameters: {key: (shape, whether it is packed)}."""
+    """Check names, shapes and types against the model's; ``expected`` is {key: (shape, whether it is packed)}."""
     weights = checkpoint.weights
     missing = [_file_name(checkpoint.layout, key) for key in expected if key not in weights]
     unexpected = [*checkpoint.unknown, *(w.name for key, w in weights.items() if key not in expected)]
@@ -209,7 +209,7 @@ def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], 
 
 
 def _file_name(layout: str, key: str) -> str:
-    """The name that an official key would have in a file of this layout."""
+    """The name of an official key in a file of this layout."""
     if layout != "transformers":
         return key
     if key in key_map.POINT_ROWS:

@@ -39,7 +39,7 @@ class Weight:
     name: str  # in the file
     shape: tuple[int, ...]  # in the file
     dtype: str  # such as "float32"
-    axes: tuple[int, ...] | None  # the file's axes in MLX's order; None: they are
+    axes: tuple[int, ...] | None  # the file's axes in MLX's order; None: they are in it already
     fetch: Callable[[], mx.array]  # as it stands in the file
 
     @property
@@ -56,7 +56,7 @@ class Weight:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The contents of a checkpoint: what ``read`` found, with nothing loaded."""
+    """The contents of a checkpoint, as ``read`` found them. Nothing is loaded yet."""
 
     path: Path
     layout: str  # "official", "transformers" or "mlx"
@@ -66,11 +66,11 @@ class Checkpoint:
     metadata: dict[str, str]
     files: tuple[Path, ...] = ()  # that hold the tensors
     values: dict[str, Any] = field(default_factory=dict)  # config.json as it stands, where it was read
-    copy: str | None = None  # which of several copies of the weights it is
+    copy: str | None = None  # the label of the copy, where the file holds several
 
 
 def read(path: str | os.PathLike[str], config: SAM2Config | None = None, weights_key: str | None = None) -> Checkpoint:
-    """What a local checkpoint (file or folder) holds; none of its tensors is read before it is asked for.
+    """The contents of a local checkpoint (file or folder). No tensor is read before it is asked for.
 
     Args:
         path: of the file or folder.

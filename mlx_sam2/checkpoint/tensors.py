@@ -1,4 +1,4 @@
-"""The tensors of weights files by their names in them, each read when it is asked for; no name is interpreted."""
+"""Read weights files: their tensors under the names in the file, each read when it is asked for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,11 @@ class Contents(NamedTuple):
 
 
 def weights_file(folder: Path) -> Path:
-    """The file of a folder that holds the weights, or its index of several."""
+    """The weights file of a folder, or its index of several.
+
+    Raises:
+        CheckpointError: it holds none, or several.
+    """
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             return folder / name
@@ -89,7 +93,7 @@ def _read_shards(index: Path) -> Contents:
 
 
 class _SafetensorsFile:
-    """The tensors of one file, each given away when it is asked for.
+    """The tensors of one file. Each is handed over, not kept.
 
     MLX reads an array when it is evaluated, and the array keeps what was read. Kept here, the whole file would
     stay in memory beside the model; a tensor that is asked for twice is mapped again.

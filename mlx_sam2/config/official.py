@@ -73,7 +73,7 @@ OFFICIAL_PATHS: dict[str, str] = {
     )},
 }  # fmt: skip
 
-# What the official constructors use for a key that the YAML leaves out, where that differs from our default.
+# Defaults of the official constructors for keys that the YAML leaves out, where they differ from ours.
 OFFICIAL_DEFAULTS: dict[str, Any] = {
     "trunk.stages": [2, 3, 16, 3],
     "trunk.window_pos_embed_bkg_spatial_size": [14, 14],
@@ -97,7 +97,7 @@ OFFICIAL_DEFAULTS: dict[str, Any] = {
     ), False),
 }  # fmt: skip
 
-# Keys of the official YAML that say nothing about the model, or repeat what another key says.
+# Keys of the official YAML that do not change the model, or repeat another key.
 OFFICIAL_IGNORED = (
     "_target_", "dropout", "drop_path_rate", "weights_path", "compile_image_encoder", "feat_sizes", "rope_k_repeat",
     "normalize", "scale", "embedding_dim", "fuser.layer.dim", "mask_downsampler.embed_dim", "layer.d_model",
@@ -112,7 +112,7 @@ OFFICIAL_IGNORED = (
     )),
 )  # fmt: skip
 
-# Keys that the model does not vary: any other value than this describes a different model.
+# Keys with a single supported value: any other describes a different model.
 OFFICIAL_FIXED: dict[str, Any] = {
     f"{_NECK}.position_encoding.normalize": True,
     f"{_NECK}.position_encoding.scale": None,
@@ -121,7 +121,7 @@ OFFICIAL_FIXED: dict[str, Any] = {
     "memory_encoder.fuser.input_projection": False,
     f"{_LAYER}.cross_attention.rope_k_repeat": True,
 }
-# One set of ours serves self- and cross-attention; with the official defaults.
+# Official defaults of the keys that self- and cross-attention must share: we have one field for both.
 ATTENTION_SHARED: dict[str, Any] = {"num_heads": None, "downsample_rate": 1, "rope_theta": 10000.0}
 
 
@@ -243,7 +243,7 @@ def parse_override_value(text: str) -> Any:
     words = {"true": True, "false": False, "null": None}
     if text.strip().lower() in words:
         return words[text.strip().lower()]
-    if len(text) > 200:  # no value of ours is that long, and the parser's stack is not for strangers
+    if len(text) > 200:  # longer than any value of ours; a stranger's text could exhaust the parser's stack
         return text
     try:
         with warnings.catch_warnings():

@@ -33,7 +33,7 @@ def divides_grid(kernel: int, stride: int, padding: int) -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """Shared (de)serialisation and the checks that hold for every field of a kind."""
+    """Reads and writes dicts, and checks every field by its kind."""
 
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):

@@ -1,4 +1,4 @@
-"""The eight checkpoints that Meta released, and the names of all models that need no path: short, official, Hub id."""
+"""The eight checkpoints that Meta released, and the names of models: short, official, Ultralytics', Hub id."""
 
 from __future__ import annotations
 
@@ -82,5 +82,5 @@ def shipped(name: str) -> Path | None:
 
 
 def short_names() -> str:
-    """The names that are no Hub ids, for a message."""
+    """The short names of all models, for a message."""
     return ", ".join([DEMO, *(model.short_name for model in PUBLISHED.values())])

@@ -21,7 +21,7 @@ from .parts import (
     Rule,
 )
 
-BESIDE = ("model_type", "quantization", "mlx_sam2")  # in our config.json, and not of the configuration
+BESIDE = ("model_type", "quantization", "mlx_sam2")  # keys of our config.json that are no fields of the configuration
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ class SAM2Config(Config):
         return super().from_dict(ours)
 
     def with_postprocessing(self, enabled: bool, *, video: bool = False) -> SAM2Config:
-        """What the official build functions do for ``apply_postprocessing``.
+        """Apply what the official build functions change for ``apply_postprocessing``.
 
         True turns on the dynamic choice of the mask by its stability (and, for video, binarised masks of prompted
         frames); False turns the dynamic choice off and leaves the rest as configured.
@@ -196,7 +196,7 @@ class SAM2Config(Config):
 
 
 def foreign_fields(values: dict[str, Any]) -> dict[str, Any]:
-    """What transformers wrote into a ``config.json``, its own or that of a converted folder, beside our fields."""
+    """The fields of a ``config.json`` that are transformers' own. A converted folder keeps them beside ours."""
     if "vision_config" not in values:
         return {}
     ours = {*BESIDE, *(f.name for f in dataclasses.fields(SAM2Config))}

@@ -79,7 +79,7 @@ TRANSFORMERS_PATHS: dict[str, str] = {
 }  # fmt: skip
 
 
-# Keys that the model does not vary: any other value describes a different model.
+# Keys with a single supported value: any other describes a different model.
 TRANSFORMERS_FIXED: dict[str, Any] = {
     f"{_HIERA}.model_type": "sam2_hiera_det_model",
     f"{_HIERA}.num_channels": 3,
@@ -161,7 +161,7 @@ def to_transformers(
     return tree | {"architectures": ["Sam2VideoModel" if video else "Sam2Model"], "model_type": kind, "dtype": dtype}
 
 
-# Derived fields that readers compare; only one of those that repeat each other is read.
+# Derived fields that are compared when a file is read. Of fields that repeat each other only one is used.
 _COMPARED = (
     f"{_HIERA}.embed_dim_per_stage",
     f"{_HIERA}.num_attention_heads_per_stage",

@@ -20,7 +20,7 @@ from .layouts import ConversionError
 CARD, LICENSE, NOTICE = "README.md", "LICENSE", "NOTICE"
 SUFFIXES = {"float32": "fp32", "float16": "fp16", "bfloat16": "bf16"}
 
-# What the end of a name may say of the precision, in the spellings that are in use.
+# The precision at the end of a name, in the spellings that are in use.
 _PROMISE = re.compile(
     r"[-_. ](?:(?:(?:mx|nv)?fp|float|n?f)(?P<f>32|16|8|4)|(?P<b>bf16|bfloat16)|(?P<h>half)|(?:int|q)(?P<q>\d)"
     r"|(?P<n>\d\d?)[-_]?bits?)"
@@ -31,12 +31,12 @@ _TRUE_OF_BITS = {"32bit": ("fp32",), "16bit": ("fp16", "bf16")}
 
 
 def suffix_of(dtype: str, scheme: Scheme | None) -> str:
-    """ "fp16", "8bit" and so on: what a name says of the precision."""
+    """The end of a name that tells the precision: "fp16", "8bit" and so on."""
     return f"{scheme.bits}bit" if scheme else SUFFIXES[dtype]
 
 
 def check_name(name: str, truth: str) -> None:
-    """Refuse a name that ends in another precision than the true one.
+    """Refuse a name that promises another precision than the true one.
 
     Raises:
         ConversionError: one line.
@@ -52,7 +52,7 @@ def check_name(name: str, truth: str) -> None:
 
 
 def base_name(repo_id: str | None, path: Path) -> str:
-    """The model's name without its precision: of its repository, or of its file or folder."""
+    """The name of a model without its precision, taken from its repository, or from its file or folder."""
     if repo_id is not None:
         name = repo_id.split("/")[-1]
     else:
@@ -69,7 +69,7 @@ def base_name(repo_id: str | None, path: Path) -> str:
 
 
 def printable(text: str) -> str:
-    """A file's name on one line of UTF-8, whatever bytes it is made of."""
+    """A name on one line of UTF-8; characters that cannot be printed become question marks."""
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
@@ -143,14 +143,14 @@ def precision(dtype: str, scheme: Scheme | None, schemes: Mapping[str, Scheme], 
 
 
 def readdress(text: str, address: str) -> str:
-    """The card with another name in its snippets, for a folder that is uploaded after it was written."""
+    """The card with another address in its snippets, for a folder that is uploaded later."""
     text = re.sub(r'(from_pretrained)\("[^\n]*"\)$', lambda m: f'{m[1]}("{address}")', text, flags=re.MULTILINE)
     command = r"^(    python -m mlx_sam2\.\w+ [^\n]* --model) [^\n]+$"
     return re.sub(command, lambda m: f"{m[1]} {address}", text, flags=re.MULTILINE)
 
 
 def readdress_file(path: Path, address: str) -> None:
-    """``readdress`` a card where it lies.
+    """``readdress`` the card in a folder.
 
     Raises:
         OSError: it needs another name and cannot be written.
@@ -166,7 +166,7 @@ def readdress_file(path: Path, address: str) -> None:
 
 
 def notice(source: Source, what: str) -> str:
-    """The attribution that the licence asks for, and the statement of what was changed."""
+    """The attribution and the statement of changes that the licence asks for."""
     return (
         "Segment Anything Model 2 (SAM 2)\n"
         "Copyright (c) Meta Platforms, Inc. and affiliates.\n"
@@ -178,7 +178,7 @@ def notice(source: Source, what: str) -> str:
 
 
 def license_text() -> str:
-    """The text of the Apache licence, as it comes with this package.
+    """The text of the Apache licence, from this package.
 
     Raises:
         ConversionError: the installation has lost it.

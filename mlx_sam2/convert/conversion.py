@@ -79,7 +79,10 @@ class Conversion:
         )
 
     def texts(self, files: Mapping[str, str], address: str) -> dict[str, str]:
-        """The files beside the weights, whose hashes are given; ``address`` is what ``from_pretrained`` will take."""
+        """The texts beside the weights, by file name.
+
+        ``files`` maps weights files to their sha256. ``address`` is what ``from_pretrained`` will take.
+        """
         if self.layout == "official":
             return {}
         if self.layout == "transformers":
@@ -113,7 +116,7 @@ def prepare(
     scheme: Scheme | None = None,
     weights_key: str | None = None,
 ) -> Conversion:
-    """Look at a checkpoint and decide how it will be written; nothing is written, and no tensor is read.
+    """Decide how a checkpoint will be written. No tensor is read, and nothing is written.
 
     Args:
         fetched: the checkpoint, and where it came from.
@@ -167,7 +170,7 @@ def prepare(
 
 
 def _check(found: Checkpoint, layout: str, packed: Mapping[str, Scheme], video: bool, scheme: Scheme | None) -> None:
-    """Refuse what this layout cannot hold."""
+    """Refuse a checkpoint that this layout cannot hold."""
     if packed and layout == "mlx":
         bits = next(iter(packed.values())).bits
         origin = converted_from(found)
@@ -182,7 +185,7 @@ def _check(found: Checkpoint, layout: str, packed: Mapping[str, Scheme], video: 
 
 
 def _own_dtype(parameters: Mapping[str, layouts.Parameter]) -> tuple[str, bool]:
-    """The precision of a checkpoint's weights, and whether they have several, of which float32 holds all."""
+    """The precision of a checkpoint's weights, and whether it is mixed; float32 holds every mixture."""
     found = {p.dtype for key, p in parameters.items() if key not in loading.KEPT_FLOAT32}
     return ("float32", True) if len(found) > 1 else (found.pop(), False)
 
@@ -207,7 +210,7 @@ def _is_demo(fetched: download.Fetched) -> bool:
 
 
 def converted_from(found: Checkpoint) -> str | None:
-    """The Hub id that a folder of ours was converted from, if it says so."""
+    """The Hub id that one of our folders names as its origin."""
     section = found.values.get(folder.SECTION)
     source = section.get("source") if isinstance(section, dict) else None
     origin = source.get("base_model") if isinstance(source, dict) else None
@@ -217,7 +220,7 @@ def converted_from(found: Checkpoint) -> str | None:
 def _notes(
     layout: str, fetched: download.Fetched, found: Checkpoint, own: str, dtype: str, packed: Mapping[str, Scheme]
 ) -> list[str]:
-    """What becomes of weights that were no longer float32, and what is claimed of a stranger's."""
+    """Remarks for the user: rounding of weights that were no longer float32, and the licence of a stranger's."""
     notes = []
     if packed:
         bits = next(iter(packed.values())).bits
@@ -236,7 +239,7 @@ def _notes(
 
 
 def sha256_of(files: tuple[Path, ...]) -> str:
-    """Of one file; of several, of what sha256sum prints for them."""
+    """The sha256 of a file, or that of the lines which sha256sum prints for several."""
     hashes = [sha256(path) for path in files]
     if len(hashes) == 1:
         return hashes[0]
@@ -278,7 +281,7 @@ def write(
 
 
 def _write(job: Conversion, out: Path, address: str, progress: Callable[[int], object]) -> None:
-    """Make the folder; official: the file."""
+    """Make the folder, or the ``.pt`` of the official layout."""
     if job.layout == "official":
         torch_writer.write(out, job.tensors, progress)
     else:
@@ -286,14 +289,14 @@ def _write(job: Conversion, out: Path, address: str, progress: Callable[[int], o
 
 
 def _metadata(job: Conversion) -> dict[str, str]:
-    """For the header of the weights."""
+    """The metadata of the weights' header."""
     if job.layout == "transformers":
         return {"format": "pt"}
     return folder.metadata(job.config_json({}), job.source)
 
 
 def listing(job: Conversion, address: str) -> dict[str, int]:
-    """The files that ``write`` makes, with their sizes in bytes (of a ``.pt``, about); for --dry-run."""
+    """The files that ``write`` would make, with their sizes in bytes (roughly, for a ``.pt``)."""
     if job.layout == "official":
         return {"": job.nbytes}
     sizes = {WEIGHTS: safetensors_writer.file_size(job.tensors, _metadata(job))}

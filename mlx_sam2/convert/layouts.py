@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint as each of the three layouts has them; every one is made when it is written."""
+"""The tensors of a checkpoint in each of the three layouts. Each is made when it is written."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Parameter:
 
 
 def parameters(checkpoint: Checkpoint, packed: Mapping[str, Scheme]) -> dict[str, Parameter]:
-    """The parameters of a checkpoint by official name; layers that are ``packed`` in it are unpacked."""
+    """The parameters of a checkpoint by official name. Its ``packed`` layers are unpacked."""
     weights, found = checkpoint.weights, {}
     for key, weight in weights.items():
         layer, _, leaf = key.rpartition(".")
@@ -73,7 +73,7 @@ def mlx_layout(found: Mapping[str, Parameter], dtype: str, schemes: Mapping[str,
 
 
 def official_layout(found: Mapping[str, Parameter], dtype: str | None) -> list[Tensor]:
-    """Official names and PyTorch's axes. Without a dtype every tensor keeps its own."""
+    """The official layout: official names and PyTorch's axes. Without a dtype every tensor keeps its own."""
     tensors = []
     for key, parameter in found.items():
         axes, as_what = key_map.torch_axes(key), _dtype_of(key, parameter, dtype)
@@ -83,7 +83,7 @@ def official_layout(found: Mapping[str, Parameter], dtype: str | None) -> list[T
 
 
 def transformers_layout(found: Mapping[str, Parameter], dtype: str | None) -> list[Tensor]:
-    """Transformers' names, with its table of point embeddings and both copies of the position matrix.
+    """Transformers' layout: its names, its table of point embeddings, and both copies of the position matrix.
 
     Raises:
         ConversionError: a parameter has no name there.
@@ -113,7 +113,7 @@ def _dtype_of(key: str, parameter: Parameter, dtype: str | None) -> str:
 
 
 def _cast(key: str, parameter: Parameter, dtype: str, axes: tuple[int, ...] | None = None) -> mx.array:
-    """The parameter in another precision, and with its axes in another order.
+    """The parameter in this precision, with its axes in this order.
 
     Raises:
         ConversionError: a value is not finite, or would not be.

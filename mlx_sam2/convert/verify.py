@@ -1,4 +1,4 @@
-"""Check a converted folder against what it says of itself, and against the weights that it was made from."""
+"""Check a converted folder: against its own config.json, and against the weights that it was made from."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class VerificationError(RuntimeError):
-    """A folder is not what it says it is, or not complete. One line."""
+    """A folder contradicts its config.json, or is not complete. One line."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What a folder that passed holds."""
+    """The contents of a folder that passed."""
 
     folder: Path
     config: SAM2Config
@@ -87,7 +87,7 @@ def verify(folder: Path) -> Verified:
 
 
 def check_complete(folder: Path) -> Verified:
-    """As ``verify``, and that the folder can be published: model card, licence and notice are there.
+    """``verify``, and check that model card, licence and notice are there, which publishing needs.
 
     Raises:
         VerificationError, OSError: as ``verify``.
@@ -134,7 +134,11 @@ def _check_precision(found: Checkpoint, dtype: str, values: dict[str, Any], sche
 
 
 def _source(section: dict[str, Any]) -> Source | None:
-    """Raises ConfigError where the section is damaged."""
+    """The source that our section names, or None.
+
+    Raises:
+        ConfigError: the section is damaged.
+    """
     said = section.get("source")
     if said is None:
         return None
@@ -149,7 +153,7 @@ def _source(section: dict[str, Any]) -> Source | None:
 
 
 def source_at_hand(source: Source) -> Path | None:
-    """The source in the Hub's cache on this machine, if all of it is there; nothing is downloaded."""
+    """The source in the Hub's cache, if all of its files are there. Nothing is downloaded."""
     if source.revision is None:
         return None
     from huggingface_hub import try_to_load_from_cache

@@ -23,11 +23,11 @@ MAX_HEADER_BYTES = 4 << 20  # large needs 0.1 MB
 
 
 class SafetensorsFileError(ValueError):
-    """The file is no readable safetensors file, or its index does not fit; one line that says why."""
+    """A safetensors file, an index or a JSON file cannot be read. One line that says why."""
 
 
 def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, str]]:
-    """The tensors of one file by name, not read yet, and the metadata of its header.
+    """The tensors of a file by name, not read yet, and the metadata of its header.
 
     Raises:
         SafetensorsFileError: the header is damaged or lies.
@@ -43,7 +43,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, mx.array], dict[str, s
 
 
 def check(path: str | os.PathLike[str]) -> dict[str, str]:
-    """Compare a file's header with its length, reading nothing else; gives the header's metadata.
+    """Check a file's header against its length, and return the header's metadata. No tensor is read.
 
     Raises:
         SafetensorsFileError: the header is damaged or lies, or the file is cut off.
@@ -69,7 +69,7 @@ def check(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
-    """``weight_map`` of a ``model.safetensors.index.json``: which file beside the index holds which tensor.
+    """The ``weight_map`` of a ``model.safetensors.index.json``: {tensor: file beside the index}.
 
     Raises:
         SafetensorsFileError: it is no such index, or a file name leaves the folder.
@@ -85,7 +85,7 @@ def read_index(path: str | os.PathLike[str]) -> dict[str, str]:
 
 
 def read_json(path: Path, limit: int) -> dict[str, Any]:
-    """A JSON file that holds an object.
+    """The object in a JSON file.
 
     Raises:
         SafetensorsFileError: it is longer than ``limit`` bytes, no JSON, or no object.

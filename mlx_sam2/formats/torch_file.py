@@ -35,7 +35,7 @@ _READ_AS = {"bfloat16": "uint16", "bool": "uint8"}
 
 @dataclass(frozen=True)
 class TensorRef:
-    """A tensor in the file: what it is, and where. Its bytes are read by ``read`` and not before."""
+    """A tensor in a file, described. Only ``read`` reads its bytes."""
 
     claim: TensorClaim
     archive: _Archive
@@ -95,7 +95,7 @@ class TensorRef:
 
 
 class _Frugal(io.FileIO):
-    """A file whose reader may not take much of it at once: zipfile takes the whole directory of an archive."""
+    """A file that limits one read: zipfile reads the whole directory of an archive at once."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is not None and size > MAX_DIRECTORY_BYTES:
@@ -167,7 +167,7 @@ def is_torch_zip(path: str | os.PathLike[str]) -> bool:
 
 
 def read(path: str | os.PathLike[str]) -> dict[str, TensorRef]:
-    """The tensors of a checkpoint by name, without torch; none of them is read yet.
+    """The tensors of a checkpoint by name, without torch. None of them is read yet.
 
     ``{"model": state}`` (the official files, and the checkpoints of the official trainer, whose other entries
     are left alone), ``{"state_dict": state}`` and a bare state dict are understood.
@@ -202,7 +202,7 @@ def read_all(path: str | os.PathLike[str]) -> dict[str, dict[str, TensorRef]]:
 
 @contextmanager
 def _one_line(path: Path) -> Iterator[None]:
-    """Errors of reading as one line that names the file."""
+    """Turn errors of reading into one line that names the file."""
     try:
         yield
     except TorchFileError as error:
@@ -217,7 +217,7 @@ def _one_line(path: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> tuple[_Archive, Any]:
-    """The archive, and what was pickled in it."""
+    """The archive, and the value that is pickled in it."""
     if not is_torch_zip(path):
         raise TorchFileError(
             "not a zip archive, which is what torch.save writes since PyTorch 1.6; if this is an older "
@@ -235,7 +235,7 @@ def _checked(claims: dict[str, TensorClaim], archive: _Archive) -> dict[str, Ten
 
 
 def _groups(top: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
-    """Dicts within dicts, each once, with the names that lead there; a pickle may hold circles of them."""
+    """Yield dicts within dicts, each once, with its place. A pickle may hold circles of them."""
     ahead = [("", top)]
     seen: set[int] = set()
     for place, group in ahead:  # grows as it is read
@@ -249,7 +249,7 @@ def _groups(top: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
 
 
 def _state_of(top: Any) -> dict[str, TensorClaim]:
-    """The state dict within what was pickled."""
+    """The state dict in the unpickled value."""
     if not isinstance(top, dict):
         raise TorchFileError(f"holds a {type(top).__name__}, not a state dict")
     state = next((top[k] for k in ("model", "state_dict") if isinstance(top.get(k), dict)), top)

@@ -50,7 +50,7 @@ class TorchFileError(ValueError):
 
 @dataclass(frozen=True)
 class TensorClaim:
-    """What a pickle says of a tensor. Nothing of it has been compared with the file yet."""
+    """A tensor as the pickle describes it. The file has not been checked against it yet."""
 
     dtype: str  # "float32", "bfloat16", ...
     shape: tuple[int, ...]
@@ -73,7 +73,7 @@ class _Storage:
 
 
 class _Forgotten:
-    """Stands where a value was that no weight needs."""
+    """Stands for a value that no weight needs."""
 
 
 _FORGOTTEN = _Forgotten()

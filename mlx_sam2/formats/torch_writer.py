@@ -1,4 +1,4 @@
-"""Write a PyTorch checkpoint (``.pt``) without torch, one tensor at a time; ``torch_file.py`` describes the format.
+"""Write a PyTorch checkpoint (``.pt``) without torch, one tensor at a time; ``torch_file`` describes the format.
 
 What comes out is what the official code loads: ``torch.load(path, weights_only=True)["model"]`` is the state dict.
 """
@@ -16,7 +16,7 @@ from .safetensors_writer import Tensor
 
 _STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
 _ROOT = "archive"
-_ALIGNMENT = 64  # where torch.save lets the bytes of a storage begin
+_ALIGNMENT = 64  # of the bytes of a storage, as torch.save writes them
 
 
 def write(path: Path, tensors: Sequence[Tensor], progress: Callable[[int], object] = lambda count: None) -> None:
@@ -38,7 +38,7 @@ def write(path: Path, tensors: Sequence[Tensor], progress: Callable[[int], objec
 
 
 def _add(archive: zipfile.ZipFile, name: str, data: bytes | memoryview) -> None:
-    """An uncompressed entry whose data are aligned, by way of padding in the extra field of its header."""
+    """Add an uncompressed entry. Padding in the extra field of its header aligns its data."""
     entry = zipfile.ZipInfo(f"{_ROOT}/{name}")  # dated 1980: the same weights give the same file
     entry.file_size = len(data)
     start = archive.fp.tell() + 30 + len(entry.filename) + 4  # the header, the name, the extra field's own header
@@ -66,7 +66,7 @@ def _tensor(tensor: Tensor, key: str) -> bytes:
 
 
 def _strides(shape: Sequence[int]) -> Iterator[int]:
-    """Of a row-major tensor, in elements."""
+    """The strides of a row-major tensor, in elements."""
     for axis in range(len(shape)):
         stride = 1
         for size in shape[axis + 1 :]:

@@ -19,15 +19,15 @@ from ..text import one_line, shorten
 _T = TypeVar("_T")
 
 PAUSES = (1.0, 4.0)  # seconds before the second and the third try
-LONGEST_WAIT = 60.0  # a server that asks for more is told to the user instead
+LONGEST_WAIT = 60.0  # a longer wait is reported to the user instead
 
 
 class HubError(RuntimeError):
-    """The Hub, or a name that leads there, gives no checkpoint or takes none. One line that says what to do."""
+    """A checkpoint cannot be found, downloaded or published. One line that says what to do."""
 
 
 def start_client(token: str | bool | None) -> None:
-    """Import the client, which reads its settings as it is imported, and look at the token that it will send.
+    """Import the client, which reads its settings while it is imported, and check the token that it will send.
 
     Raises:
         HubError: a setting makes no sense.
@@ -50,21 +50,21 @@ def start_client(token: str | bool | None) -> None:
 
 
 def endpoint() -> str:
-    """Where the Hub is, fit to be shown: an address may hold a password."""
+    """The Hub's address without a password, for messages."""
     from huggingface_hub import constants
 
     return re.sub(r"//[^/@]*@", "//", constants.ENDPOINT)
 
 
 def client_errors() -> tuple[type[Exception], ...]:
-    """What a request may raise: OSError, and the base class of the HTTP library that huggingface_hub uses."""
+    """The errors of a request: OSError, and the base class of the HTTP library that huggingface_hub uses."""
     from huggingface_hub.errors import HfHubHTTPError
 
     return OSError, HfHubHTTPError.__bases__[0]
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it was raised from."""
+    """The error, and those that it was raised from."""
     while error is not None:
         yield error
         error = error.__cause__
@@ -76,7 +76,7 @@ def status_of(error: BaseException) -> int | None:
 
 
 def response_of(error: BaseException | None) -> object | None:
-    """The answer that a request's error came with."""
+    """The response that a request's error carries."""
     return getattr(error, "response", None)
 
 
@@ -109,7 +109,7 @@ def _on_a_terminal() -> bool:
 
 
 def _tell(text: str) -> None:
-    """A passing remark, which belongs to a terminal as progress bars do."""
+    """Print a remark on a terminal, where progress bars are shown too."""
     if _on_a_terminal():
         from tqdm import tqdm
 
@@ -118,9 +118,9 @@ def _tell(text: str) -> None:
 
 @contextmanager
 def calm() -> Iterator[None]:
-    """Keep the client's log of retries from the user, and its bars where nobody watches them.
+    """Hide the client's log of retries, and its progress bars where stderr is no terminal.
 
-    The first retry of a call is told in one line on a terminal, and a long wait that the Hub asks for anywhere.
+    A terminal shows one line for the first retry of a call. A long wait that the Hub asks for is always reported.
     """
     from huggingface_hub import constants
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -146,7 +146,7 @@ def calm() -> Iterator[None]:
 
 
 class _Retries(logging.Filter):
-    """Takes the client's warnings out of its log."""
+    """Removes the client's warnings from its log."""
 
     told = False
 
@@ -174,13 +174,13 @@ def redacted(text: object, secrets: tuple[str | bool | None, ...] = ()) -> str:
 
 
 def explain_machine(error: BaseException) -> str | None:
-    """What failed on this machine rather than on the Hub: the disk, permissions. None: nothing of that kind."""
+    """What failed on this machine: the disk, permissions. None: the error is of another kind."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 
     for cause in causes(error):
         if isinstance(cause, HfHubHTTPError.__bases__[0]):
-            return None  # of the network; what it was raised from are the errors of sockets
+            return None  # a network error; its causes are errors of sockets
         if not isinstance(cause, OSError) or isinstance(cause, ConnectionError) or not cause.errno:
             continue
         if cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -190,7 +190,7 @@ def explain_machine(error: BaseException) -> str | None:
 
 
 def other_way(error: BaseException) -> str:
-    """What else to try where Xet storage failed, the newer of the Hub's two ways to move large files."""
+    """Advice for a failure of Xet storage, the newer of the Hub's two ways to move large files; else nothing."""
     from huggingface_hub import constants
 
     in_use = importlib.util.find_spec("hf_xet") and not getattr(constants, "HF_HUB_DISABLE_XET", False)
@@ -200,7 +200,7 @@ def other_way(error: BaseException) -> str:
 
 
 def explain_status(error: BaseException) -> str | None:
-    """What a refusal of the Hub means that does not depend on what was asked; None if the status says nothing."""
+    """A refusal that any request may meet: too many requests, a failing server. None: another status."""
     status, wait = status_of(error), retry_after(error)
     if status == 429:
         return f"the Hub limits requests (HTTP 429): run it again in {wait or 60:.0f} s, or log in with hf auth login"

@@ -1,4 +1,4 @@
-"""From a name to files on this machine: a local path, a short name, or a repository of the Hugging Face Hub.
+"""Find the files of a model by its name: a local path, a short name, or a repository of the Hugging Face Hub.
 
 ``demo`` is the small model that lies in the package itself.
 
@@ -43,11 +43,11 @@ class Fetched:
 
     path: Path  # a folder, or the file itself
     repo_id: str | None = None  # "owner/name"; None: it is a local path
-    commit: str | None = None  # of the repository: what the revision stood for
+    commit: str | None = None  # of the repository, that the revision stands for
 
 
 def resolve(id_or_path: str | os.PathLike[str], revision: str | None = None, token: str | bool | None = None) -> Path:
-    """The local folder or file that holds a checkpoint, downloaded if need be: the path of ``fetch``."""
+    """``fetch``, for its path alone."""
     return fetch(id_or_path, revision, token).path
 
 
@@ -200,7 +200,7 @@ class _Repo:
         return file.parent, commit
 
     def _download(self, name: str, revision: str | None) -> Path | None:
-        """The file's path in the cache, or None if the repository (offline: the cache) has no such file."""
+        """The path of a file in the cache; None: the repository (offline: the cache) has no such file."""
         from huggingface_hub import hf_hub_download
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
@@ -238,7 +238,7 @@ class _Repo:
         return try_to_load_from_cache(self.repo_id, CONFIG, revision=commit) is _CACHED_NO_EXIST
 
     def _only_weights(self) -> str | None:
-        """Name of the one safetensors file of a repository, or of its one .pt file."""
+        """The name of a repository's only safetensors file, or of its only .pt file."""
         from huggingface_hub import HfApi, snapshot_download
         from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -266,7 +266,7 @@ class _Repo:
         return None
 
     def _explain(self, error: BaseException) -> str:
-        """One line for whatever went wrong. Nothing of a request is quoted: it may hold a token."""
+        """An error as one line. Nothing of a request is quoted: it may hold a token."""
         from huggingface_hub import errors
 
         repo, address = self.repo_id, endpoint()

@@ -27,8 +27,8 @@ from .client import (
 
 REPO_ID = r"[A-Za-z0-9][\w.-]*/[\w.-]*\w"
 
-# Files of an earlier upload that would be loaded instead of, or beside, the new ones. Those that are sent
-# again are replaced and not removed.
+# Weights of an earlier upload, which would be loaded instead of the new ones or beside them. They are removed, unless
+# the upload replaces them.
 _REPLACED = [WEIGHTS, "model-[0-9]*-of-[0-9]*.safetensors", INDEX]
 _NEVER_SENT = [".*", "*/.*", f"*{UNFINISHED}", "*.incomplete"]
 
@@ -76,7 +76,7 @@ def upload(
             patiently(lambda: _send(api, folder, repo_id, revision))
     except HFValidationError as error:
         raise HubError(f"{repo_id!r} is no name of a Hub repository ({redacted(error)})") from None
-    except (*client_errors(), RuntimeError, ValueError, ImportError) as error:  # its threads wrap what they raise
+    except (*client_errors(), RuntimeError, ValueError, ImportError) as error:  # the client's threads wrap errors
         if isinstance(error, HubError):
             raise
         raise HubError(_explain(error, repo_id, token)) from None
@@ -85,7 +85,7 @@ def upload(
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse what is no complete model.
+    """Refuse a folder that holds no complete model.
 
     Raises:
         HubError: a file is absent, cut off or damaged.
@@ -134,7 +134,7 @@ def _token(token: str | bool | None) -> str:
 
 
 def _prepare(api: Any, repo_id: str, private: bool, revision: str | None) -> None:
-    """Make the repository, and the branch."""
+    """Make the repository and the branch, where they do not exist."""
     api.create_repo(repo_id, private=private or None, exist_ok=True)  # None: as the owner's settings say
     if private and not api.model_info(repo_id).private:
         raise HubError(f"{repo_id} exists and is public: make it private in its settings, or use another name")
