@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .. import cli
 from ..cli import UsageError
@@ -26,6 +26,7 @@ from .resume import resume_arguments
 from .run import (
     Plan,
     Progress,
+    StopOnSignal,
     add_approximations,
     is_live,
     load_predictor,
@@ -176,6 +177,8 @@ def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink
     for place in [path.absolute().parent, *([path] if path.is_dir() else [])]:
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
             raise UsageError(f"{output} cannot be written: no permission to write in {place}")
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise UsageError(f"{output} cannot be written: it is read-only")
     if output.endswith(os.sep):
         return PngSink(path, overwrite, frame_name=source.frame_name)
     return open_sink(path, overwrite=overwrite, fps=source.fps, display=source.display, frame_name=source.frame_name)
@@ -184,45 +187,60 @@ def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink
 # ---- doing it
 
 
-def _run_video(args: argparse.Namespace) -> int:
+class Outcome(NamedTuple):
+    """What a run has to say."""
+
+    code: int
+    summary: str
+    advice: str | None = None  # how to continue
+
+
+def _run_video(args: argparse.Namespace) -> Outcome:
     progress = Progress()
     try:
         return _track(args, progress)
-    except (VideoError, OSError, RuntimeError, ArithmeticError) as error:
-        if progress.count == 0:
-            raise
-        return cli.fail(PROG, error, f" ({progress.span} written)")
+    except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        return Outcome(cli.fail(PROG, error, f" ({progress.span} written)" if progress.count else ""), "")
 
 
-def _track(args: argparse.Namespace, progress: Progress) -> int:
-    with ExitStack() as stack:
-        source = stack.enter_context(open_source(args.video))
+def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
+    with open_source(args.video) as source:
         plan = make_plan(args, source)
         outputs = _outputs(args, source)
-        sinks = [stack.enter_context(_open_output(output, source, args.overwrite)) for output in outputs]
+        sinks = [_open_output(output, source, args.overwrite) for output in outputs]
         predictor = load_predictor(args)
-        live = is_live(source)
         if args.everything:
             frames = everything.track_all(predictor, source, plan, args, progress)
-        elif live:
+        elif is_live(source):
             frames = track_live(predictor, source, plan)
         else:
             frames = track_session(predictor, source, plan, args.memory)
-        stack.callback(frames.close)
-        stopped = write_frames(islice(frames, plan.count), sinks, plan.count, progress)
+        with StopOnSignal() as stop:  # until the outputs are finished
+            with ExitStack() as stack:
+                for sink in sinks:
+                    stack.enter_context(sink)
+                stack.callback(frames.close)
+                write_frames(islice(frames, plan.count), sinks, plan.count, progress, stop)
+            return _outcome(args, plan, source, outputs, progress, stop.signal)
+
+
+def _outcome(
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: list[str], progress: Progress, stopped: int
+) -> Outcome:
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
     objects = len(progress.last.masks)
-    cli.say(
+    summary = (
         f"{source.name}: {progress.span}, {objects} object{'s' * (objects != 1)}, "
         f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
     )
+    live = is_live(source)
     if not stopped or progress.count == plan.count or (live and stopped == signal.SIGINT):
-        return 0
-    if not live:
-        command = f"{PROG} {shlex.join(resume_arguments(args, plan, source, outputs, progress))}"
-        print(f"stopped after frame {progress.last.index}; go on with: {command}", file=sys.stderr)
-    return 128 + stopped
+        return Outcome(0, summary)
+    if live:
+        return Outcome(128 + stopped, summary)
+    command = f"{PROG} {shlex.join(resume_arguments(args, plan, source, outputs, progress))}"
+    return Outcome(128 + stopped, summary, f"stopped after frame {progress.last.index}; go on with: {command}")
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -237,9 +255,16 @@ def _check(args: argparse.Namespace) -> None:
 def _run(args: argparse.Namespace) -> int:
     try:
         _check(args)
-        return _run_video(args) if args.davis is None else run_davis(args)
+        if args.davis is not None:
+            return run_davis(args)
     except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         return cli.fail(PROG, error)
+    code, summary, advice = _run_video(args)
+    if advice is not None:
+        print(advice, file=sys.stderr)
+    if summary:
+        cli.say(summary)
+    return code
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..frames.source import VideoError
+from ..images import read_mask
 
 VOID = 255  # pixels of an indexed mask that belong to nobody and are not scored
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal
@@ -27,7 +28,7 @@ LISTS = ("ImageSets/2017/val.txt", "ImageSets/2016/val.txt")
 
 
 def read_indexed(path: Path) -> np.ndarray:
-    """The pixel values (H, W) uint8 of a mask picture: palette indices, or grey values.
+    """The pixel values (H, W) uint8 of a mask picture: palette indices, grey values, or 255 where its alpha is high.
 
     Raises:
         VideoError: it cannot be read, or is a colour picture.
@@ -38,6 +39,8 @@ def read_indexed(path: Path) -> np.ndarray:
                 return np.array(image)
             if image.mode == "1":
                 return np.array(image.convert("L"))
+            if "A" in image.getbands() and len(set(image.getchannel("A").getextrema())) > 1:  # as editors cut out
+                return read_mask(path) * np.uint8(VOID)
             if image.mode == "RGB":
                 pixels = np.array(image)
                 if (pixels == pixels[..., :1]).all():

@@ -10,6 +10,7 @@ import argparse
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from ..frames.sinks import PngSink
 from ..frames.source import FolderSource
 from .davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
 from .prompts import Item, gather
-from .run import Plan, Progress, approximations, load_predictor, track_session, write_frames
+from .run import Plan, Progress, StopOnSignal, approximations, load_predictor, track_session, write_frames
 
 RECORD = "results.json"  # in the output folder: the model, and J and F of the objects of each finished sequence
 
@@ -86,12 +87,11 @@ def _is_complete(folder: Path, names: list[str]) -> bool:
 
 def _track(predictor: Any, sequence: DavisSequence, plan: Plan, folder: Path, memory: str) -> int:
     """Track one sequence from its beginning; returns the signal that stopped it, or 0."""
-    with FolderSource(sequence.frames) as source, PngSink(folder, True, frame_name=source.frame_name) as sink:
+    with StopOnSignal() as stop, FolderSource(sequence.frames) as source:
         frames = track_session(predictor, source, plan, memory)
-        try:
-            return write_frames(frames, [sink], plan.count, Progress(), sequence.name)
-        finally:
-            frames.close()
+        with closing(frames), PngSink(folder, True, frame_name=source.frame_name) as sink:
+            write_frames(frames, [sink], plan.count, Progress(), stop, sequence.name)
+    return stop.signal
 
 
 def _describe(scores: list[SequenceScore]) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -18,9 +17,12 @@ from typing import Any
 import numpy as np
 
 from ..cli import UsageError, check_box, check_point, parse_numbers
+from ..text import brief
 from .davis import VOID, read_indexed, split_objects
 
 MAX_OBJECT = VOID - 1  # object numbers are pixel values of 8-bit masks
+MAX_BYTES = 64 << 20  # of a file of prompts
+MAX_NUMBER = 1e9  # pixels; also keeps whole numbers out that no float holds
 
 
 @dataclass(frozen=True)
@@ -121,10 +123,17 @@ def read_prompts_file(path: Path) -> list[Item]:
         UsageError: the file cannot be read or holds something else.
     """
     try:
-        entries = json.loads(path.read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise UsageError(f"--prompts {path} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError) as error:
+    if len(data) > MAX_BYTES:
+        raise UsageError(f"--prompts {path} is no list of prompts: it has more than {MAX_BYTES:,} bytes")
+    try:
+        entries = json.loads(data)  # of bytes it finds out whether they are UTF-8 or UTF-16, with a mark or without
+    except RecursionError:
+        raise UsageError(f"--prompts {path} is not JSON that can be read: its brackets are nested too deeply") from None
+    except ValueError as error:
         raise UsageError(f"--prompts {path} is not JSON: {error}") from None
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise UsageError(f'--prompts {path}: a list of prompts is needed: [{{"object": 1, "points": [[x, y]]}}, ...]')
@@ -134,12 +143,12 @@ def read_prompts_file(path: Path) -> list[Item]:
 def _entry_items(entry: dict[str, Any], where: str, path: Path) -> list[Item]:
     unknown = sorted(entry.keys() - {"object", "frame", "points", "labels", "box", "mask"})
     if unknown:
-        raise UsageError(f"{where}: {unknown[0]!r} is not known; use object, frame, points, labels, box, mask")
+        raise UsageError(f"{where}: {brief(unknown[0])} is not known; use object, frame, points, labels, box, mask")
     obj, frame = entry.get("object"), entry.get("frame")
     if obj is not None and (type(obj) is not int or not 1 <= obj <= MAX_OBJECT):
-        raise UsageError(f"{where}: object {obj!r}: objects are numbered from 1 to {MAX_OBJECT}")
+        raise UsageError(f"{where}: object {brief(obj)}: objects are numbered from 1 to {MAX_OBJECT}")
     if frame is not None and (type(frame) is not int or frame < 0):
-        raise UsageError(f"{where}: frame {frame!r}: frames are numbered from 0")
+        raise UsageError(f"{where}: frame {brief(frame)}: frames are numbered from 0")
     points, labels = entry.get("points", []), entry.get("labels")
     if not isinstance(points, list) or not all(_is_numbers(point, 2) for point in points):
         raise UsageError(f"{where}: points must be [[x, y], ...], with numbers in pixels")
@@ -167,7 +176,7 @@ def _is_numbers(value: Any, count: int) -> bool:
     return (
         isinstance(value, list)
         and len(value) == count
-        and all(type(number) in (int, float) and math.isfinite(number) for number in value)
+        and all(type(number) in (int, float) and abs(number) < MAX_NUMBER for number in value)
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -117,13 +118,14 @@ def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -
 class StopOnSignal:
     """Within its block SIGINT and SIGTERM only set ``signal``, so that the frame in work is finished.
 
-    A second one ends the program at once.
+    A second one ends the program at once. On another thread than the main one signals are left alone.
     """
 
     signal = 0
 
     def __enter__(self) -> StopOnSignal:
-        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        caught = (signal.SIGINT, signal.SIGTERM) if threading.current_thread() is threading.main_thread() else ()
+        self._before = {number: signal.signal(number, self._note) for number in caught}
         return self
 
     def __exit__(self, *exc_info: object) -> None:
@@ -132,7 +134,7 @@ class StopOnSignal:
 
     def _note(self, number: int, _: object) -> None:
         if self.signal:
-            raise KeyboardInterrupt
+            raise cli.Terminated if number == signal.SIGTERM else KeyboardInterrupt
         self.signal = number
 
 
@@ -153,15 +155,17 @@ class Progress:
 
 
 def write_frames(
-    frames: Iterator[TrackedFrame], sinks: Sequence[FrameSink], total: int | None, progress: Progress, name: str = ""
-) -> int:
-    """Write frames as they come, with a progress bar on a terminal; returns the signal that stopped it, or 0."""
+    frames: Iterator[TrackedFrame],
+    sinks: Sequence[FrameSink],
+    total: int | None,
+    progress: Progress,
+    stop: StopOnSignal,
+    name: str = "",
+) -> None:
+    """Write frames as they come, until a signal; with a progress bar on a terminal."""
     from tqdm import tqdm
 
-    with (
-        StopOnSignal() as stop,
-        tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar,
-    ):
+    with tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar:
         with Writer(sinks, progress) as writer:
             for frame in frames:
                 writer.put(frame)
@@ -169,7 +173,6 @@ def write_frames(
                 if stop.signal:
                     break
         bar.update(progress.count - bar.n)
-    return stop.signal
 
 
 class Writer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,12 @@ import numpy as np
 from PIL import Image
 
 import synthetic
+from mlx_sam2.frames.sinks import davis_palette
 
 NUM_FRAMES, HEIGHT, WIDTH = 6, 72, 96
+PIXEL_ASPECT = Fraction(16, 11)  # of the fixture mp4
+POINT, BOX = (40, 30), (50, 20, 90, 60)
+NOT_LOADED = "no-such/model"  # a Hub id: whatever is refused with it is refused before the model is looked for
 
 
 def frames_of_clip(count: int = NUM_FRAMES, seed: int = 5) -> list[np.ndarray]:
@@ -60,3 +65,25 @@ def merged(ids: list[int], logits: np.ndarray) -> np.ndarray:
     for obj, mask in sorted(zip(ids, logits[:, 0] > 0, strict=True), key=lambda pair: -pair[0]):
         indices[mask] = obj
     return indices
+
+
+def write_indexed(path: Path, indices: np.ndarray) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(indices.astype(np.uint8))
+    image.putpalette(davis_palette())
+    image.save(path)
+    return path
+
+
+def two_objects() -> np.ndarray:
+    indices = np.zeros((HEIGHT, WIDTH), np.uint8)
+    indices[10:40, 10:40] = 1
+    indices[30:60, 50:90] = 2
+    return indices
+
+
+def num_decodable(path: Path) -> int:
+    import av
+
+    with av.open(str(path)) as container:
+        return sum(1 for _ in container.decode(video=0))
