@@ -27,6 +27,7 @@ from .schemas import ApiError, Kind, Recent, Wire
 LISTED = 50  # recent sessions
 EDITS = "edits.jsonl"
 SLACK = 8 << 20  # bytes of edits beside four times the whole session; beyond, the file is rewritten
+WAIT = 10  # times what writing a file took that failed, before it is tried again
 
 
 class About(Wire):
@@ -184,6 +185,8 @@ class Save:
         self._edits = -1
         self._size = self._whole = 0
         self._is_broken = False
+        self._failure: OSError | None = None
+        self._next_try = 0.0
 
     def lines(self) -> Iterator[Line]:
         """The saved lines, up to the first damaged one. Edits are appended after them from then on."""
@@ -203,10 +206,10 @@ class Save:
         """Save what an edit changed; `whole`: all lines, for when the file must be rewritten.
 
         Raises:
-            OSError: the disk or the allowance is full. The edits before are safe, the next call tries again.
+            OSError: the disk or the allowance is full. The edits before are safe, a later call tries again.
         """
         if self._is_broken or self._size > 4 * self._whole + SLACK:
-            self.rewrite(whole())
+            self._try_to_rewrite(whole())
             return
         data = line.to_json()
         self._is_broken = True
@@ -219,6 +222,18 @@ class Save:
             raise
         self._size += len(data)
         self._is_broken = False
+
+    def _try_to_rewrite(self, lines: Iterator[Line]) -> None:
+        """Rewrite, unless that failed a moment ago: it takes long for a long session, and each edit would wait."""
+        if self._failure is not None and time.monotonic() < self._next_try:
+            raise self._failure
+        begin = time.monotonic()
+        try:
+            self.rewrite(lines)
+        except OSError as error:
+            end = time.monotonic()
+            self._failure, self._next_try = error, end + WAIT * (end - begin)
+            raise
 
     def rewrite(self, lines: Iterator[Line]) -> None:
         """Replace the file by these lines. OSError as for ``add``."""

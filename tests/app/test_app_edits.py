@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from test_app_safety import code
 
 from app_machine import (
     HEIGHT,
+    SLOW,
     WIDTH,
     Listener,
     Machine,
@@ -118,6 +120,48 @@ def test_every_tab_hears_of_edits_and_jobs(machine: Machine) -> None:
         assert [(data["id"], data["status"]) for data in jobs] == [(job["id"], "running"), (job["id"], "done")]
         assert listener.names().count("frame") == FRAMES
         listener.close()
+
+
+def test_two_clients_at_once_end_with_what_is_saved(model: str, tmp_path: Path) -> None:
+    """200 random edits of two clients that each name the revision they know, and take the session where it is stale."""
+    with running(model, tmp_path / "files", data=tmp_path / "data") as machine:
+        session = machine.client.post("/api/sessions", files=form(frames_of_clip(3))).json()["id"]
+        base = f"{machine.url}/api/sessions/{session}"
+
+        def work(seed: int) -> tuple[int, int]:
+            draw, known, taken, stale = np.random.default_rng(seed), 0, 0, 0
+            with httpx.Client(timeout=SLOW, params={"client": f"tab{seed}"}) as client:
+                while taken + stale < 100:
+                    obj, frame, kind = int(draw.integers(1, 5)), int(draw.integers(0, 3)), draw.random()
+                    query = {"revision": known}
+                    if kind < 0.5:
+                        points = {"points": [[int(draw.integers(0, WIDTH)), int(draw.integers(0, HEIGHT)), 1]]}
+                        answer = client.put(f"{base}/objects/{obj}/frames/{frame}", json=points, params=query)
+                    elif kind < 0.7:
+                        name = {"name": f"name {draw.integers(0, 1000)}"}
+                        answer = client.put(f"{base}/objects/{obj}", json=name, params=query)
+                    elif kind < 0.8:
+                        answer = client.delete(f"{base}/objects/{obj}", params=query)
+                    else:
+                        answer = client.post(f"{base}/restore", json={"revision": int(known * 0.8)}, params=query)
+                    if answer.status_code == 409:
+                        known, stale = answer.json()["session"]["revision"], stale + 1
+                    elif answer.status_code == 200:
+                        known, taken = answer.json()["revision"], taken + 1
+                    else:
+                        assert code(answer) == (404, "not_found"), answer.text
+            return taken, stale
+
+        with ThreadPoolExecutor(2) as pool:
+            counts = list(pool.map(work, (1, 2)))
+        assert all(taken > 10 for taken, _ in counts) and any(stale for _, stale in counts), counts
+        assert machine.session(session)["revision"] == sum(taken for taken, _ in counts)
+        kept, tracks = machine.app.sessions.get(session), all_of(machine, session)
+        prompted = {obj["id"] for obj in tracks[0] if obj["frames"]}
+        assert set(kept.work.state.obj_ids) == prompted, "the tracker and the session know different objects"
+        machine.client.delete(f"/api/sessions/{session}")
+        assert machine.client.post(f"/api/recent/{session}").status_code == 201
+        assert all_of(machine, session) == tracks
 
 
 # ---- undo

@@ -118,6 +118,33 @@ def test_the_overlay_has_the_colours_of_the_objects(machine: Machine, image: str
     machine.client.put(f"/api/sessions/{image}/objects/2", json={"visible": True})
 
 
+def test_hidden_objects_are_in_no_export_but_the_project(machine: Machine) -> None:
+    session = machine.open(png(photo()))
+    for obj in (1, 2):
+        machine.prompt(session, obj, mask=mask_to_rle(photo()[..., obj] > 127))
+    machine.client.put(f"/api/sessions/{session}/objects/1", json={"visible": False})
+    assert list(unzip(machine.export(session, "masks").content)) == ["002_Object_2.png"]
+    assert list(unzip(machine.export(session, "cutouts").content)) == ["002_Object_2.png"]
+    coco = json.loads(machine.export(session, "coco").content)
+    assert [entry["track_id"] for entry in coco["annotations"]] == [2] and len(coco["categories"]) == 1
+    again = machine.session(reopened(machine, machine.export(session, "project").content))
+    assert [(obj["id"], obj["visible"]) for obj in again["objects"]] == [(1, False), (2, True)]
+    machine.client.put(f"/api/sessions/{session}/objects/2", json={"visible": False})
+    for kind in ("masks", "cutouts", "coco", "overlay"):
+        state = machine.finish(session, machine.start(session, "export", format=kind))
+        assert state["status"] == "failed" and "hidden" in state["message"]
+
+
+def test_the_score_of_a_region_that_is_kept_goes_into_coco(machine: Machine) -> None:
+    session = machine.open(png(photo()))
+    machine.prompt(session, 1, mask=mask_to_rle(photo()[..., 0] > 127), score=0.875)
+    machine.prompt(session, 2, mask=mask_to_rle(photo()[..., 1] > 127))  # drawn: it has none
+    coco = json.loads(machine.export(session, "coco").content)
+    assert [entry["score"] for entry in coco["annotations"]] == [0.875, 1.0]
+    again = reopened(machine, machine.export(session, "project").content)
+    assert machine.masks(again) == machine.masks(session)
+
+
 def test_files_of_a_video(machine: Machine, video: str) -> None:
     import av
 

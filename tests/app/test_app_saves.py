@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import os
+import random
 import signal
 import threading
 from collections.abc import Iterator
@@ -223,8 +224,13 @@ def test_a_full_disk_is_one_notice_and_loses_nothing(machine: Machine, monkeypat
     monkeypatch.undo()
     assert file.read_bytes() == before, "what was saved before is damaged"
     assert machine.session(session)["saving"] == "failed" and len(machine.masks(session)) == 4
-    machine.prompt(session, 5, points=[A])  # there is room again
-    assert machine.session(session)["saving"] == "on"
+
+    def tries() -> bool:
+        machine.prompt(session, 5, points=[A, (draw.randrange(96), 5, 1)])  # there is room again
+        return machine.session(session)["saving"] == "on"
+
+    draw = random.Random(0)
+    wait_for(tries)
     wait_for(lambda: listener.names().count("saving") == 2)
     told = [data for name, data in listener.events if name == "saving"]
     assert [data["saving"] for data in told] == ["failed", "on"]

@@ -171,6 +171,24 @@ def test_superseded_previews_never_run(machine: Machine, monkeypatch: pytest.Mon
     assert all(code(answers[n]) == (409, "superseded") for n in range(1, 5))
 
 
+def test_clicks_that_come_while_a_session_is_encoded_are_answered_after_it(machine: Machine) -> None:
+    machine.open(png(photo(1)))  # the model is loaded
+    hold = threading.Event()
+    machine.app.worker.submit(hold.wait, SLOW)
+    session = machine.client.post("/api/sessions?name=a.png", content=png(photo())).json()["id"]
+
+    def click(obj: int) -> int:
+        place = f"{machine.url}/api/sessions/{session}/objects/{obj}/frames/0"
+        return httpx.put(place, json={"points": [POINT]}, timeout=SLOW).status_code
+
+    with ThreadPoolExecutor(5) as pool:
+        answers = [pool.submit(click, obj) for obj in range(1, 6)]
+        assert machine.session(session)["status"] == "encoding" and not any(answer.done() for answer in answers)
+        hold.set()
+        assert [answer.result() for answer in answers] == [200] * 5
+    assert len(machine.session(session)["objects"]) == 5
+
+
 # ---- sessions
 
 
