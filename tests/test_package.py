@@ -239,3 +239,21 @@ def test_public_names_exist() -> None:
         assert getattr(mlx_sam2, name) is not None
     with pytest.raises(AttributeError, match="has no attribute 'SAM3'"):
         _ = mlx_sam2.SAM3
+
+
+ROOT = PACKAGE.parent
+CODE = [path for folder in ("mlx_sam2", "tools", "examples") for path in sorted((ROOT / folder).rglob("*.py"))]
+
+
+@pytest.mark.parametrize("path", CODE, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_file_can_be_read_in_one_go(path: Path) -> None:
+    """At most 400 lines a file, and 80 a function."""
+    text = path.read_text()
+    assert len(text.splitlines()) <= 400
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert node.end_lineno - node.lineno < 80, f"{node.name} is longer than 80 lines"
+
+
+def test_the_door_is_narrow() -> None:
+    assert len([path for path in PACKAGE.iterdir() if path.is_file()]) <= 20
