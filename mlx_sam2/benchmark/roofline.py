@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 from mlx.utils import tree_map
 
-from ..kernels.attention import FUSED_HEAD_DIMS
+from ..kernels import gpu
 from ..kernels.dispatch import tracing_for_metal
 from ..machine import Chip
 from ..model import compiled as compiling
@@ -118,7 +118,7 @@ def _as_on_metal(regions: _Regions) -> Iterator[None]:
     real_attention, real_gelu, fused_gelu = mx.fast.scaled_dot_product_attention, nn.gelu, _fused("gelu")
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
-        if q.shape[-1] == v.shape[-1] and q.shape[-1] in FUSED_HEAD_DIMS and mask is None:
+        if q.shape[-1] == v.shape[-1] and q.shape[-1] in gpu.SHADERS.fused_head_dims() and mask is None:
             return _fused("sdpa")(q, k, v)
         return real_attention(q, k, v, scale=scale, mask=mask)
 
@@ -128,6 +128,7 @@ def _as_on_metal(regions: _Regions) -> Iterator[None]:
     with (
         _replaced(mx.fast, layer_norm=_fused("layer_norm"), scaled_dot_product_attention=attention),
         _replaced(nn, gelu=gelu),
+        _replaced(gpu, this_gpu=lambda: gpu.SHADERS),
         _replaced(mx.metal, is_available=lambda: True),
         _replaced(mx, default_device=lambda: SimpleNamespace(type=mx.gpu)),
         _replaced(compiling, compiles=lambda: True, run=regions.run),

@@ -9,13 +9,14 @@ from __future__ import annotations
 from .attention import attend
 from .axial_rope import axial_rope
 from .mask_unit_attention import mask_unit_attention
-from .memory_attention import memory_attention
+from .memory_attention import global_attention, memory_attention
 from .rules import metal_allowed, metal_forced
 from .shifted_layer_norm import shifted_layer_norm
 
 __all__ = [
     "attend",
     "axial_rope",
+    "global_attention",
     "mask_unit_attention",
     "memory_attention",
     "metal_allowed",

@@ -6,10 +6,9 @@ import math
 
 import mlx.core as mx
 
-from . import cpu
+from . import cpu, gpu
 from .dispatch import is_watched
 
-FUSED_HEAD_DIMS = (64, 72, 80, 96, 128)  # of MLX's full attention on Metal, 0.32.1 and later
 MAX_SCORES = 1 << 26  # at once, if attention is not fused: 256 MB in float32
 # Pieces that exist at once: MLX allocates the results of an operation when it queues it. On the CPU it queues some 100
 # operations ahead (measured), on Metal ten command buffers, which close after an operation or two of this size.
@@ -31,10 +30,11 @@ def attend(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) 
     """
     v = mx.broadcast_to(v, (*k.shape[:-1], v.shape[-1]))
     bias = None if bias is None else bias[:, None, None].astype(q.dtype)  # (B, 1, 1, M)
-    if _on_metal() and (width := fused_width(q.shape[-1], v.shape[-1])):
-        q, k, v, dim, value_dim = *(_pad_channels(x, width) for x in (q, k, v)), q.shape[-1], v.shape[-1]
+    (b, heads, n, dim), value_dim = q.shape, v.shape[-1]
+    way, width = gpu.attention_way(gpu.this_gpu(), q.dtype, n, dim, value_dim)
+    if way == gpu.FUSED and _on_metal():
+        q, k, v = (_pad_channels(x, width) for x in (q, k, v))
         return _attend(q, k, v, bias, dim)[..., :value_dim]
-    b, heads, n, dim = q.shape
     if _by_products(q.dtype, b * heads * n * k.shape[2]):
         return cpu.attend(q, k, v, None if bias is None else bias[:, 0, 0])
     if b * heads * n * k.shape[2] <= MAX_SCORES:
@@ -63,12 +63,6 @@ def _by_products(dtype: mx.Dtype, num_scores: int) -> bool:
 
 def _on_metal() -> bool:
     return mx.metal.is_available() and mx.default_device().type == mx.gpu
-
-
-def fused_width(dim: int, value_dim: int) -> int | None:
-    """The fused head dim to pad to with zeros, which is exact; None if no fused one is near."""
-    widths = [w for w in FUSED_HEAD_DIMS if max(dim, value_dim) <= w <= 1.5 * max(dim, value_dim)]
-    return widths[0] if widths else None
 
 
 def _pad_channels(x: mx.array, width: int) -> mx.array:

@@ -9,7 +9,7 @@ import mlx.nn as nn
 
 from ..config.parts import FpnConfig, HieraConfig
 from ..config.sam2 import SAM2Config
-from ..kernels import attend, mask_unit_attention
+from ..kernels import global_attention, mask_unit_attention
 from ..kernels.cpu import in_pieces
 from ..kernels.windows import max_pool
 from .derived import Derived
@@ -41,7 +41,7 @@ class MultiScaleAttention(nn.Module):
             q = max_pool(q, self.q_stride)
         b, h, w, _ = q.shape
         q, k, v = (t.reshape(b, -1, self.num_heads, t.shape[-1] // self.num_heads).swapaxes(1, 2) for t in (q, k, v))
-        return attend(q, k, v).swapaxes(1, 2).reshape(b, h, w, -1)  # attended: (B, heads, H * W, D)
+        return global_attention(q, k, v).swapaxes(1, 2).reshape(b, h, w, -1)  # attended: (B, heads, H * W, D)
 
 
 class MultiScaleBlock(nn.Module):

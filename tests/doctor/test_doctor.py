@@ -35,7 +35,12 @@ def test_text() -> None:
     assert ["axial_rope", "float32", "D=256"] in [row[:3] for row in rows]
     counts = {name: sum(int(row[-2]) for row in rows if row[0] == name) for name in {row[0] for row in rows}}
     blocks = 12
-    expected = {"axial_rope": 4 * 4, "memory_attention": 4 * 2, "mask_unit_attention": blocks - 3}
+    expected = {
+        "axial_rope": 4 * 4,
+        "memory_attention": 4 * 2,
+        "mask_unit_attention": blocks - 3,
+        "global_attention": 3,
+    }
     assert counts == {**expected, "shifted_layer_norm": 2 * blocks}
     assert not choices.path().exists()
 

@@ -8,7 +8,7 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlx_sam2.kernels import attend, attention, cpu
+from mlx_sam2.kernels import attend, attention, cpu, gpu
 from synthetic import normal
 
 
@@ -65,7 +65,8 @@ def test_padding_to_a_fused_head_dim_is_exact(dim: int, value_dim: int, monkeypa
     [(96, 96, 96), (56, 56, 64), (72, 72, 72), (16, 16, None), (32, 32, None), (256, 64, None), (64, 16, 64)],
 )
 def test_fused_width(dim: int, value_dim: int, width: int | None) -> None:
-    assert attention.fused_width(dim, value_dim) == width
+    way, found = gpu.attention_way(gpu.SHADERS, mx.float16, 4096, dim, value_dim)
+    assert (found if way == gpu.FUSED else None) == width
 
 
 @pytest.mark.parametrize("batch", [1, 8])

@@ -12,11 +12,12 @@ import pytest
 
 import metal
 from mlx_sam2.config.parts import MemoryConfig
-from mlx_sam2.kernels import axial_rope, memory_attention
+from mlx_sam2.kernels import axial_rope, global_attention, memory_attention
 from mlx_sam2.kernels.dispatch import Tensor, exact_reference, make_arguments, recorded, relative_difference
 from mlx_sam2.kernels.memory_attention import (
     QUERIES,
     block_of_keys,
+    global_attention_op,
     key_splits,
     memory_attention_op,
     registers,
@@ -170,6 +171,19 @@ def test_kernel_in_every_shape_and_dtype(case: int, dtype: str, order: str) -> N
         check_kernel(SMALL[case], dtype, mode="check", order=order)
     else:
         assert (case, dtype) in ((6, "float32"), (12, "float32"))
+
+
+@pytest.mark.parametrize(
+    "case", [0, pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
+def test_kernel_on_a_whole_grid(case: int) -> None:
+    """As the op of the trunk's global attention: several heads, each with values of its own."""
+    values = make_arguments(global_attention_op.cases[case], mx.float16)
+    with metal.emulated("check") as reports:
+        got = global_attention(*values)
+        mx.eval(got)
+    assert "global_attention" in reports[-1].name
+    assert relative_difference(got, exact_reference(global_attention_op, values)) <= TOLERANCE["float16"]
 
 
 @pytest.mark.slow
