@@ -20,16 +20,15 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_command import command
-from test_app_files import edited, rebuilt, reopened, unzip
-from test_app_safety import code
 
+from app_command import command
 from app_machine import (
     HEIGHT,
     SLOW,
     WIDTH,
     Listener,
     Machine,
+    code,
     form,
     frames_of_clip,
     model_folder,
@@ -38,6 +37,7 @@ from app_machine import (
     running,
     wait_for,
 )
+from app_projects import edited, rebuilt, reopened, unzip
 from mlx_sam2.app import projects
 from mlx_sam2.app.media import shown_name
 from mlx_sam2.masks import mask_to_rle, rle_to_mask

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import signal
 import socket
@@ -10,15 +9,14 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
+from app_command import command
 from app_machine import SLOW, clip, model_folder, photo, png, running, wait_for
 from light import WATCH
 from mlx_sam2.app.command import main
@@ -27,47 +25,6 @@ from mlx_sam2.app.command import main
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return model_folder(tmp_path_factory.mktemp("app") / "nano")
-
-
-class Running:
-    """The command in a process of its own."""
-
-    def __init__(self, process: subprocess.Popen[str], temporary: Path) -> None:
-        self.process = process
-        self.temporary = temporary
-        self.line = process.stdout.readline()
-        found = re.search(r"http://\S+", self.line)
-        assert found, (self.line, process.stderr.read())
-        self.url, _, self.fragment = found[0].partition("#")
-
-    def state(self) -> dict[str, Any]:
-        return httpx.get(self.url + "api/state", timeout=SLOW).json()
-
-    def end(self, signum: int) -> int:
-        self.process.send_signal(signum)
-        return self.process.wait(SLOW)
-
-
-@contextmanager
-def command(model: str, folder: Path, *args: str) -> Iterator[Running]:
-    temporary = folder / "temporary"
-    temporary.mkdir(parents=True, exist_ok=True)
-    call = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", *args]
-    if "--port" not in args:
-        call += ["--port", "0"]
-    process = subprocess.Popen(
-        call,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "TMPDIR": str(temporary), "MLX_SAM2_APP_DATA": str(folder / "data")},
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
-    try:
-        yield Running(process, temporary)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.fixture

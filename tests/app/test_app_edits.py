@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import numpy as np
@@ -13,7 +12,6 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_safety import code
 
 from app_machine import (
     HEIGHT,
@@ -21,11 +19,14 @@ from app_machine import (
     WIDTH,
     Listener,
     Machine,
+    all_of,
+    code,
     form,
     frames_of_clip,
     model_folder,
     photo,
     png,
+    restore,
     running,
     wait_for,
 )
@@ -50,16 +51,6 @@ def machine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ma
 
 def open_video(machine: Machine) -> str:
     return machine.client.post("/api/sessions", files=form(frames_of_clip(FRAMES))).json()["id"]
-
-
-def all_of(machine: Machine, session: str) -> tuple[Any, ...]:
-    """What a user sees: objects, timeline, every mask."""
-    state = machine.session(session)
-    return state["objects"], state["timeline"], [machine.masks(session, t) for t in range(state["frames"])]
-
-
-def restore(machine: Machine, session: str, revision: int, **query: Any) -> httpx.Response:
-    return machine.client.post(f"/api/sessions/{session}/restore", json={"revision": revision}, params=query)
 
 
 def test_every_edit_raises_the_revision_and_says_so(machine: Machine) -> None:

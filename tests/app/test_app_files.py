@@ -15,9 +15,9 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_safety import code
 
-from app_machine import HEIGHT, WIDTH, Machine, clip, form, frames_of_clip, model_folder, photo, png, running
+from app_machine import HEIGHT, WIDTH, Machine, clip, code, form, frames_of_clip, model_folder, photo, png, running
+from app_projects import edited, rebuilt, reopened, unzip
 from mlx_sam2.masks import mask_to_rle, rle_to_mask
 
 A, B = (30.0, 40.0, 1), (60.0, 20.0, 0)
@@ -55,11 +55,6 @@ def video(machine: Machine) -> str:
     machine.prompt(session, 1, 1, points=[A])
     machine.run(session, "propagate", frame=1)
     return session
-
-
-def unzip(data: bytes) -> dict[str, bytes]:
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return {name: archive.read(name) for name in archive.namelist()}
 
 
 def picture(data: bytes) -> np.ndarray:
@@ -188,12 +183,6 @@ def test_an_export_that_is_cancelled_leaves_nothing(machine: Machine) -> None:
 # ---- projects
 
 
-def reopened(machine: Machine, data: bytes) -> str:
-    answer = machine.client.post("/api/projects", content=data)
-    assert answer.status_code == 201, answer.text
-    return answer.json()["id"]
-
-
 @pytest.mark.parametrize("kind", ["image", "video"])
 def test_a_project_brings_everything_back(machine: Machine, image: str, video: str, kind: str) -> None:
     session = image if kind == "image" else video
@@ -221,26 +210,6 @@ def test_a_project_of_a_video_file(machine: Machine) -> None:
     session = machine.open(clip(3), "clip.mp4")
     again = reopened(machine, machine.export(session, "project").content)
     assert machine.session(again)["fps"] == 10.0 and machine.session(again)["frames"] == 3
-
-
-def rebuilt(data: bytes, change: Callable[[dict[str, bytes]], Any], pack: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A project with some of its files changed."""
-    files = unzip(data)
-    change(files)
-    file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", pack) as archive:
-        for name, content in files.items():
-            archive.writestr(name, content)
-    return file.getvalue()
-
-
-def edited(change: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, bytes]], None]:
-    def edit(files: dict[str, bytes]) -> None:
-        project = json.loads(files["project.json"])
-        change(project)
-        files["project.json"] = json.dumps(project).encode()
-
-    return edit
 
 
 def line(files: dict[str, bytes], **changes: Any) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from app_machine import Machine, clip, model_folder, photo, png, running
+from app_machine import Machine, clip, code, model_folder, photo, png, running
 from mlx_sam2.app import security
 from mlx_sam2.app.security import Access, is_loopback, split_host
 
@@ -31,12 +31,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> str:
 def machine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     with running(model, tmp_path_factory.mktemp("files")) as machine:
         yield machine
-
-
-def code(answer: httpx.Response) -> tuple[int, str]:
-    problem = answer.json()["error"]
-    assert set(problem) == {"code", "message"} and "\n" not in problem["message"] and problem["message"]
-    return answer.status_code, problem["code"]
 
 
 # ---- Host and Origin

@@ -20,20 +20,21 @@ from PIL import Image
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_command import command
-from test_app_edits import all_of, restore
-from test_app_safety import code
 
+from app_command import command
 from app_machine import (
     SLOW,
     Listener,
     Machine,
+    all_of,
     clip,
+    code,
     form,
     frames_of_clip,
     model_folder,
     photo,
     png,
+    restore,
     running,
     wait_for,
 )

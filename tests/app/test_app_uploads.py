@@ -11,9 +11,8 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_safety import code
 
-from app_machine import SLOW, Machine, form, frames_of_clip, model_folder, photo, png, rss, running, wait_for
+from app_machine import SLOW, Machine, code, form, frames_of_clip, model_folder, photo, png, rss, running, wait_for
 from mlx_sam2.app.media import Limits
 
 

@@ -16,13 +16,13 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from test_app_safety import code
 
 from app_machine import (
     SLOW,
     WIDTH,
     Listener,
     Machine,
+    code,
     form,
     frames_of_clip,
     model_folder,

@@ -118,6 +118,22 @@ def running(
             app.worker.shutdown()
 
 
+def code(answer: httpx.Response) -> tuple[int, str]:
+    problem = answer.json()["error"]
+    assert set(problem) == {"code", "message"} and "\n" not in problem["message"] and problem["message"]
+    return answer.status_code, problem["code"]
+
+
+def all_of(machine: Machine, session: str) -> tuple[Any, ...]:
+    """What a user sees: objects, timeline, every mask."""
+    state = machine.session(session)
+    return state["objects"], state["timeline"], [machine.masks(session, t) for t in range(state["frames"])]
+
+
+def restore(machine: Machine, session: str, revision: int, **query: Any) -> httpx.Response:
+    return machine.client.post(f"/api/sessions/{session}/restore", json={"revision": revision}, params=query)
+
+
 def wait_for(happens: Any, seconds: float = SLOW) -> None:
     """Wait until a condition holds."""
     end = time.monotonic() + seconds
