@@ -172,6 +172,7 @@ VIDEO_ONLY = (
 IGNORED: tuple[tuple[str, str], ...] = (
     ("memory_attention.rotary_emb.", "rotary tables are computed from the image size"),
     ("memory_attention.position_ids", "rotary positions are computed from the image size"),
+    ("n_averaged", "torch's AveragedModel counts in it"),
 )
 
 _WILDCARDS = {r"\{i\}": r"(\d+)", r"\{x\}": r"(\w+)"}

@@ -38,7 +38,8 @@ _STORAGES = {
 _INERT = {f"torch.{name}" for name in ("Size", "device", *_STORAGES.values())}
 _INERT |= {"__builtin__.set", "builtins.set", "_codecs.encode"}
 _INERT |= {f"numpy{core}.multiarray.{name}" for core in (".core", "._core") for name in ("scalar", "_reconstruct")}
-_INERT |= {"numpy.dtype", "numpy.ndarray", "argparse.Namespace", "pathlib.PosixPath", "pathlib.WindowsPath"}
+_INERT |= {f"pathlib{local}.{name}Path" for local in ("", "._local") for name in ("Posix", "Windows")}
+_INERT |= {"numpy.dtype", "numpy.ndarray", "argparse.Namespace"}
 _ALLOWED = {_REBUILD_TENSOR, _REBUILD_PARAMETER, _ORDERED_DICT, *_STORAGES, *_INERT}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -144,6 +145,38 @@ def test_copies_without_end(tmp_path: Path) -> None:
     names = {f"a{i}.image_encoder.x": np.ones(1, np.float32) for i in range(2000)}
     save_file(names, tmp_path / "x.safetensors")
     assert "over 16 copies" in refusal(tmp_path / "x.safetensors")
+
+
+def test_files_of_torch_itself(tmp_path: Path, expected: State) -> None:
+    """What torch.compile, AveragedModel and a training script put into a file, as torch writes it."""
+    torch = pytest.importorskip("torch", reason="needs the extra `reference`: pip install -e '.[reference]'")
+
+    class Node(torch.nn.Module):
+        """A module whose state dict has given names."""
+
+        def __init__(self, state: State) -> None:
+            super().__init__()
+            children: dict[str, State] = {}
+            for name, value in state.items():
+                first, _, rest = name.partition(".")
+                if rest:
+                    children.setdefault(first, {})[rest] = value
+                else:
+                    self.register_parameter(first, torch.nn.Parameter(torch.from_numpy(value.copy()), False))
+            for first, inner in children.items():
+                self.add_module(first, Node(inner))
+
+    model = Node(nano_state())
+    assert set(model.state_dict()) == set(nano_state())
+    average = torch.optim.swa_utils.AveragedModel(Node(changed(nano_state())))
+    beside = {"args": argparse.Namespace(lr=1e-4, out=Path("runs/1")), "best": np.float64(0.7), "sizes": np.arange(3)}
+    compiled = torch.compile(model)
+    assert all(name.startswith("_orig_mod.") for name in compiled.state_dict())
+    torch.save({"model": compiled.state_dict(), "ema": average.state_dict(), **beside}, tmp_path / "x.pt")
+    with pytest.warns(UserWarning, match=r"\(model, ema\): model is taken"):
+        assert_same(loading.load(tmp_path / "x.pt", config=nano_config(), dtype="float32"), expected)
+    averaged = loading.load(tmp_path / "x.pt", config=nano_config(), dtype="float32", weights_key="ema")
+    assert_same(averaged, {name: value + np.float32(1) for name, value in expected.items()})
 
 
 # ---- others
