@@ -166,6 +166,14 @@ def is_torch_zip(path: str | os.PathLike[str]) -> bool:
         return file.read(4) == b"PK\x03\x04"
 
 
+def has_end(path: str | os.PathLike[str]) -> bool:
+    """Whether a zip archive has its directory, which comes last; without it the file was cut off."""
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # it is there, and damaged
+        return True
+
+
 def read(path: str | os.PathLike[str]) -> dict[str, TensorRef]:
     """The tensors of a checkpoint by name, without torch. None of them is read yet.
 
@@ -211,7 +219,7 @@ def _one_line(path: Path) -> Iterator[None]:
         raise told from None
     except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
         why = shown(str(error)) or type(error).__name__
-        if isinstance(error, zipfile.BadZipFile) and not zipfile.is_zipfile(path):
+        if isinstance(error, zipfile.BadZipFile) and not has_end(path):
             why = f"its end is missing: {path.stat().st_size:,} bytes are there"
         raise TorchFileError(f"{path}: truncated or damaged ({why}); download or copy it again") from None
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 import threading
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -106,7 +105,7 @@ def check_whole(file: Path, stated: str, name: str, repo_id: str, revision: str 
         else:
             with file.open("rb") as opened:
                 zeros = not any(opened.read(16))  # nothing at all, or what a power cut leaves
-            if zeros or (torch_file.is_torch_zip(file) and not zipfile.is_zipfile(file)):
+            if zeros or (torch_file.is_torch_zip(file) and not torch_file.has_end(file)):
                 raise torch_file.TorchFileError("its end is missing, or all of it")
     except (safetensors_file.SafetensorsFileError, torch_file.TorchFileError):
         if _has_hash(file, stated):

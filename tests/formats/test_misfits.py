@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import struct
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from checkpoint_files import write_torch
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.checkpoint.tensors import CheckpointError
+from mlx_sam2.formats import torch_file
 from synthetic import nano_config, nano_state
 
 POINTER = b"""version https://git-lfs.github.com/spec/v1
@@ -59,6 +61,17 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: float) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
     with pytest.raises(CheckpointError, match=rf"its end is missing: {size:,} bytes are there\); download or copy it"):
+        loading.load(path, config=nano_config())
+
+
+def test_an_archive_on_several_disks(tmp_path: Path) -> None:
+    """It has an end, which zipfile does not like."""
+    path = write_torch(tmp_path / "x.pt", nano_state())
+    data = path.read_bytes()
+    end = data.rindex(b"PK\x05\x06")
+    path.write_bytes(data[:end] + b"PK\x06\x07" + struct.pack("<LQL", 0, 0, 2) + data[end:])
+    assert torch_file.has_end(path)
+    with pytest.raises(CheckpointError, match=r"truncated or damaged \(zipfiles that span multiple disks"):
         loading.load(path, config=nano_config())
 
 
