@@ -16,6 +16,7 @@ from .images.crops import Crop, check_grids, crops, layer_grids, near_crop_edge
 from .masks.upscaled import PackedLogits, UpscaledMask, surely_unstable
 from .model.prompt_encoder import POSITIVE
 from .model.sam2 import SAM2
+from .processes import OneProcess
 from .sam2_image_predictor import FILL_MARGIN, LOW_RES_CLAMP, SAM2ImagePredictor
 from .utils.generator import GeneratorMethods
 
@@ -50,7 +51,7 @@ class Candidate:
     logits: PackedLogits  # of low resolution
 
 
-class SAM2AutomaticMaskGenerator(GeneratorMethods):
+class SAM2AutomaticMaskGenerator(GeneratorMethods, OneProcess):
     """Prompt an image with a grid of points and keep the good masks, each once.
 
     Official ``automatic_mask_generator.py``; arguments, defaults, records and their order are those. Candidates are

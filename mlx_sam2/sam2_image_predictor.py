@@ -15,6 +15,7 @@ from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
 from .model.resize import resize_bilinear
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
+from .processes import OneProcess
 from .utils.features import FeatureDict, restored
 from .utils.image import OfficialAttributes
 from .utils.module import as_official
@@ -39,7 +40,7 @@ class PromptArguments(NamedTuple):
     normalize_coords: bool
 
 
-class SAM2ImagePredictor(OfficialAttributes):
+class SAM2ImagePredictor(OfficialAttributes, OneProcess):
     """Encode an image once, then predict masks from prompts (official ``sam2_image_predictor.py``).
 
     Args:

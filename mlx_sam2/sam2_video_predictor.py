@@ -14,6 +14,7 @@ from .checkpoint.build import build_model, split_video_options, warn_of_unknown
 from .frames.opening import open_source
 from .frames.source import VideoError
 from .model.sam2 import SAM2
+from .processes import OneProcess
 from .utils.arrays import as_result, check_return_tensors
 from .utils.module import as_official
 from .utils.session import InferenceState
@@ -33,7 +34,7 @@ def _session_option(name: str) -> property:
     )
 
 
-class SAM2VideoPredictor(OfficialVideoAttributes):
+class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
     """Segment and track objects in a video (official ``sam2_video_predictor.py``).
 
     Args:

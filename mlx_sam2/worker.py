@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+
+from .processes import OneProcess
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -26,7 +29,7 @@ class ClosedError(RuntimeError):
     """The worker was shut down."""
 
 
-class Worker(Executor):
+class Worker(Executor, OneProcess):
     """Runs calls one after another on a thread of its own, which has its own MLX stream.
 
     MLX's streams belong to threads: an array that is evaluated may go anywhere, one that is not can only be evaluated
@@ -53,6 +56,9 @@ class Worker(Executor):
         ValueError: for a ``max_waiting`` below 1.
     """
 
+    advice = "each process makes a worker of its own"
+    shared = False
+
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         import mlx.core as mx
 
@@ -61,6 +67,7 @@ class Worker(Executor):
         self.max_waiting = max_waiting
         self._calls: set[Future[Any]] = set()  # of ``submit``, that are not done
         self._lock = threading.RLock()
+        self._process = os.getpid()
         self._thread = _idle_thread()
         self._thread.calls.put((Future(), _use_device, (mx.default_device(),), {}))
         # when the worker is collected, and when the program ends
@@ -102,6 +109,8 @@ class Worker(Executor):
         with self._lock:
             if self._ended is not None:
                 raise ClosedError("this worker was shut down; make a new one")
+            if self._process != os.getpid():
+                raise ClosedError("a worker works in the process that made it; make another one in the forked process")
             call: Future[T] = Future()
             call.add_done_callback(self._done)  # a worker with something to do is not collected
             self._thread.calls.put((call, function, args, kwargs))
@@ -222,6 +231,10 @@ class _Thread(threading.Thread):
 
 
 _IDLE: list[_Thread] = []
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_IDLE.clear)  # a fork does not copy threads
 
 
 def _idle_thread() -> _Thread:

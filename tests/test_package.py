@@ -19,7 +19,7 @@ PACKAGE = Path(__file__).parents[1] / "mlx_sam2"
 # outside its folder.
 COMMANDS = ["segment", "track", "convert", "doctor", "benchmark", "export"]
 FLOORS: list[list[str]] = [
-    ["_blas", "cli", "files", "text", "machine", "worker"],
+    ["_blas", "cli", "files", "text", "machine", "processes", "worker"],
     ["config"],
     ["formats"],
     ["hub"],

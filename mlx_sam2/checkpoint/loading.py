@@ -23,6 +23,7 @@ from ..hub import download
 from ..model.quantization import quantize, schemes_of
 from ..model.quantization import recognise as recognise_schemes
 from ..model.sam2 import SAM2
+from ..processes import before_computing
 from ..text import dtype_name, some
 from . import folder as converted
 from . import key_map
@@ -150,6 +151,7 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
     Raises:
         CheckpointError: one line with the missing, the unexpected and the wrongly shaped tensors.
     """
+    before_computing()
     model = empty_model(checkpoint, config)
     loaded = []
     try:

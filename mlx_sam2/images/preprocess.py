@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ..model.resize import resize_bilinear
+from ..processes import before_computing
 
 MEAN = (0.485, 0.456, 0.406)  # of ImageNet, RGB in 0..1
 STD = (0.229, 0.224, 0.225)
@@ -29,6 +30,7 @@ def preprocess_photo(image: np.ndarray, image_size: int) -> mx.array:
         image: (H, W, 3) uint8, or float32 in 0..1, as from ``to_array``.
         image_size: S.
     """
+    before_computing()
     strips = []
     rows = max(1, STRIP_PIXELS // image.shape[1])
     for i in range(0, image.shape[0], rows):  # or a photo of 24 megapixels would need 288 MB as floats, and again

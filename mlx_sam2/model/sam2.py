@@ -9,6 +9,7 @@ import mlx.nn as nn
 from mlx.utils import tree_flatten
 
 from ..config.sam2 import SAM2Config
+from ..processes import before_computing
 from ..text import some
 from .compiled import compiled
 from .image_encoder import ImageEncoder
@@ -85,6 +86,7 @@ class SAM2(nn.Module):
 
     def encode_image(self, pixels: mx.array) -> ImageFeatures:
         """(B, S, S, 3) normalised pixels -> features; S is ``config.image_size``."""
+        before_computing()
         pixels = pixels.astype(self.dtype)
         embedding, high_res = self._encode(pixels, self.image_encoder.trunk.position_of(pixels))
         return ImageFeatures(embedding, high_res)
@@ -121,6 +123,7 @@ class SAM2(nn.Module):
             position: the prompt encoder's ``dense_position_encoding``, if known.
             projected: the mask decoder's ``project_image`` of the embedding without a mask, if known.
         """
+        before_computing()
         if position is None:
             position = self.sam_prompt_encoder.dense_position_encoding()
         return DecoderOutput(*self._decode(embedding, high_res, points, labels, mask, position, projected))
@@ -153,6 +156,7 @@ class SAM2(nn.Module):
         Arguments as in ``decode``; M is ``num_multimask_outputs`` with ``multimask``, else 1. The object score is
         ignored, as in the official image predictor.
         """
+        before_computing()
         embedding, high_res = self.add_no_memory(features.embedding), features.high_res
         one_image = mask is None and len(embedding) == 1 and not self.training
         projected = self._project_image(features) if one_image else None
@@ -255,6 +259,7 @@ class SAM2(nn.Module):
             object_score: (B, 1); at or below 0 adds the no-object embedding (2.1).
             binarize: threshold the mask instead of its sigmoid, for prompted frames.
         """
+        before_computing()
         mask = (mask > 0).astype(mx.float32) if binarize else mx.sigmoid(mask.astype(mx.float32))
         mask = mask * self._config.sigmoid_scale_for_mem_enc + self._config.sigmoid_bias_for_mem_enc
         memory = self.memory_encoder(embedding, mask)
@@ -325,6 +330,7 @@ class SAM2(nn.Module):
         Arguments as for ``attend_memory`` and ``predict_object``. The second result is the memory of the decoded mask
         (``remember``), or None if ``remember`` is False.
         """
+        before_computing()
         recalled = memories, time_indices, pointers, pointer_times, present, pooling
         position = self.sam_prompt_encoder.dense_position_encoding()
         found, memory = self._track(features.embedding, features.high_res, recalled, multimask, remember, position)

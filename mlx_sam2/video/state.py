@@ -10,13 +10,14 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ..frames.source import FrameSource
 from ..model.results import ImageFeatures
+from ..processes import OneProcess
 from .approximations import CHANGE_CELL, largest_change, small_picture
 from .look_ahead import LookAhead
 from .memory_bank import FrameResult, ObjectTrack, ResultStore, recall_distance
@@ -44,8 +45,11 @@ class Proposal(NamedTuple):
 
 
 @dataclass
-class VideoState:
+class VideoState(OneProcess):
     """A session on one video. Made by ``init_state``; scripts read it, and change it through the predictor."""
+
+    advice: ClassVar[str] = "open the video there with init_state, and give the prompts again"
+    shared: ClassVar[bool] = False
 
     source: FrameSource
     num_frames: int | None  # None for a stream without a known end

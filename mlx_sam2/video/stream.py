@@ -9,6 +9,7 @@ import numpy as np
 
 from ..frames.opening import open_source
 from ..frames.source import FrameSource, VideoError, as_frame
+from ..processes import OneProcess
 from .memory_bank import ResultStore
 from .state import Masks, SessionOptions, VideoState
 from .tracker import Tracker
@@ -32,7 +33,7 @@ class _HeldFrames(FrameSource):
         return self.frames[i]
 
 
-class VideoStream:
+class VideoStream(OneProcess):
     """One pass over frames as they come; made by ``SAM2VideoPredictor.stream``.
 
     ::
@@ -59,6 +60,9 @@ class VideoStream:
         state: the session behind the stream.
         frame_idx: number of the frame that came last, -1 before the first.
     """
+
+    advice = "open it there with predictor.stream"
+    shared = False
 
     def __init__(self, tracker: Tracker, options: SessionOptions, source: Any = None) -> None:
         self.source = None if source is None else open_source(source)
