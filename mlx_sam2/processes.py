@@ -42,24 +42,31 @@ if hasattr(os, "register_at_fork"):
 class OneProcess:
     """A class whose objects can neither be pickled nor copied in depth.
 
-    ``copy.copy`` gives another object on the same model, unless ``shared`` is False.
+    Args of the class statement:
+        advice: what to do instead.
+        shared: whether ``copy.copy`` gives another object on the same model; else it is refused, too.
     """
 
-    advice = "load it there with from_pretrained, or let one process answer for all"
-    shared = True
+    _advice = "load it there with from_pretrained, or let one process answer for all"
+    _shared = True
+
+    def __init_subclass__(cls, advice: str | None = None, shared: bool | None = None, **rest: Any) -> None:
+        super().__init_subclass__(**rest)
+        cls._advice = cls._advice if advice is None else advice
+        cls._shared = cls._shared if shared is None else shared
 
     def __copy__(self: Self) -> Self:
-        if not self.shared:
+        if not self._shared:
             self._refuse("copied")
         twin = object.__new__(type(self))
         twin.__dict__.update(self.__dict__)
         return twin
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoReturn:
-        self._refuse("copied" if not self.shared else "copied in depth")
+        self._refuse("copied in depth" if self._shared else "copied")
 
     def __reduce_ex__(self, protocol: Any) -> NoReturn:
         self._refuse("pickled")
 
     def _refuse(self, what: str) -> NoReturn:
-        raise TypeError(f"a {type(self).__name__} cannot be {what}: {self.advice}")
+        raise TypeError(f"a {type(self).__name__} cannot be {what}: {self._advice}")

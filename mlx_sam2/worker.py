@@ -29,7 +29,7 @@ class ClosedError(RuntimeError):
     """The worker was shut down."""
 
 
-class Worker(Executor, OneProcess):
+class Worker(Executor, OneProcess, advice="each process makes a worker of its own", shared=False):
     """Runs calls one after another on a thread of its own, which has its own MLX stream.
 
     MLX's streams belong to threads: an array that is evaluated may go anywhere, one that is not can only be evaluated
@@ -55,9 +55,6 @@ class Worker(Executor, OneProcess):
     Raises:
         ValueError: for a ``max_waiting`` below 1.
     """
-
-    advice = "each process makes a worker of its own"
-    shared = False
 
     def __init__(self, max_waiting: int = MAX_WAITING) -> None:
         import mlx.core as mx

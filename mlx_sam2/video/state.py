@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -45,11 +45,8 @@ class Proposal(NamedTuple):
 
 
 @dataclass
-class VideoState(OneProcess):
+class VideoState(OneProcess, advice="open the video there with init_state, and give the prompts again", shared=False):
     """A session on one video. Made by ``init_state``; scripts read it, and change it through the predictor."""
-
-    advice: ClassVar[str] = "open the video there with init_state, and give the prompts again"
-    shared: ClassVar[bool] = False
 
     source: FrameSource
     num_frames: int | None  # None for a stream without a known end

@@ -33,7 +33,7 @@ class _HeldFrames(FrameSource):
         return self.frames[i]
 
 
-class VideoStream(OneProcess):
+class VideoStream(OneProcess, advice="open it there with predictor.stream", shared=False):
     """One pass over frames as they come; made by ``SAM2VideoPredictor.stream``.
 
     ::
@@ -60,9 +60,6 @@ class VideoStream(OneProcess):
         state: the session behind the stream.
         frame_idx: number of the frame that came last, -1 before the first.
     """
-
-    advice = "open it there with predictor.stream"
-    shared = False
 
     def __init__(self, tracker: Tracker, options: SessionOptions, source: Any = None) -> None:
         self.source = None if source is None else open_source(source)
