@@ -22,6 +22,7 @@ from .limits import MAX_JPEG_RATIO, MAX_PIXELS, ImageError, check_size
 
 LOSSLESS = (".png", ".tif", ".tiff")
 PICTURES = (*LOSSLESS, ".jpg", ".jpeg", ".webp")
+WEBP_SIDE = 16383
 STRIP_PIXELS = 1 << 20  # that are converted at once
 _REFUSED = ("EPS", "WMF", "EMF")  # programs rather than pictures: Pillow would start another one to draw them
 _DARK = 31  # the brightest of 255 in deep colour that uses an eighth of its range
@@ -305,6 +306,8 @@ def write(
     """
     path = Path(path)
     check_output(path, overwrite, suffixes)
+    if path.suffix.lower() == ".webp" and max(picture.shape[:2]) > WEBP_SIDE:  # Pillow: "encoding error 5"
+        raise ImageError(f"cannot write {path}: WebP takes at most {WEBP_SIDE} pixels a side")
     options: dict[str, Any] = {"quality": 95} if path.suffix.lower() in (".jpg", ".jpeg", ".webp") else {}
     kind = Image.registered_extensions()[path.suffix.lower()]
     try:

@@ -265,14 +265,21 @@ def test_animations_are_noted(tmp_path: Path) -> None:
     assert note.startswith(f"{REPORTS / 'anim.webp'}: it is animated")
 
 
-def test_stacks_are_noted_and_smaller_copies_are_not(tmp_path: Path) -> None:
-    path = tmp_path / "a.tif"
-    large, small = Image.fromarray(PHOTO), Image.fromarray(PHOTO[::2, ::2].copy())
-    large.save(path, save_all=True, append_images=[large, large])
+def test_stacks_are_noted(tmp_path: Path) -> None:
+    path, image = tmp_path / "a.tif", Image.fromarray(PHOTO)
+    image.save(path, save_all=True, append_images=[image, image])
     assert ["several pictures" in note for note in notes(path)] == [True]
-    small.encoderinfo = {"tiffinfo": {254: 1}}
-    large.save(path, save_all=True, append_images=[small])
+    image.save(path)
     assert notes(path) == ()
+
+
+def test_smaller_copies_and_masks_make_no_stack() -> None:
+    whole, copy, mask = [(256, 3, 64)], [(254, 4, 1), (256, 3, 16)], [(254, 4, 4), (256, 3, 64)]
+    for others, expected in (([copy, copy], False), ([mask], False), ([whole, copy], True)):
+        first = [(254, 4, 0), *whole, (330, 4, 1)]  # the next is found as its SubIFD, the others in a chain from there
+        chain = [first, *([(330, 4, i + 2), *other] for i, other in enumerate(others))]
+        chain[-1] = chain[-1][1:]
+        assert containers.is_stack(io.BytesIO(tiff("<", chain))) == expected
 
 
 def test_the_picture_and_not_its_gain_map(tmp_path: Path) -> None:
