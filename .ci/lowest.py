@@ -14,7 +14,7 @@ except ImportError:  # Python 3.10
     from pip._vendor import tomli as tomllib
 
 PROJECT = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
-EXTRAS = ("video", "app")  # what users install; the tests' own packages are those at hand
+EXTRAS = ("video", "app", "heif")  # what users install; the tests' own packages are those at hand
 
 requirements = [*PROJECT["dependencies"], *(need for name in EXTRAS for need in PROJECT["optional-dependencies"][name])]
 lowest = {

@@ -49,6 +49,13 @@ def photo(folder: Path) -> None:
     expect(1500 < area < 2500, f"a photo: the coin has {area} pixels")
 
 
+def heic(folder: Path) -> None:
+    shot = EXAMPLES.parent / "tests" / "data" / "reports" / "iphone.heic"
+    line = run("mlx_sam2.segment", shot, "--point", "500,400", "--model", "demo", "--json", folder=folder)
+    found = json.loads(line)
+    expect((found["width"], found["height"]) == (1024, 768), "a HEIC photo: 1024 x 768")
+
+
 def film(folder: Path) -> None:
     clip = EXAMPLES / "clip.mp4"
     arguments = ("--point", "65,105", "--model", "demo", "--output", "masks", "--overlay", "overlay.mp4")
@@ -123,15 +130,18 @@ def light(folder: Path) -> None:
         expect_usage = run(f"mlx_sam2.{command}", "--help", folder=folder).startswith("usage:")
         if not expect_usage:
             raise SystemExit(f"{command} --help prints no usage")
-    expect(True, "--help of every command")
+    script = subprocess.run(
+        [Path(sys.executable).with_name("mlx-sam2"), "segment", "--help"], capture_output=True, text=True
+    )
+    expect(script.stdout.startswith("usage: mlx-sam2 segment"), "--help of every command, mlx-sam2 as a script")
 
 
 def main() -> None:
-    names = ("mlx", "numpy", "pillow", "av", "huggingface-hub", "safetensors", "fastapi", "uvicorn")
+    names = ("mlx", "numpy", "pillow", "av", "huggingface-hub", "safetensors", "fastapi", "uvicorn", "pillow-heif")
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
     print(f"Python {platform.python_version()}: {versions}", flush=True)
     with tempfile.TemporaryDirectory() as made:
-        for check in (light, photo, film, conversion, app):
+        for check in (light, photo, heic, film, conversion, app):
             (folder := Path(made) / check.__name__).mkdir()
             check(folder)
 
