@@ -10,9 +10,11 @@ from .history import Edit, Masks, Objects, Place
 from .schemas import EditKind, Mask, Object
 from .session import Session
 
+PIECE = 1000  # masks in a line of a whole session
+
 
 class Line(NamedTuple):
-    """What an edit changed: None took it away. The first line of a session (`what` is None) is all of it."""
+    """What an edit changed: None took it away. The first lines of a session (`what` is None) are all of it."""
 
     revision: int
     what: EditKind | None
@@ -60,12 +62,11 @@ def all_lines(session: Session) -> Iterator[Line]:
     """The session as it was at the oldest revision that it remembers, then each of its edits."""
     objects, masks = session.history.replaced_since(session.history.oldest)
     whole = {(n, t): mask for n, frames in session.masks.items() for t, mask in frames.items()} | masks
-    yield Line(
-        session.history.oldest,
-        None,
-        {n: obj for n, obj in (dict(session.objects) | objects).items() if obj is not None},
-        {place: mask for place, mask in whole.items() if mask is not None},
-    )
+    kept = [(place, mask) for place, mask in whole.items() if mask is not None]
+    oldest = session.history.oldest
+    yield Line(oldest, None, {n: obj for n, obj in (session.objects | objects).items() if obj is not None}, {})
+    for begin in range(0, len(kept), PIECE):
+        yield Line(oldest, None, {}, dict(kept[begin : begin + PIECE]))
     lines = []
     later_objects: Objects = {}  # what the next edit that changed an object has replaced
     later_masks: Masks = {}

@@ -1,7 +1,7 @@
 """Sessions on disk: saved with every edit, opened again after a restart, the oldest removed where there is no room.
 
 Each has a folder named by its id. ``about.json`` says what it is; ``media`` (or ``frames``) is what was opened, unless
-that is a file of the command line, which stays where it is; ``edits.jsonl`` holds the whole session in its first line
+that is a file of the command line, which stays where it is; ``edits.jsonl`` holds the whole session in its first lines
 and what each edit changed in the others; ``lock`` is held by the app that has the session open.
 """
 
@@ -106,17 +106,18 @@ class Saves:
 
     def remove(self, session_id: str) -> None:
         """Forget a session. ApiError where it is open."""
-        held = _hold(self._path(session_id))
-        self._remove(self.folder / session_id)
-        os.close(held)
-
-    def _remove(self, path: Path) -> None:
-        """Remove a folder whose lock is held."""
+        path = self._path(session_id)
+        held = _hold(path)
         size = _size(path)
         (path / EDITS).unlink(missing_ok=True)  # without it this is no session any more
         shutil.rmtree(path, ignore_errors=True)
+        os.close(held)
+        self.give(size)
+
+    def give(self, count: int) -> None:
+        """Take back bytes that were counted."""
         with self._lock:
-            self._size -= size
+            self._size -= count
 
     def take(self, count: int) -> None:
         """Count bytes that are about to be written; sessions that nobody has open go, the oldest first.
@@ -142,9 +143,12 @@ class Saves:
         """
         path = self.folder / about.id
         path.mkdir(mode=0o700)
-        held = _hold(path)
+        held = _hold(path, "lock.new")
+        os.replace(path / "lock.new", path / "lock")  # never there without being held
+        taken = 0
         try:
             self.take(about.bytes)
+            taken = about.bytes
             if about.media:
                 _link(media, path / about.media)
             else:
@@ -154,8 +158,11 @@ class Saves:
             save.rewrite(lines())
             save.note(about.objects, always=True)
         except BaseException:
-            self._remove(path)
+            with suppress(OSError):
+                taken += (path / EDITS).stat().st_size
+            shutil.rmtree(path, ignore_errors=True)
             os.close(held)
+            self.give(taken)
             raise
         return save
 
@@ -199,7 +206,7 @@ class Save:
                     break
                 yield line
                 self._size += len(data)
-                self._whole = self._whole or len(data)
+                self._whole += len(data) if line.what is None else 0
         os.ftruncate(self._edits, self._size)
 
     def add(self, line: Line, whole: Callable[[], Iterator[Line]]) -> None:
@@ -217,7 +224,7 @@ class Save:
         try:
             write(self._edits, data)
         except OSError:
-            self._saves.take(-len(data))
+            self._saves.give(len(data))
             os.ftruncate(self._edits, self._size)
             raise
         self._size += len(data)
@@ -238,21 +245,22 @@ class Save:
     def rewrite(self, lines: Iterator[Line]) -> None:
         """Replace the file by these lines. OSError as for ``add``."""
         self._is_broken = True
-        sizes = []
+        size = whole = 0
         with files.beside(self._path / EDITS, replace=True) as part:
             descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
             try:
                 for line in lines:
                     data = line.to_json()
                     write(descriptor, data)
-                    sizes.append(len(data))
-                self._saves.take(sum(sizes) - self._size)
+                    size += len(data)
+                    whole += len(data) if line.what is None else 0
+                self._saves.take(size - self._size)
             except BaseException:
                 os.close(descriptor)
                 raise
         if self._edits >= 0:
             os.close(self._edits)
-        self._edits, self._size, self._whole = descriptor, sum(sizes), sizes[0]
+        self._edits, self._size, self._whole = descriptor, size, whole
         self._is_broken = False
 
     def note(self, objects: int, always: bool = False) -> None:
@@ -280,8 +288,8 @@ def write(descriptor: int, data: bytes) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-def _hold(path: Path) -> int:
-    held = lock(path / "lock")
+def _hold(path: Path, name: str = "lock") -> int:
+    held = lock(path / name)
     if held is None:
         raise ApiError(409, "busy", "this session is open, here or in another app")
     return held

@@ -243,6 +243,19 @@ def test_a_full_disk_is_one_notice_and_loses_nothing(machine: Machine, monkeypat
     assert all_of(machine, session) == state
 
 
+def test_a_session_that_found_no_room_leaves_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    for place in ("_link", "write"):
+        monkeypatch.setattr(saves, place, full)
+        session = machine.open(png(photo()))
+        assert machine.session(session)["saving"] == "failed" and recent(machine) == []
+        assert not list(machine.app.saves.folder.iterdir()) and machine.app.saves._size == 0
+        monkeypatch.undo()
+    machine.prompt(session, 1, points=[A])
+
+
 def test_the_oldest_sessions_make_room(model: str, tmp_path: Path) -> None:
     size = len(png(photo()))
     with running(model, tmp_path / "files", data=tmp_path / "data", most=3 * size + 3000) as machine:
