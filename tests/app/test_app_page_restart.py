@@ -105,3 +105,19 @@ def test_tracking_that_kill_9_has_cut_off_keeps_its_frames(browser: Any, tmp_pat
         page.track()
         assert page.tracked(1) == set(range(FRAMES))
         page.close()
+
+
+def test_a_server_that_saved_nothing_gets_the_file_and_the_clicks_again(browser: Any, tmp_path: Path) -> None:
+    with page_browser.killable(tmp_path / "data", arguments=["--no-autosave"]) as server:
+        page = Page(browser, server.url)
+        page.open(PHOTO)
+        page.click(*CUP)
+        page.click(*SPOON)
+        old, before = page.id, page.objects()
+        server.kill()
+        server.start()
+        page.tab.get_by_text("did not have this file any more").wait_for()
+        page.settled()
+        assert page.id != old and page.objects() == before
+        assert page.ink(CUP[0] + 20, CUP[1])[3] > 0
+        page.close()

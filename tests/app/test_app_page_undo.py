@@ -104,3 +104,37 @@ def test_nothing_is_undone_under_a_job(page: Page) -> None:
     page.tab.get_by_text("Stop what is running first").wait_for()
     page.tab.evaluate("app.session.jobs.current = null")
     assert everything(page) == before
+
+
+def test_undo_of_many_regions_survives_a_reload(app_server: str, browser: Any) -> None:
+    page = Page(browser, app_server)
+    page.open(Path(__file__).parents[2] / "examples" / "coffee.jpg")
+    page.click(290, 150)
+    page.press("a")
+    page.tab.locator("#density").fill("16")
+    page.tab.locator("#least-score").fill("0.3")
+    page.tab.locator("#least-stability").fill("0.5")
+    page.tab.click("#everything-find")
+    page.wait("found", "#everything-count")
+    page.tab.click("#everything-all")
+    page.settled()
+    many = len(page.objects())
+    assert many > 9
+    for number in (1, 2, 3):
+        page.tab.get_by_label(f"Hide Object {number}", exact=True).click()
+        page.settled()
+    page.tab.reload()
+    until(lambda: page.tab.evaluate("app.session !== null"), "the session to come back")
+    page.settled()
+    for hidden in (2, 1, 0):
+        page.tab.click("#undo")
+        page.settled()
+        assert sum(not item["visible"] for item in page.objects()) == hidden
+    page.tab.click("#undo")  # keep all
+    page.settled()
+    assert len(page.objects()) == 1
+    page.tab.click("#redo")
+    page.settled()
+    assert len(page.objects()) == many and len(page.masks()) == many
+    page.close()
+    assert page.errors == []

@@ -46,7 +46,7 @@ export class Files {
       { label: "Open a photo or video…", act: () => this.pick("file") },
       { label: "Open a folder of pictures…", act: () => this.pick("folder") },
       { label: "Open a project…", act: () => this.pick("project") },
-      ...(session ? [null, { label: `Close “${session.name}”`, note: "It stays among the recent ones.", act: () => this.app.closeSession() }] : []),
+      ...(session ? [null, { label: `Close “${session.name}”`, note: session.saving === "on" ? "It stays among the recent ones." : "What was not exported is lost.", act: () => this.app.closeSession() }] : []),
     ]);
   }
 
@@ -100,6 +100,9 @@ export class Files {
     if (info) album.sessions.set(album.at, info.id);
   }
 
+  /** Opens once more what a session was opened from, for a server that has lost it; whether that went well. */
+  async again({ files, path, name }) { return Boolean(await this.#send(files, path, name)); }
+
   async #send(files, path = "/api/sessions", name = nameOf(files)) {
     const bytes = files.reduce((sum, file) => sum + file.size, 0);
     const limit = this.app.limits?.upload_bytes;
@@ -114,6 +117,7 @@ export class Files {
     try {
       const info = await done;
       this.app.openSession(info);
+      this.app.session.opened = { files, path, name };
       announce(`${info.name} opened`);
       return info;
     } catch (error) {

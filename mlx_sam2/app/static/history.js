@@ -60,21 +60,29 @@ export class History {
 
   #kept() {
     try {
-      const kept = JSON.parse(sessionStorage.getItem(this.key));
-      return kept?.line[kept.at] ? kept : null;
+      const { masks, line, at } = JSON.parse(sessionStorage.getItem(this.key));
+      const filled = JSON.parse(JSON.stringify(line), (key, value) => (key === "counts" ? masks[value] : value));
+      return filled[at] ? { line: filled, at } : null;
     } catch {
       return null; // written by another version, or storage is off
     }
   }
 
   #keep() {
-    const masks = this.doc.objects.reduce((sum, { frames }) => sum + Object.values(frames).filter(({ mask }) => mask).length, 0);
-    const many = masks > 8 ? 2 : 60; // masks are long; storage is 5 MB, and writing it takes time
-    const first = Math.max(0, Math.min(this.at, this.line.length - many));
+    for (const many of [60, 10, 2]) if (this.#store(many)) return; // storage is 5 MB; off: undo works until a reload
+  }
+
+  /** Stores so many documents around the present one, each mask once; whether there was room. */
+  #store(many) {
+    const first = Math.max(0, Math.min(this.at - many / 2, this.line.length - many));
+    const masks = new Map(); // counts -> number
+    const number = (counts) => masks.get(counts) ?? masks.set(counts, masks.size).get(counts);
+    const line = JSON.stringify(this.line.slice(first, first + many), (key, value) => (key === "counts" ? number(value) : value));
     try {
-      sessionStorage.setItem(this.key, JSON.stringify({ line: this.line.slice(first, first + many), at: this.at - first }));
+      sessionStorage.setItem(this.key, `{"line":${line},"masks":${JSON.stringify([...masks.keys()])},"at":${this.at - first}}`);
+      return true;
     } catch {
-      // storage is off or full: undo works until the page is reloaded
+      return false;
     }
   }
 }

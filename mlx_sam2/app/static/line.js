@@ -1,5 +1,6 @@
 // The line to the server: a session's events, what is done when it breaks, and how it comes back.
 import * as api from "./api.js";
+import { login } from "./login.js";
 
 const AGAIN = 1500; // ms between two attempts
 
@@ -41,7 +42,7 @@ export class Line {
       await new Promise((resolve) => setTimeout(resolve, AGAIN));
       if (this.connected || session.closed) return;
       try {
-        this.#back(await api.session(session.id));
+        this.#back(await login(() => api.session(session.id))); // one that others can reach has a new token
       } catch (error) {
         if (error.status === 404) await this.#reopen();
         else if (!error.offline) session.tell("problem", error);
@@ -56,7 +57,7 @@ export class Line {
       this.#back(await api.recall(session.id));
       session.tell("said", "The app was started again. Everything is as you left it.");
     } catch (error) {
-      if (error.status === 404) session.tell("closed");
+      if (error.status === 404) session.tell("closed", true);
       else if (!error.offline) session.tell("problem", error);
     }
   }

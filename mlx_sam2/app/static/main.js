@@ -53,6 +53,7 @@ class App {
       this.timeline.draw();
     });
     addEventListener("pagehide", () => this.session?.keepPlace());
+    addEventListener("beforeunload", (event) => this.session && !this.session.sync.arrived && event.preventDefault());
     addEventListener("hashchange", () => location.hash.length > 1 && location.hash.slice(1) !== this.session?.id && this.openId(location.hash.slice(1)));
   }
 
@@ -175,8 +176,14 @@ class App {
     history.replaceState(null, "", location.pathname);
   }
 
-  #ended(gone) {
+  async #ended(gone) {
+    const { doc, opened } = this.session;
     this.#leave();
+    if (gone && opened && (await this.files.again(opened))) {
+      this.session.change(doc, "Bring back");
+      this.say("The app was started again and did not have this file any more. It is open again, with your clicks; what was tracked has to be tracked again.");
+      return;
+    }
     this.showEmpty();
     toast(gone ? "This session has ended, and the app has not kept it." : "This session was closed in another tab. It is among the recent ones.", { error: true });
   }

@@ -86,7 +86,7 @@ export class Status {
     if (byId("name").textContent !== name) byId("name").textContent = byId("name").title = name;
     document.title = session ? `${name} – mlx_sam2` : name;
     byId("unsaved").dataset.shown = String(!saved);
-    byId("unsaved").title = saved ? "" : session.saving === "failed" ? "Not saved: the disk is full" : "Not saved yet";
+    byId("unsaved").title = saved ? "" : { failed: "Not saved: the disk is full", off: "Not saved: the app was started so" }[session.saving] ?? "Not saved yet";
     byId("subtitle").textContent = this.#subtitle();
   }
 
