@@ -37,6 +37,7 @@ def add_edits(router: APIRouter, app: App) -> None:
     async def remove_object(session_id: SessionId, object_id: ObjectId, asked: Edited) -> Revision:
         """Remove an object, its prompts and its masks."""
         session = app.sessions.get(session_id)
+        app.edits.require(session, asked)  # first: another page may have removed it
         session.object(object_id)
         return Revision(revision=await compute(app, lambda: prompts.remove(app.edits, session, asked, object_id)))
 

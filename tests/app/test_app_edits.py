@@ -291,3 +291,18 @@ def test_what_was_is_found_in_edits_that_overlap() -> None:
     assert history.replaced_since(0) == ({1: old}, {(1, 9): None, (1, 10): None})
     history.edits.popleft()
     assert not history.notes_mask(job, (1, 11)), "a forgotten edit notes nothing"
+
+
+def test_removing_what_another_page_has_removed_is_too_late_not_unknown(machine: Machine) -> None:
+    session = machine.open(png(photo()))
+    known = machine.prompt(session, 1, points=[A])["revision"]
+    machine.client.delete(f"/api/sessions/{session}/objects/1")
+    answer = machine.client.delete(f"/api/sessions/{session}/objects/1", params={"revision": known})
+    assert code(answer) == (409, "stale") and answer.json()["session"]["objects"] == []
+
+
+def test_a_prompt_that_is_there_already_is_no_edit(machine: Machine) -> None:
+    session = machine.open(png(photo()))
+    first, again = (machine.prompt(session, 1, points=[A]) for _ in range(2))
+    assert again["revision"] == first["revision"] == machine.session(session)["revision"]
+    assert again["masks"] == first["masks"] and again["chosen"] == first["chosen"]

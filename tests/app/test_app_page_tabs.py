@@ -146,35 +146,46 @@ ACTIONS = """([action, x, y, index]) => {
     rename: () => looks({ name: `Thing ${index}` }),
     hide: () => app.toggleVisible(),
     choose: () => chooser.choose(index % 3),
+    go: () => session.show(index % session.frames),
+    track: () => app.transport.track(["forward", "backward", "both"][index % 3]),
+    stop: () => session.cancel(),
     undo: () => app.undo(),
     redo: () => app.redo(),
   })[action]();
 }"""
-CHANCES = {
-    "include": 5,
-    "exclude": 3,
-    "box": 1,
-    "begin": 3,
-    "select": 3,
-    "remove": 1,
-    "rename": 2,
-    "hide": 1,
-    "choose": 2,
-}
+CHANCES = {"include": 5, "exclude": 3, "box": 1, "begin": 3, "select": 3, "rename": 2, "hide": 1, "remove": 1}
+CHANCES |= {"undo": 4, "redo": 2}
 
 
-@pytest.mark.parametrize("seed", [0])
-def test_two_tabs_edit_at_once(tabs: list[Page], seed: int) -> None:
+def edit_at_once(pages: list[Page], seed: int, operations: int, chances: dict[str, int]) -> None:
+    """Random edits in random pages; half of them do not wait for anything."""
     rng = np.random.default_rng(seed)
+    weights = np.array(list(chances.values())) / sum(chances.values())
+    info = pages[0].session()
+    for _ in range(operations):
+        page = pages[rng.integers(len(pages))]
+        action = str(rng.choice(list(chances), p=weights))
+        x, y = int(rng.integers(5, info["width"] - 5)), int(rng.integers(5, info["height"] - 5))
+        page.tab.evaluate(ACTIONS, [action, x, y, int(rng.integers(100))])
+        if rng.random() < 0.5:  # so that the pages meet in every state of their requests
+            page.tab.wait_for_timeout(float(rng.uniform(0, 120)))
+    for page in pages:
+        page.job_over()
+
+
+def test_two_tabs_edit_at_once(tabs: list[Page]) -> None:
     tabs[0].open(PHOTO)
     tabs[1].join(tabs[0].id)
-    weights = np.array(list(CHANCES.values())) / sum(CHANCES.values())
-    for _ in range(OPERATIONS):
-        page = tabs[rng.integers(2)]
-        action = str(rng.choice(list(CHANCES), p=weights))
-        x, y = rng.integers(5, 590), rng.integers(5, 390)
-        page.tab.evaluate(ACTIONS, [action, int(x), int(y), int(rng.integers(100))])
-        if rng.random() < 0.5:  # so that the tabs meet in every state of their requests
-            page.tab.wait_for_timeout(float(rng.uniform(0, 120)))
+    edit_at_once(tabs, 0, OPERATIONS, {**CHANCES, "choose": 2})
     agree(tabs)
     assert tabs[0].session()["revision"] > OPERATIONS / 4 and tabs[0].objects()
+
+
+def test_two_tabs_edit_and_track_a_video_at_once(tabs: list[Page], clip: Path) -> None:
+    tabs[0].open(clip)
+    tabs[1].join(tabs[0].id)
+    edit_at_once(tabs, 1, OPERATIONS // 3, {**CHANCES, "go": 4, "track": 1, "stop": 1, "undo": 6})
+    for frame in (0, FRAMES - 1):
+        for page in tabs:
+            page.go_to(frame)
+        agree(tabs, frame)

@@ -65,6 +65,10 @@ export class Transport {
       this.app.say("Click an object on any frame first; then it can be tracked.");
       return;
     }
+    if (direction === "backward" && session.frame === 0) {
+      this.app.say("There is nothing before the first frame.");
+      return;
+    }
     this.stop();
     session.track(direction);
     announce("Tracking");
@@ -78,6 +82,7 @@ export class Transport {
     byId("track").hidden = Boolean(job);
     byId("job").hidden = !job;
     for (const button of byId("track").children) button.disabled = Boolean(session.job) || !session.ready;
+    if (session.frame === 0) byId("track-back").disabled = true;
     if (job) {
       byId("job-progress").value = job.total ? job.done / job.total : 0;
       byId("job-text").textContent = job.stopping ? "Stopping" : job.total ? `${job.done} of ${job.total}` : "Waiting";
