@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
-from ..cli import DTYPES, Parser, UsageError, execute, fail, program, say
+from ..cli import DTYPES, Parser, UsageError, execute, fail, number, program, say
 from ..machine import CHIPS, backend, chip, system
 from ..text import dtype_name
 
@@ -53,7 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         default=list(GROUPS),
         help="which stages to run; default: all",
     )
-    parser.add_argument("--repeat", type=positive, default=5, help="runs at least, after one to warm up; default: 5")
+    parser.add_argument(
+        "--repeat", type=number(int, 1), default=5, help="runs at least, after one to warm up; default: 5"
+    )
     parser.add_argument(
         "--chip",
         help="add the modelled time of the stages on this chip ('M2 Max', ...): bytes and operations of the graph "
@@ -64,12 +66,6 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="print the line of JSON only")
     return parser
-
-
-def positive(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 up")
-    return int(text)
 
 
 # ---- measuring

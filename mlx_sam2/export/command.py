@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--no-kernels", action="store_true", help="MLX's own operations only")
     parser.add_argument(
         "--max-points",
-        type=_positive,
+        type=cli.number(int, 1, 64),
         default=MAX_POINTS,
         metavar="N",
         help="the decoder takes 1 to N points; a box counts as two; default: %(default)s",
@@ -46,12 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--overwrite", action="store_true", help="replace a folder that an earlier export wrote")
     cli.add_model_options(parser)
     return parser
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or not 1 <= int(text) <= 64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1 to 64")
-    return int(text)
 
 
 def _check_output(folder: Path, overwrite: bool) -> None:

@@ -20,8 +20,9 @@ from ..files import write_text
 from ..frames.sinks import PngSink
 from ..frames.source import FolderSource
 from .davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
+from .options import approximations
 from .prompts import Item, gather
-from .run import Plan, Progress, StopOnSignal, approximations, load_predictor, track_session, write_frames
+from .run import Plan, Progress, StopOnSignal, load_predictor, track_session, write_frames
 
 RECORD = "results.json"  # in the output folder: the model, and J and F of the objects of each finished sequence
 

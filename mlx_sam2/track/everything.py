@@ -1,4 +1,4 @@
-"""``track --everything``: its options, and running it."""
+"""``track --everything``: running it."""
 
 from __future__ import annotations
 
@@ -8,43 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
-from .prompts import MAX_OBJECT, ObjectPrompt
+from .options import FOLLOW, MAX_OBJECT
+from .prompts import ObjectPrompt
 from .run import Plan, Progress, TrackedFrame, give_prompts, is_live
 
 if TYPE_CHECKING:
     from ..frames.source import FrameSource
     from ..sam2_video_predictor import SAM2VideoPredictor
-
-FOLLOW: cli.Options = [  # of track_everything
-    ("every", "every", cli.number(int, 0), 30, "look for new objects every N frames, 0 for on the first one only"),
-    ("max-objects", "max_objects", cli.number(int, 1, MAX_OBJECT), 40, "follow no more than this"),
-    ("number-from", "number_from", cli.number(int, 1, MAX_OBJECT + 1), 1, "the first object found gets this number"),
-    ("merge-iou", "merge_iou", cli.number(float, 0.01, 1), 0.5, "masks of a higher IoU are the same object"),
-]
-
-
-def add_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("everything in the video")
-    group.add_argument(
-        "--everything", action="store_true", help="find the objects, and new ones as they come, see below"
-    )
-    for flag, name, kind, default, text in [*FOLLOW, *cli.MASK_OPTIONS]:
-        metavar = "N" if isinstance(default, int) else "X"
-        group.add_argument(f"--{flag}", dest=name, type=kind, metavar=metavar, help=f"{text}; default: {default}")
-
-
-def refuse_options(args: argparse.Namespace) -> None:
-    """Refuse options of --everything without it, and options that do not go with it.
-
-    Raises:
-        UsageError: one line.
-    """
-    if not args.everything:
-        for flag, name, *_ in [*FOLLOW, *cli.MASK_OPTIONS]:
-            if getattr(args, name) is not None:
-                raise UsageError(f"--{flag} belongs to --everything")
-    elif args.reverse:
-        raise UsageError("--everything looks for what comes next: --reverse does not go with it")
 
 
 def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt]) -> None:

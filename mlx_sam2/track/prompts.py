@@ -1,14 +1,12 @@
 """Prompts of the track command: from flags and JSON files, checked against the video, to calls of a predictor.
 
-A flag reads ``[object:]value[@frame]``; ``read_prompts_file`` documents the JSON form. All prompts for one object on
-one frame become one ``ObjectPrompt``.
+``options.py`` reads the flags; ``read_prompts_file`` documents the JSON form. All prompts for one object on one frame
+become one ``ObjectPrompt``.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,24 +14,13 @@ from typing import Any
 
 import numpy as np
 
-from ..cli import UsageError, check_box, check_point, parse_numbers
+from ..cli import UsageError, check_box, check_point
 from ..text import brief
-from .davis import VOID, read_indexed, split_objects
+from .davis import read_indexed, split_objects
+from .options import MAX_OBJECT, Item
 
-MAX_OBJECT = VOID - 1  # object numbers are pixel values of 8-bit masks
 MAX_BYTES = 64 << 20  # of a file of prompts
 MAX_NUMBER = 1e9  # pixels; also keeps whole numbers out that no float holds
-
-
-@dataclass(frozen=True)
-class Item:
-    """One prompt as given. ``text`` is what error messages call it."""
-
-    kind: str  # "point", "negative", "box" or "mask"
-    value: tuple[float, ...] | Path
-    object: int | None
-    frame: int | None
-    text: str
 
 
 @dataclass
@@ -69,41 +56,6 @@ class ObjectPrompt:
 
 def _join(numbers: Iterable[float]) -> str:
     return ",".join(f"{number:.12g}" for number in numbers)
-
-
-# ---- flags
-
-
-def point_flag(text: str) -> Item:
-    return _coordinates_flag("point", 2, "[object:]x,y[@frame]", text)
-
-
-def negative_flag(text: str) -> Item:
-    return _coordinates_flag("negative", 2, "[object:]x,y[@frame]", text)
-
-
-def box_flag(text: str) -> Item:
-    return _coordinates_flag("box", 4, "[object:]x0,y0,x1,y1[@frame]", text)
-
-
-def mask_flag(text: str) -> Item:
-    value, obj, frame = _split(text)
-    if not value:
-        raise argparse.ArgumentTypeError(f"{text!r} is not [object:]FILE[@frame]")
-    return Item("mask", Path(value), obj, frame, f"--mask {text}")
-
-
-def _coordinates_flag(kind: str, count: int, form: str, text: str) -> Item:
-    value, obj, frame = _split(text)
-    return Item(kind, parse_numbers(value, count, form), obj, frame, f"--{kind} {text}")
-
-
-def _split(text: str) -> tuple[str, int | None, int | None]:
-    """ "2:10,20@5" -> ("10,20", 2, 5); digits alone make an object or a frame, so that file names may hold : and @."""
-    obj, value, frame = re.fullmatch(r"(?:(\d+):)?(.*?)(?:@(\d+))?", text, re.ASCII | re.DOTALL).groups()
-    if obj is not None and not 1 <= int(obj) <= MAX_OBJECT:
-        raise argparse.ArgumentTypeError(f"{text!r}: objects are numbered from 1 to {MAX_OBJECT}")
-    return value, None if obj is None else int(obj), None if frame is None else int(frame)
 
 
 # ---- JSON

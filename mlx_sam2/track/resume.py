@@ -14,8 +14,8 @@ import numpy as np
 from .. import cli
 from ..files import write_text
 from ..frames.sinks import PngSink
-from .everything import FOLLOW
-from .run import APPROXIMATIONS, Plan, Progress, TrackedFrame, approximations
+from .options import APPROXIMATIONS, FOLLOW, approximations
+from .run import Plan, Progress, TrackedFrame
 
 if TYPE_CHECKING:
     from ..frames.source import FrameSource

@@ -17,6 +17,7 @@ import numpy as np
 
 from .. import cli
 from ..cli import UsageError
+from .options import approximations
 
 if TYPE_CHECKING:
     from ..frames.sinks import FrameSink
@@ -36,27 +37,6 @@ class Plan:
     start: int
     count: int | None
     reverse: bool
-
-
-APPROXIMATIONS: list[tuple[str, str, Any, str]] = [  # flag, option of the predictor, type, help
-    ("image-size", "image_size", cli.number(int, 32), cli.IMAGE_SIZE),
-    ("memory-pooling", "memory_pooling", cli.number(int, 1), "average memories over N x N cells, such as 2"),
-    ("memory-stride", "memory_temporal_stride_for_eval", cli.number(int, 1), "recall the last frame and every Nth one"),
-    ("max-memories", "max_memories", cli.number(int, 1), "recall N frames at most, one prompted frame among them"),
-    ("static", "static_threshold", cli.number(float, 0, 255), "encode no memory of frames that differ less (0 to 255)"),
-]
-
-
-def add_approximations(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("approximations (faster, with other results; docs/performance.md has their cost)")
-    for flag, name, kind, text in APPROXIMATIONS:
-        metavar = "X" if flag == "static" else "N"
-        group.add_argument(f"--{flag}", dest=name, type=kind, metavar=metavar, help=text)
-
-
-def approximations(args: argparse.Namespace) -> dict[str, Any]:
-    """The approximations that were asked for, as options of the predictor."""
-    return {name: getattr(args, name) for _, name, *_ in APPROXIMATIONS if getattr(args, name) is not None}
 
 
 def is_live(source: FrameSource) -> bool:

@@ -20,11 +20,12 @@ from mlx_sam2.frames.opening import open_source
 from mlx_sam2.frames.source import SequenceSource
 from mlx_sam2.masks import mask_iou, mask_to_rle, rle_to_mask
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
-from mlx_sam2.track import everything
-from mlx_sam2.track.command import build_parser, main, make_plan
+from mlx_sam2.track.command import build_parser, main
 from mlx_sam2.track.davis import read_indexed
+from mlx_sam2.track.options import FOLLOW
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame
+from mlx_sam2.track.video import make_plan
 from mlx_sam2.track_everything import EverythingFrame, track_everything
 from track_command import HEIGHT, WIDTH, failed, frames_of_clip, merged, run, succeeded, write_frames
 
@@ -358,7 +359,7 @@ def test_bad_input(
 
 def test_defaults_in_the_help_are_the_librarys() -> None:
     for options, function in (
-        (everything.FOLLOW, track_everything),
+        (FOLLOW, track_everything),
         (cli.MASK_OPTIONS, SAM2AutomaticMaskGenerator),
     ):
         parameters = inspect.signature(function).parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 # Heavy or optional packages, which a bare import of mlx_sam2 and a command's --help do without.
-HEAVY = ["mlx", "torch", "cv2", "av", "huggingface_hub", "pillow_heif"]
+HEAVY = ["mlx", "numpy", "torch", "cv2", "av", "huggingface_hub", "pillow_heif"]
 # Code for the start of a process: at its end it prints which of them were imported.
 WATCH = f"""
 import atexit, sys

@@ -11,7 +11,9 @@ import pytest
 from PIL import Image
 
 from mlx_sam2.cli import UsageError
+from mlx_sam2.track import options
 from mlx_sam2.track import prompts as track_prompts
+from mlx_sam2.track.davis import VOID
 from track_command import (
     HEIGHT,
     NUM_FRAMES,
@@ -21,18 +23,18 @@ from track_command import (
 )
 
 
-def gather(*items: track_prompts.Item, default: int = 0) -> list[track_prompts.ObjectPrompt]:
+def gather(*items: options.Item, default: int = 0) -> list[track_prompts.ObjectPrompt]:
     return track_prompts.gather(items, default, NUM_FRAMES, (HEIGHT, WIDTH))
 
 
 def test_flags_and_json_say_the_same(tmp_path: Path) -> None:
     mask = write_indexed(tmp_path / "a:1@b.png", two_objects())
     flags = [
-        track_prompts.point_flag("1.5,2e1"),
-        track_prompts.point_flag("3:7,8@4"),
-        track_prompts.negative_flag("3:9,10@4"),
-        track_prompts.box_flag("3:0,0,96,72@4"),
-        track_prompts.mask_flag(f"2:{mask}@5"),
+        options.point_flag("1.5,2e1"),
+        options.point_flag("3:7,8@4"),
+        options.negative_flag("3:9,10@4"),
+        options.box_flag("3:0,0,96,72@4"),
+        options.mask_flag(f"2:{mask}@5"),
     ]
     entries = [
         {"points": [[1.5, 20]]},
@@ -56,20 +58,20 @@ def test_masks_are_objects_by_their_values(tmp_path: Path) -> None:
     indexed = str(write_indexed(tmp_path / "two.png", two_objects()))
     white = tmp_path / "white.png"
     Image.fromarray((two_objects() == 2).astype(np.uint8) * 255).save(white)
-    one, two = gather(track_prompts.mask_flag(indexed))
+    one, two = gather(options.mask_flag(indexed))
     assert (one.object, two.object) == (1, 2)
     np.testing.assert_array_equal(one.mask, two_objects() == 1)
     np.testing.assert_array_equal(two.mask, two_objects() == 2)
-    (two,) = gather(track_prompts.mask_flag(f"2:{indexed}"))
+    (two,) = gather(options.mask_flag(f"2:{indexed}"))
     np.testing.assert_array_equal(two.mask, two_objects() == 2)
     for flag, obj in ((f"{white}", 1), (f"9:{white}", 9)):
-        (only,) = gather(track_prompts.mask_flag(flag))
+        (only,) = gather(options.mask_flag(flag))
         assert only.object == obj
         np.testing.assert_array_equal(only.mask, two_objects() == 2)
     with pytest.raises(UsageError, match=r"there is no object 7 in it, only 1, 2"):
-        gather(track_prompts.mask_flag(f"7:{indexed}"))
+        gather(options.mask_flag(f"7:{indexed}"))
     with pytest.raises(UsageError, match="object 2 has another mask on frame 0"):
-        gather(track_prompts.mask_flag(indexed), track_prompts.mask_flag(f"2:{white}"))
+        gather(options.mask_flag(indexed), options.mask_flag(f"2:{white}"))
 
 
 @pytest.mark.parametrize(
@@ -125,6 +127,10 @@ def test_a_mask_in_the_alpha_channel(tmp_path: Path, mode: str) -> None:
     white = Image.new("RGB" if mode == "RGBA" else "L", alpha.size, "white")
     white.putalpha(alpha)
     white.save(tmp_path / "mask.png")
-    (prompt,) = gather(track_prompts.mask_flag(f"3:{tmp_path / 'mask.png'}"))
+    (prompt,) = gather(options.mask_flag(f"3:{tmp_path / 'mask.png'}"))
     assert prompt.object == 3
     np.testing.assert_array_equal(prompt.mask, two_objects() == 2)
+
+
+def test_every_number_of_an_object_fits_an_8_bit_mask() -> None:
+    assert options.MAX_OBJECT == VOID - 1

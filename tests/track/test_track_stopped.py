@@ -16,7 +16,7 @@ import pytest
 
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.masks import rle_to_mask
-from mlx_sam2.track import command as track_command
+from mlx_sam2.track import video as track_video
 from mlx_sam2.track.command import main
 from mlx_sam2.track.davis import read_indexed
 from track_command import (
@@ -128,7 +128,7 @@ def main_in(folder: Path, monkeypatch: pytest.MonkeyPatch, *words: Any) -> int:
 def test_a_signal_while_the_model_loads_ends_at_once(
     clip: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int, code: int
 ) -> None:
-    monkeypatch.setattr(track_command, "load_predictor", lambda args: signal.raise_signal(number))
+    monkeypatch.setattr(track_video, "load_predictor", lambda args: signal.raise_signal(number))
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     assert main_in(clip.parent, monkeypatch, "clip", "--point", "40,30", "--model", model) == code
     assert capsys.readouterr() == ("", "")
@@ -161,7 +161,7 @@ def test_the_second_signal_ends_at_once(
         signal.raise_signal(number)
         raise AssertionError("goes on")
 
-    monkeypatch.setattr(track_command, "islice", stopping)
+    monkeypatch.setattr(track_video, "islice", stopping)
     words = ["--point", "40,30", "--output", "o.jsonl", "--model", model]
     assert main_in(clip.parent, monkeypatch, "clip", *words) == code
     assert "go on with" not in capsys.readouterr().err
@@ -180,7 +180,7 @@ def test_a_resumed_run_can_be_stopped_and_resumed_again(
             signal.raise_signal(number)
             yield frame
 
-    monkeypatch.setattr(track_command, "islice", stopping)
+    monkeypatch.setattr(track_video, "islice", stopping)
     write_indexed(clip.parent / "two.png", two_objects())
     words = ["clip", "--mask", "two.png", "--output", "m", "--output", "o.jsonl", "--model", model]
     for t in range(NUM_FRAMES):

@@ -9,7 +9,7 @@ from typing import Any
 
 from mlx_sam2 import cli
 from mlx_sam2.benchmark import stages
-from mlx_sam2.benchmark.command import heading, machine, positive
+from mlx_sam2.benchmark.command import heading, machine
 from mlx_sam2.hub.client import HubError
 from mlx_sam2.machine import CHIPS
 
@@ -21,7 +21,9 @@ def parser(script: str, description: str) -> argparse.ArgumentParser:
     made.add_argument("--size", default="tiny", help="published size with random weights; default: %(default)s")
     made.add_argument("--model", help="the weights of this folder, file or Hub id instead")
     made.add_argument("--peer-python", metavar="PYTHON", help="interpreter that has the peer; default: this one")
-    made.add_argument("--repeat", type=positive, default=5, help="rounds, after one to warm up; default: %(default)s")
+    made.add_argument(
+        "--repeat", type=cli.number(int, 1), default=5, help="rounds, after one to warm up; default: %(default)s"
+    )
     made.add_argument("--json", action="store_true", help="print the line of JSON only")
     return made
 

@@ -1,0 +1,158 @@
+"""Tracking one video: what is to be done, checked before anything is loaded; doing it; what to report."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import signal
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from .. import cli
+from ..cli import UsageError
+from ..frames.opening import open_sink, open_source
+from ..frames.sinks import PngSink
+from ..frames.source import FrameSource, VideoError
+from . import prompts as track_prompts
+from .everything import refuse_numbers, track_all
+from .options import PROG
+from .resume import resume_arguments
+from .run import (
+    Plan,
+    Progress,
+    StopOnSignal,
+    is_live,
+    load_predictor,
+    track_live,
+    track_session,
+    write_frames,
+)
+
+if TYPE_CHECKING:
+    from ..frames.sinks import FrameSink
+
+
+def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
+    """Check prompts and frames against the video.
+
+    Raises:
+        UsageError, VideoError: one line.
+    """
+    items = [*args.point, *args.negative, *args.box, *args.mask]
+    items += track_prompts.read_prompts_file(args.prompts) if args.prompts else []
+    if not items and not args.everything:
+        forms = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE.json or --everything"
+        raise UsageError(f"nothing to follow: give {forms}")
+    if is_live(source):
+        if args.reverse or args.start is not None or args.memory != "disk":
+            raise UsageError(f"{source.name} is live: --reverse, --start and --memory need a video file or a folder")
+        if items and args.everything:
+            raise UsageError(f"{source.name} is live: prompts do not go with --everything there")
+        prompts = track_prompts.gather(items, 0, None, (source.height, source.width))
+        return Plan(prompts, prompts[0].frame if prompts else 0, args.frames, False)
+    n = source.num_frames
+    if args.start is not None and args.start >= n:
+        raise UsageError(f"--start {args.start}: frame {args.start} does not exist; the video has frames 0 to {n - 1}")
+    default = args.start if args.start is not None else n - 1 if args.reverse else 0
+    prompts = track_prompts.gather(items, default, n, (source.height, source.width))
+    refuse_numbers(args, prompts)
+    prompted = [0] if args.everything else [prompt.frame for prompt in prompts]
+    start = args.start if args.start is not None else max(prompted) if args.reverse else min(prompted)
+    if args.reverse and start == 0:
+        raise UsageError("--reverse from frame 0: there is no frame before it; give --start or prompt a later frame")
+    left = start + 1 if args.reverse else n - start
+    return Plan(prompts, start, min(args.frames or left, left), args.reverse)
+
+
+def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:
+    """Names of the outputs; folders that the command names itself end in a slash."""
+    outputs = [*args.output, *([args.overlay] if args.overlay else [])]
+    if args.overlay and Path(args.overlay).suffix.lower() not in (".mp4", ".mov"):
+        raise UsageError(f"--overlay {args.overlay}: the name of a video must end in .mp4 or .mov")
+    if not outputs:
+        video = Path(args.video)
+        if is_live(source):
+            stem = "camera" if args.video.startswith("camera") else "stream"
+        else:
+            video = video if video.name not in ("", "..") else video.resolve()
+            stem = str(video if video.is_dir() else video.with_suffix(""))
+        outputs = [f"{stem}_masks{os.sep}", f"{stem}_overlay.mp4"]
+    places = [Path(args.video).resolve(), *(Path(output).resolve() for output in outputs)]
+    for i, output in enumerate(outputs):
+        if places[i + 1] in places[: i + 1]:
+            raise UsageError(f"{output} is {'the video itself' if places[i + 1] == places[0] else 'named twice'}")
+    return outputs
+
+
+def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink:
+    path = Path(output)
+    for place in [path.absolute().parent, *([path] if path.is_dir() else [])]:
+        if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
+            raise UsageError(f"{output} cannot be written: no permission to write in {place}")
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise UsageError(f"{output} cannot be written: it is read-only")
+    if output.endswith(os.sep):
+        return PngSink(path, overwrite, frame_name=source.frame_name)
+    return open_sink(path, overwrite=overwrite, fps=source.fps, display=source.display, frame_name=source.frame_name)
+
+
+# ---- doing it
+
+
+class Outcome(NamedTuple):
+    """What a run has to say."""
+
+    code: int
+    summary: str
+    advice: str | None = None  # how to continue
+
+
+def run_video(args: argparse.Namespace) -> Outcome:
+    progress = Progress()
+    try:
+        return _track(args, progress)
+    except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
+        return Outcome(cli.fail(PROG, error, f" ({progress.span} written)" if progress.count else ""), "")
+
+
+def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
+    with open_source(args.video) as source:
+        plan = make_plan(args, source)
+        outputs = _outputs(args, source)
+        sinks = [_open_output(output, source, args.overwrite) for output in outputs]
+        predictor = load_predictor(args)
+        if args.everything:
+            frames = track_all(predictor, source, plan, args, progress)
+        elif is_live(source):
+            frames = track_live(predictor, source, plan)
+        else:
+            frames = track_session(predictor, source, plan, args.memory)
+        with StopOnSignal() as stop:  # until the outputs are finished
+            with ExitStack() as stack:
+                for sink in sinks:
+                    stack.enter_context(sink)
+                stack.callback(frames.close)
+                write_frames(islice(frames, plan.count), sinks, plan.count, progress, stop)
+            return _outcome(args, plan, source, outputs, progress, stop.signal)
+
+
+def _outcome(
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: list[str], progress: Progress, stopped: int
+) -> Outcome:
+    if progress.count == 0:
+        raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
+    objects = len(progress.last.masks)
+    summary = (
+        f"{source.name}: {progress.span}, {objects} object{'s' * (objects != 1)}, "
+        f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
+    )
+    live = is_live(source)
+    if not stopped or progress.count == plan.count or (live and stopped == signal.SIGINT):
+        return Outcome(0, summary)
+    if live:
+        return Outcome(128 + stopped, summary)
+    command = f"{PROG} {shlex.join(resume_arguments(args, plan, source, outputs, progress))}"
+    return Outcome(128 + stopped, summary, f"stopped after frame {progress.last.index}; go on with: {command}")
