@@ -115,26 +115,24 @@ def _with_gradient(op: Op, args: tuple[Any, ...]) -> mx.array:
 
 _lock = threading.RLock()  # a kernel's own function may call other ops
 _verdicts: dict[tuple[str, str], bool] = {}  # (op, variant) -> agrees with the reference
-_distrusted: set[str] = set()  # ops that failed once: one warning, then the reference
+_complained: set[str] = set()  # ops of which a variant failed: one warning each
 
 
 def forget_checks() -> None:
     """Forget all verdicts, so that the next use of every kernel checks it again (tests, doctor)."""
     with _lock:
         _verdicts.clear()
-        _distrusted.clear()
+        _complained.clear()
 
 
 def _trusted(op: Op, *args: Any) -> bool:
     key = (op.name, op.variant(*args))
     with _lock:
-        if op.name in _distrusted:
-            return False
         if key not in _verdicts:
             fault = check(op, *args)
             _verdicts[key] = fault is None
-            if fault is not None:
-                _distrusted.add(op.name)
+            if fault is not None and op.name not in _complained:
+                _complained.add(op.name)
                 warnings.warn(
                     f"mlx_sam2: the Metal kernel {op.name} ({key[1]}) is not used on this machine, because {fault}. "
                     "MLX's own operations take its place, with the same results; `python -m mlx_sam2.doctor` says more",
