@@ -35,9 +35,10 @@ def test_text() -> None:
     assert ["axial_rope", "float32", "D=256"] in [row[:3] for row in rows]
     counts = {name: sum(int(row[-2]) for row in rows if row[0] == name) for name in {row[0] for row in rows}}
     blocks = 12
+    layers, early, padded, four, four_padded = 4, 4, 4, 4 + 6, 4  # four objects share their first self-attention
     expected = {
-        "axial_rope": 4 * 4,
-        "memory_attention": 4 * 2,
+        "axial_rope": 4 * layers + early,
+        "memory_attention": 2 * layers + early + padded + four + four_padded,
         "mask_unit_attention": blocks - 3,
         "global_attention": 3,
     }

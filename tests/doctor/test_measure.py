@@ -14,6 +14,7 @@ import pytest
 import metal
 from doctor_runs import main
 from mlx_sam2 import machine
+from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.doctor import examination, measure
 from mlx_sam2.doctor.measure import Call, Measurement
 from mlx_sam2.kernels import choices, dispatch, rules
@@ -192,6 +193,42 @@ def test_choices_that_cannot_be_stored(
     assert f"note: the choices could not be stored ({tmp_path / 'cache'}: File exists)" in out
 
 
+def test_all_variants_of_memory_attention_are_measured() -> None:
+    """Keys split and whole, with and without padding; each frame once, and the batch is no size of its own."""
+    model = SAM2(PUBLISHED["sam2.1_hiera_tiny"].config)
+    model.set_dtype(mx.float16)
+    calls = measure.record(model)
+    keys = [call.op.key(*call.placeholders()) for call in calls]
+    assert len(set(keys)) == len(keys)
+    variants = {
+        (call.op.variant(*call.placeholders()).partition("Dv=")[2], call.other)
+        for call in calls
+        if call.op.name == "memory_attention"
+    }
+    assert variants == {
+        ("64 keys split", False),
+        ("256 keys split", False),
+        ("64 keys split", True),  # an early frame
+        ("64 keys split biased", True),
+        ("64 keys whole", True),
+        ("64 keys whole biased", True),
+        ("256 keys whole", True),
+    }
+    assert "memory_attention float16 D=256 Dv=64 keys split heads=1 N=4096 M=4100" in keys
+
+
+def test_other_frames_are_held_against_small_cases(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    exact = dispatch.exact_reference
+    monkeypatch.setattr(dispatch, "exact_reference", lambda op, args: (sizes.append(args[0].size), exact(op, args))[1])
+    call = call_of(clock, 0.5, 1.0)
+    for other in (False, True):
+        sizes.clear()
+        (row,) = measure.measure([dataclasses.replace(call, other=other)], None, quick=False)
+        assert row.fault is None
+        assert max(sizes) == (3 if other else 250_000)
+
+
 @pytest.mark.slow
 def test_every_op_of_a_model_in_the_emulator(
     capsys: pytest.CaptureFixture[str], nano_model: SAM2, monkeypatch: pytest.MonkeyPatch, folder: str
@@ -204,7 +241,7 @@ def test_every_op_of_a_model_in_the_emulator(
     assert (code, err) == (0, "")
     rows = json.loads(out)["ops"]
     assert {row["op"] for row in rows} == {
-        "axial_rope", "mask_unit_attention", "memory_attention", "shifted_layer_norm"
+        "axial_rope", "global_attention", "mask_unit_attention", "memory_attention", "shifted_layer_norm"
     }  # fmt: skip
     for row in rows:
         assert row["served"]
