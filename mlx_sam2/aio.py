@@ -137,6 +137,8 @@ class AsyncImagePredictor(_Front[SAM2ImagePredictor]):
     predict_low_res = _awaited(SAM2ImagePredictor.predict_low_res)
     predict_batch = _awaited(SAM2ImagePredictor.predict_batch)
     get_image_embedding = _awaited(SAM2ImagePredictor.get_image_embedding)
+    get_features = _awaited(SAM2ImagePredictor.get_features)
+    set_features = _awaited(SAM2ImagePredictor.set_features)
     reset_predictor = _awaited(SAM2ImagePredictor.reset_predictor)
 
 
