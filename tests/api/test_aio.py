@@ -32,7 +32,7 @@ PAIRS = [
 
 @pytest.mark.parametrize(("front", "behind"), PAIRS, ids=lambda kind: kind.__name__)
 def test_every_method_is_there_under_its_name(front: type, behind: type) -> None:
-    """Except the other side's own way: close, the context manager and the loop; and what it inherits for old scripts."""
+    """Except the other side's own way (close, context manager, loop) and what it inherits for old scripts."""
     left_out = {"close", "device", "fill_hole_area", "image_size", "from_pretrained"}
     left_out |= {
         "generate_in_stages",
