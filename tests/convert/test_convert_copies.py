@@ -15,8 +15,9 @@ from PIL import Image
 
 import synthetic
 from checkpoint_files import write_torch
-from convert_runs import ROOT, Sources, refused, run
+from convert_runs import Sources, refused, run
 from mlx_sam2.checkpoint import key_map
+from processes import ROOT
 from synthetic import nano_state
 
 NAME = "sam_mask_decoder.iou_token.weight"

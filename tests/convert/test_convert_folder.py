@@ -15,13 +15,14 @@ from safetensors import safe_open
 
 import synthetic
 from checkpoint_files import transformers_config, write_transformers
-from convert_runs import ROOT, Sources, assert_same, command, done, expected_weights, refused, run
+from convert_runs import Sources, assert_same, command, done, expected_weights, refused, run
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.convert import conversion
 from mlx_sam2.formats import safetensors_writer
 from mlx_sam2.hub import download
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
+from processes import ROOT
 from synthetic import nano_config, nano_state
 
 

@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 
 from checkpoint_files import parameter_shapes, transformers_config, write_torch, write_transformers
-from convert_runs import ROOT, Sources, command, done, refused, run
+from convert_runs import Sources, command, done, refused, run
 from mlx_sam2.checkpoint import loading
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.convert import card as convert_card
+from processes import ROOT
 from synthetic import nano_config
 
 

@@ -11,10 +11,11 @@ import mlx.core as mx
 import numpy as np
 import pytest
 
-from doctor_runs import NO_METAL, ROOT, main, run
+from doctor_runs import NO_METAL, main, run
 from mlx_sam2 import machine
 from mlx_sam2.doctor import examination, known_answers
 from mlx_sam2.kernels import choices, rules
+from processes import ROOT
 
 # ---- as a user runs it, without Metal
 

@@ -7,7 +7,6 @@ import os
 import resource
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from mlx_sam2.images import preprocess
 from mlx_sam2.kernels import dispatch, rules
 from mlx_sam2.model.resize import resize_bilinear
 from mlx_sam2.model.sam2 import SAM2
+from processes import run_command
 
 ROOT = Path(__file__).parents[2]
 NO_METAL = pytest.mark.skipif(mx.metal.is_available(), reason="this machine has Metal")
@@ -30,15 +30,8 @@ FILES = ["image_encoder.mlxfn", "manifest.json", "mask_decoder.mlxfn"]
 
 
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env}
-    environment.pop(rules.VARIABLE, None) if rules.VARIABLE not in env else None
-    return subprocess.run(
-        [sys.executable, "-m", "mlx_sam2.export", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-    )
+    given = env if rules.VARIABLE in env else {**env, rules.VARIABLE: ""}
+    return run_command("export", *args, **given)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

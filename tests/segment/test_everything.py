@@ -15,7 +15,8 @@ from PIL import Image
 
 from mlx_sam2 import images, masks
 from mlx_sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
-from segment_runs import FEW, FLAGS, ROOT, call, everything, files, one_line
+from processes import ROOT
+from segment_runs import FEW, FLAGS, call, everything, files, one_line
 
 pytestmark = pytest.mark.usefixtures("remembered")
 GONE = 2**22 + 1  # no process has that number

@@ -17,7 +17,8 @@ from checkpoint_files import transformers_config, write_transformers
 from hub_stand_in import HubStandIn
 from mlx_sam2 import SAM2ImagePredictor, images, masks
 from mlx_sam2.images.preprocess import mask_prompt
-from segment_runs import CLICK, HEIGHT, ROOT, WIDTH, call, files, one_line, run
+from processes import ROOT
+from segment_runs import CLICK, HEIGHT, WIDTH, call, files, one_line, run
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from mlx_sam2 import SAM2ImagePredictor, images
-from segment_runs import CLICK, HEIGHT, ROOT, WIDTH, call, files, one_line, run
+from processes import ROOT
+from segment_runs import CLICK, HEIGHT, WIDTH, call, files, one_line, run
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +17,9 @@ from mlx_sam2.checkpoint import loading
 from mlx_sam2.convert import command as convert
 from mlx_sam2.model import quantization
 from mlx_sam2.model.quantization import Scheme
+from processes import call_main, environment, run_command
 from synthetic import config_dict, nano_state
 
-ROOT = Path(__file__).parents[2]
 FORMATS = {
     "fp32": ["--dtype", "float32"],
     "fp16": [],
@@ -52,23 +51,16 @@ class Sources:
 
 
 def run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(**command(*args, cwd=cwd, **env), capture_output=True, text=True, check=False)
+    return run_command("convert", *args, cwd=cwd, **env)
 
 
 def command(*args: object, cwd: Path | None = None, **env: str) -> dict:
-    """In a process of its own; MLX's advice about a missing BLAS would be another line on stderr."""
-    environment = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", **env}
-    return {"args": [sys.executable, "-m", "mlx_sam2.convert", *map(str, args)], "cwd": cwd, "env": environment}
+    """What ``subprocess`` takes to start it."""
+    return {"args": [sys.executable, "-m", "mlx_sam2.convert", *map(str, args)], "cwd": cwd, "env": environment(**env)}
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """The same without the start of an interpreter: exit code, stdout, stderr."""
-    try:
-        code = convert.main([str(a) for a in args])
-    except SystemExit as stop:  # argparse
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return call_main(convert.main, capsys, *args)
 
 
 def done(capsys: pytest.CaptureFixture[str], *args: object) -> str:

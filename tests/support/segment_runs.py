@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +10,9 @@ import pytest
 import synthetic
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.segment import command
+from processes import call_main, environment, run_command
 
-ROOT = Path(__file__).parents[2]
-ENVIRONMENT = {**os.environ, "MLX_SAM2_BLAS": "0", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = environment()
 HEIGHT, WIDTH = 90, 120  # of the photo
 CLICK = ["--point", "40,30"]
 # Random weights are sure of nothing: every mask is kept but for those of one box.
@@ -31,25 +29,11 @@ def small_masks(seed: int = 7) -> SAM2:
 
 
 def run(*args: object, cwd: Path | None = None, **env: str) -> subprocess.CompletedProcess[str]:
-    """In a process of its own; MLX's advice about a missing BLAS would be another line on stderr."""
-    return subprocess.run(
-        [sys.executable, "-m", "mlx_sam2.segment", *map(str, args)],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=cwd,
-        env={**ENVIRONMENT, **env},
-    )
+    return run_command("segment", *args, cwd=cwd, **env)
 
 
 def call(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
-    """The same without the start of an interpreter: exit code, stdout, stderr."""
-    try:
-        code = command.main([str(a) for a in args])
-    except SystemExit as stop:  # argparse
-        code = int(stop.code or 0)
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
+    return call_main(command.main, capsys, *args)
 
 
 def everything(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, str, str]:
