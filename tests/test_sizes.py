@@ -47,14 +47,10 @@ def test_few_files_stand_at_the_top() -> None:
     assert len(list((ROOT / "mlx_sam2").glob("*.py"))) <= TOP_FILES
 
 
-# Tests that take helpers from another file of tests instead of from tests/support. This list only shrinks.
-BORROWERS: set[str] = set()
-
-
 def test_tests_share_helpers_in_support() -> None:
     borrowed = re.compile(r"^ *(?:from|import) test_\w+", re.M)
     found = {name for name, path in SOURCES.items() if "/test_" in name and borrowed.search(path.read_text())}
-    assert found - {"tests/video/test_memory_bank.py"} == BORROWERS  # that one starts a process with itself
+    assert found == {"tests/video/test_memory_bank.py"}  # which starts a process with itself
 
 
 def swallowed(source: str) -> list[int]:
