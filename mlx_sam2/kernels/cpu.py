@@ -50,7 +50,7 @@ def exp_of_negative(x: mx.array) -> mx.array:
 
 
 def softmax(x: mx.array) -> mx.array:
-    """Over the last axis of any array."""
+    """Softmax over the last axis of any array."""
     rows = x.reshape(-1, x.shape[-1])
     count = max(PIECE // rows.shape[1], 1)
     parts = one_by_one(_softmax, [(rows[i : i + count],) for i in range(0, len(rows), count)])

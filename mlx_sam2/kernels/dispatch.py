@@ -219,7 +219,7 @@ def tracing_for_metal() -> AbstractContextManager[None]:
 
 
 def tracing_on_metal() -> AbstractContextManager[None]:
-    """Inside the block ops go their way, but kernels have no gradient: MLX cannot export a function that has one."""
+    """Inside the block kernels have no gradient: MLX cannot export a function with a gradient of its own."""
     return _traced(CHECKED)
 
 

@@ -20,7 +20,7 @@ NAX_WIDTH, NAX_QUERIES = 96, 512  # 72 and 80 channels are faster as 96 there, f
 
 
 class Gpu(NamedTuple):
-    """All that the choice depends on."""
+    """A GPU and what runs on it: all that the choice depends on."""
 
     architecture: str  # as MLX names it: "applegpu_g14s" is an M2 Max
     macos: tuple[int, ...]
@@ -57,7 +57,7 @@ def this_gpu() -> Gpu:
 
 
 def attention_way(gpu: Gpu, dtype: mx.Dtype, queries: int, dim: int, value_dim: int) -> tuple[str, int]:
-    """How attention is computed on a GPU unless something else was measured.
+    """The way of attention on a GPU, unless another one was measured.
 
     Args:
         queries: N, of one head.

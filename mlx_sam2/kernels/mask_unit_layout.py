@@ -18,7 +18,7 @@ class Layout(NamedTuple):
 
 
 def layout(head_dim: int, window: int, q_stride: int, item_size: int) -> Layout:
-    """Small enough to start on every Apple GPU, and to leave room for other threadgroups on the same core.
+    """A layout that starts on every Apple GPU, and leaves room for other threadgroups on the same core.
 
     An M1 core has 208 KB of registers, and a kernel is compiled for what one thread needs: 512 threads start at up to
     104 registers each, which is ample up to a head dim of 128; 384 start at any. So windows of 14x14 and 16x16 are

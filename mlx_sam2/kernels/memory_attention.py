@@ -182,12 +182,12 @@ SOURCE = """
 
 
 def _width(dim: int) -> int:
-    """Channels of queries and keys with the zeros that fill up their last two matrices."""
+    """The channels of queries and keys, filled up to whole pairs of matrices."""
     return -(-dim // 16) * 16
 
 
 def block_of_keys(dim: int, value_dim: int, itemsize: int) -> int | None:
-    """Keys of a block, None where not even the smallest fits into threadgroup memory."""
+    """The number of keys in a block; None if not even the smallest block fits threadgroup memory."""
     pad = 16 // itemsize
     fits = (n for n in KEYS if (n * (_width(dim) + pad) + value_dim * (n + pad)) * itemsize <= SCRATCH)
     return next(fits, None)

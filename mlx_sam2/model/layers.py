@@ -80,7 +80,7 @@ class MLP(nn.Module):
         self._sigmoid_output = sigmoid_output
 
     def hidden(self, x: mx.array) -> mx.array:
-        """What the last layer gets."""
+        """The input of the last layer."""
         for layer in self.layers[:-1]:
             x = self._activation(layer(x))
         return x
@@ -91,7 +91,7 @@ class MLP(nn.Module):
 
 
 def pointwise(x: mx.array, weight: mx.array, bias: mx.array) -> mx.array:
-    """A 1x1 convolution of (B, H, W, I) by (O, 1, 1, I) as what it is: one product, its bias included."""
+    """A 1x1 convolution of (B, H, W, I) by (O, 1, 1, I) as one product, its bias included."""
     return mx.addmm(bias, x, weight.reshape(len(bias), -1).T)
 
 
@@ -113,7 +113,7 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(internal_dim, embedding_dim)
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array) -> mx.array:
-        """q (B or 1, Nq, C), k and v (B or 1, Nk, C_kv) -> (B, Nq, C); what is shared is projected once."""
+        """q (B or 1, Nq, C), k and v (B or 1, Nk, C_kv) -> (B, Nq, C). A batch of 1 is projected once for all."""
         batch = max(len(q), len(k))
         q = split_heads(self.q_proj(q), self.num_heads)
         k = split_heads(self.k_proj(k), self.num_heads)

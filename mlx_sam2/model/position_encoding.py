@@ -39,7 +39,7 @@ def _sine_grid(height: int, width: int, channels: int, temperature: float) -> np
 def sine_position_encoding(
     height: int, width: int, channels: int, temperature: float = 10000.0, dtype: mx.Dtype = mx.float32
 ) -> mx.array:
-    """Fixed 2-D sine encoding, (1, height, width, channels), kept once made (official ``PositionEmbeddingSine``)."""
+    """Fixed 2-D sine encoding, (1, height, width, channels); cached (official ``PositionEmbeddingSine``)."""
     return mx.array(_sine_grid(height, width, channels, temperature), dtype)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 def resize_bilinear(x: mx.array, size: tuple[int, int], antialias: bool = False) -> mx.array:
-    """Bilinear resize of (B, H, W, C) to (B, *size, C) in float32, as torch's ``F.interpolate`` does it."""
+    """Bilinear resize of (B, H, W, C) to (B, *size, C) in float32, as torch's ``F.interpolate`` does."""
     x = x.astype(mx.float32)
     height, width = size
     if antialias:
@@ -19,7 +19,7 @@ def resize_bilinear(x: mx.array, size: tuple[int, int], antialias: bool = False)
 
 
 def resize_bicubic(x: mx.array, size: tuple[int, int]) -> mx.array:
-    """Bicubic resize (a = -0.75) of (B, H, W, C) to (B, *size, C) in float32, as torch's ``F.interpolate`` does it."""
+    """Bicubic resize (a = -0.75) of (B, H, W, C) to (B, *size, C) in float32, as torch's ``F.interpolate`` does."""
     x = x.astype(mx.float32)
     x = _contract_axis(x, 2, _bicubic_matrix(x.shape[2], size[1]))
     return _contract_axis(x, 1, _bicubic_matrix(x.shape[1], size[0]))
@@ -34,7 +34,7 @@ def _contract_axis(x: mx.array, axis: int, matrix: np.ndarray) -> mx.array:
 
 
 def source_positions(in_size: int, out_size: int) -> np.ndarray:
-    """Where the pixels of a resized axis lie between those of the source, (out,) float32, half pixels aligned."""
+    """Positions of the pixels of a resized axis in the source, (out,) float32; pixel centres lie at halves."""
     scale = np.float64(np.float32(in_size) / np.float32(out_size))
     return (scale * (np.arange(out_size) + 0.5) - 0.5).astype(np.float32)  # rounded once, a fused multiply-add in torch
 
@@ -94,10 +94,10 @@ def _bicubic_matrix(in_size: int, out_size: int) -> np.ndarray:
 
 
 def fit_mask(mask: np.ndarray, image_size: int) -> np.ndarray:
-    """A bool mask (H, W) at the model's input size, (S, S) bool: antialiased and thresholded at one half.
+    """Resize a bool mask (H, W) to the model's input, (S, S) bool: antialiased, then thresholded at one half.
 
-    At simple ratios (3 to 2, 15 to 8) many pixels are one half up to rounding. So that these fall as in PyTorch's
-    ``F.interpolate(antialias=True)``, sums go tap by tap in its order, fused, and not through a matrix product.
+    At simple ratios (3 to 2, 15 to 8) many pixels are one half up to rounding. To round them as PyTorch's
+    ``F.interpolate(antialias=True)`` does, sums run tap by tap in its order, fused, and not through a matrix product.
     """
     if mask.shape == (image_size, image_size):
         return mask
