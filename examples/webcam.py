@@ -90,7 +90,11 @@ def follow(
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(source)
-        sink = stack.enter_context(OverlaySink(output, overwrite, fps=source.fps)) if output else None
+        sink = (
+            stack.enter_context(OverlaySink(output, overwrite, fps=source.fps, display=source.display))
+            if output
+            else None
+        )
         predictor = SAM2VideoPredictor.from_pretrained(model)
         stream = stack.enter_context(predictor.stream())
         is_live = not source.random_access

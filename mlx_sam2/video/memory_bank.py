@@ -14,13 +14,15 @@ import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ..config.sam2 import SAM2Config
 from .prompts import Prompts
+
+REMEDY = "set TMPDIR to a folder with room, or use memory='ram'"
 
 
 class FrameMemory(NamedTuple):
@@ -58,7 +60,7 @@ class ResultStore:
         self.capacity = 0
         self._recent: OrderedDict[int, FrameResult] = OrderedDict()
         self.closed = False
-        self._file = tempfile.TemporaryFile(prefix="mlx_sam2-") if on_disk else None  # noqa: SIM115  closed in close()
+        self._file = _temporary_file() if on_disk else None
         if self._file is not None:  # users of the official API close nothing: no ResourceWarning then
             weakref.finalize(self, self._file.close)
         self._clean: set[int] = set()  # slots in RAM whose record in the file is current
@@ -133,9 +135,8 @@ class ResultStore:
             if written < self._layout.itemsize:  # how the last bytes of a disk are given out
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            remedy = "set TMPDIR to a folder with room, or use memory='ram'"
             place = f"the temporary file in {tempfile.gettempdir()}"
-            raise OSError(error.errno, f"{place} cannot be written: {error.strerror}; {remedy}") from error
+            raise OSError(error.errno, f"{place} cannot be written: {error.strerror}; {REMEDY}") from error
 
     def _read(self, slot: int) -> FrameResult:
         # mapped for this record only: pages of older records shall not count as memory of the process
@@ -145,6 +146,15 @@ class ResultStore:
         pointer = mx.array(record["pointer"])
         mx.eval(pointer)
         return FrameResult(np.array(record["low_res_mask"]), pointer, float(record["object_score"]), features)
+
+
+def _temporary_file() -> Any:
+    """A file without a name in the temporary folder."""
+    try:
+        return tempfile.TemporaryFile(prefix="mlx_sam2-")
+    except OSError as error:
+        text = f"no temporary file can be made: {error.strerror}"
+        raise OSError(error.errno, f"{text}; {REMEDY}") from error
 
 
 class ResultMap(MutableMapping[int, FrameResult]):

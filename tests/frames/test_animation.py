@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from mlx_sam2.frames import source as video
 from mlx_sam2.frames.animation import AnimationSource
@@ -90,24 +90,27 @@ def test_stacks_of_slices(tmp_path: Path, mode: str) -> None:
         assert [frame[3, 3].tolist() for frame in source] == [[40 * i] * 3 for i in range(4)]
 
 
+def save_pages(path: Path, pages: list[np.ndarray], tags: list[dict[int, int]]) -> None:
+    """A TIFF whose pages have tags of their own."""
+    with TiffImagePlugin.AppendingTiffWriter(path) as writer:
+        for page, tag in zip(pages, tags, strict=True):
+            Image.fromarray(page).save(writer, "TIFF", tiffinfo=tag)
+            writer.newFrame()
+
+
 def test_pages_are_turned_by_their_orientation(tmp_path: Path) -> None:
-    pages = [Image.fromarray(frame) for frame in squares(3)]
-    for page in pages:
-        page.encoderinfo = {"tiffinfo": {0x0112: 6}}
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:], tiffinfo={0x0112: 6})
+    save_pages(tmp_path / "a.tif", squares(3), [{0x0112: 6}] * 3)
     with open_source(tmp_path / "a.tif") as source:
         for frame, stored in zip(source, squares(3), strict=True):
             np.testing.assert_array_equal(frame, np.rot90(stored, -1))
 
 
 def test_smaller_copies_in_a_tiff_are_no_frames(tmp_path: Path) -> None:
-    pages = [Image.fromarray(frame) for frame in squares(2)]
-    pages.insert(1, pages[0].resize((8, 6)))
-    pages[1].encoderinfo = {"tiffinfo": {254: 1}}  # a copy of lower resolution
-    pages[0].save(tmp_path / "a.tif", save_all=True, append_images=pages[1:])
+    first, second = squares(2)
+    save_pages(tmp_path / "a.tif", [first, first[::4, ::4], second], [{}, {254: 1}, {}])
     with open_source(tmp_path / "a.tif") as source:
         assert len(source) == 2
-        np.testing.assert_array_equal(source[1], squares(2)[1])
+        np.testing.assert_array_equal(source[1], second)
 
 
 def test_what_is_no_stack_of_frames(tmp_path: Path) -> None:

@@ -221,3 +221,27 @@ def test_the_temporary_file_is_gone_however_the_process_ends(end: str, tmp_path:
     assert process.wait(30) == {"normal": 0, "raise": 1, "wait": -signal.SIGTERM}[end]
     process.stdout.close()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("reason", ["gone", "none"])
+def test_a_temporary_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str) -> None:
+    """Gone since the program began, or none that can be used."""
+    if reason == "gone":
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
+    else:
+        monkeypatch.setattr("tempfile.tempdir", None)
+        monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
+    with pytest.raises(OSError, match="no temporary file can be made: .*; set TMPDIR to a folder with room, or use"):
+        ResultStore(on_disk=True)
+    ResultStore(on_disk=False)
+
+
+def test_a_temporary_folder_that_goes_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file has no name, so it stays."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "tmp"))
+    store = ResultStore(on_disk=True)
+    (tmp_path / "tmp").rmdir()
+    slots = [store.add(result(t)) for t in range(3)]
+    for t, slot in enumerate(slots):
+        np.testing.assert_array_equal(store.get(slot).low_res_mask, result(t).low_res_mask)
