@@ -231,7 +231,7 @@ def test_a_temporary_folder_that_is_not_there(tmp_path: Path, monkeypatch: pytes
     else:
         monkeypatch.setattr("tempfile.tempdir", None)
         monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: [str(tmp_path / "gone")])
-    with pytest.raises(OSError, match="no temporary file can be made: .*; set TMPDIR to a folder with room, or use"):
+    with pytest.raises(OSError, match=r"no temporary file can be made: .*; set TMPDIR to a folder with room, or use"):
         ResultStore(on_disk=True)
     ResultStore(on_disk=False)
 
