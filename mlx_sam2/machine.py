@@ -18,6 +18,7 @@ class Chip(NamedTuple):
     tflops: float  # float32: cores x 128 lanes x 2 x clock; docs/performance.md has the sources
     # where chips of one name differ in bandwidth: what Apple states for a number of CPU cores
     bandwidth_by_cpu_cores: Mapping[int, float] | None = None
+    matrix_units: bool = False  # whether it has some beside the shader cores, which alone `tflops` counts
 
 
 CHIPS = {
@@ -36,9 +37,9 @@ CHIPS = {
     "M4": Chip(120, 4.4),
     "M4 Pro": Chip(273, 8.8),
     "M4 Max": Chip(546, 17.6, {14: 410, 16: 546}),
-    "M5": Chip(153, 4.45),  # M5: shader cores alone, without the matrix units beside them
-    "M5 Pro": Chip(307, 8.9),
-    "M5 Max": Chip(614, 17.8, {}),  # its two sizes differ in GPU cores only
+    "M5": Chip(153, 4.45, matrix_units=True),  # M5: shader cores alone, without the matrix units beside them
+    "M5 Pro": Chip(307, 8.9, matrix_units=True),
+    "M5 Max": Chip(614, 17.8, {}, matrix_units=True),  # its two sizes differ in GPU cores only
 }
 
 

@@ -127,7 +127,7 @@ def modelled(stage: Stage, chip: str) -> dict[str, Any]:
     if stage.graph is None:
         return {}
     function, examples = stage.graph
-    steps = roofline.trace(function, *examples)
+    steps = roofline.trace(function, *examples, chip=CHIPS[chip])
     found = {f"modelled_{name}": round(value, 3) for name, value in _total(steps, chip)._asdict().items()}
     parts = roofline.by_operation(steps, CHIPS[chip])
     return {**found, "modelled_operations": {name: part._asdict() for name, part in parts.items()}}
@@ -231,15 +231,15 @@ def _table(report: dict[str, Any], results: dict[str, dict[str, Any]], chip: str
 
 def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]:
     """The lines of two tables: stages, then the operations of each."""
-    columns = ("milliseconds", "minimum_ms", "gigabytes", "gflop", "launches")
+    columns = ("milliseconds", "expected_ms", "minimum_ms", "gigabytes", "gflop", "launches")
     known = {name: r for name, r in results.items() if "modelled_milliseconds" in r}
-    lines = ["", f"| modelled on {chip} | ms | at least | GB | GFLOP | launches |", "|---|---|---|---|---|---|"]
+    lines = ["", f"| modelled on {chip} | ms | expected | at least | GB | GFLOP | launches |", "|---|" + "---|" * 6]
     for name, r in known.items():
         lines.append(f"| {name} | {' | '.join(format(r[f'modelled_{c}'], '.4g') for c in columns)} |")
     lines += [
         "",
-        f"| stage, modelled on {chip} | operation | ms | GB | GFLOP | launches |",
-        "|---|---|---|---|---|---|",
+        f"| stage, modelled on {chip} | operation | ms | expected | GB | GFLOP | launches |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, r in known.items():
         for operation, part in r["modelled_operations"].items():

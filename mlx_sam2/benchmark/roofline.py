@@ -1,7 +1,8 @@
 """The modelled cost of a stage on a chip: its graph, traced and priced by bytes and operations.
 
 ``trace`` records the primitives that MLX would run on a Metal GPU. Nothing is evaluated, and no GPU is needed. A step
-costs the larger of its bytes over the chip's bandwidth and its operations over the chip's arithmetic. Launches are
+costs the larger of its bytes over the chip's bandwidth and its operations over the chip's arithmetic: at the chip's
+peaks, which nothing reaches, and at the share of them that was published for its kind (``REACHED``). Launches are
 counted, not priced. Caches are ignored, except that a step reads an input once.
 """
 
@@ -24,11 +25,25 @@ from ..machine import Chip
 from ..model import compiled as compiling
 from .roofline_steps import ELEMENTWISE, ENTER, HEAVY, LEAVE, Arrays, Step
 
+# The share of a chip's peak arithmetic that a kind of launch reaches, as published. Other kinds are bound by bytes.
+REACHED = {
+    "Matmul": 0.70,  # MPSGraph on an M2 Max; 2.9 of 4.4 TFLOP/s on an M4 (arXiv 2502.05317)
+    "AddMM": 0.70,
+    "Convolution": 0.70,  # taken for the product that it is
+    "sdpa": 0.76,  # MLX's fused attention with 72 channels on an M3 Ultra
+    "mask_unit_attention": 0.70,  # counted, 65 to 76 %: its simdgroup products reach 80 % on an M1 Max
+    "memory_attention": 0.70,
+}
+# The same with matrix units, in shares of the shader cores: 51 and 50 of 17.8 TFLOP/s in bfloat16 on an M5 Max.
+REACHED_WITH_MATRIX_UNITS = {**REACHED, "Matmul": 2.87, "AddMM": 2.87, "sdpa": 2.81}
+BANDWIDTH_REACHED = 0.83  # STREAM on an M4's GPU: 100 of 120 GB/s (arXiv 2502.05317)
+
 
 class Cost(NamedTuple):
     """Modelled cost of a stage on a chip."""
 
-    milliseconds: float
+    milliseconds: float  # at the chip's peaks
+    expected_ms: float  # at the published shares of them
     minimum_ms: float  # of products, convolutions and attentions alone, each of their bytes moved once
     gigabytes: float
     gflop: float
@@ -45,11 +60,19 @@ def cost(steps: Iterable[Step], chip: Chip) -> Cost:
     )
     return Cost(
         1e3 * sum(s.seconds(chip) for s in steps),
+        1e3 * sum(expected_seconds(s, chip) for s in steps),
         1e3 * least,
         sum(s.bytes for s in steps) / 1e9,
         sum(s.flops for s in steps) / 1e9,
         len(steps),
     )
+
+
+def expected_seconds(step: Step, chip: Chip) -> float:
+    """The time of a launch at the shares of the chip's peaks that its kind reaches."""
+    reached = (REACHED_WITH_MATRIX_UNITS if chip.matrix_units else REACHED).get(step.name, 1)
+    memory = step.bytes / (BANDWIDTH_REACHED * chip.bandwidth * 1e9)
+    return max(memory, step.flops / (reached * chip.tflops * 1e12))
 
 
 def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
@@ -113,12 +136,12 @@ class _Regions:
 
 
 @contextmanager
-def _as_on_metal(regions: _Regions) -> Iterator[None]:
+def _as_on_metal(regions: _Regions, on: gpu.Gpu) -> Iterator[None]:
     """Within the block the model builds the graph of a Metal GPU, with MLX's fused operations as custom kernels."""
     real_attention, real_gelu, fused_gelu = mx.fast.scaled_dot_product_attention, nn.gelu, _fused("gelu")
 
     def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, mask: Any = None) -> mx.array:
-        if q.shape[-1] == v.shape[-1] and q.shape[-1] in gpu.SHADERS.fused_head_dims() and mask is None:
+        if q.shape[-1] == v.shape[-1] and q.shape[-1] in on.fused_head_dims() and mask is None:
             return _fused("sdpa")(q, k, v)
         return real_attention(q, k, v, scale=scale, mask=mask)
 
@@ -128,7 +151,7 @@ def _as_on_metal(regions: _Regions) -> Iterator[None]:
     with (
         _replaced(mx.fast, layer_norm=_fused("layer_norm"), scaled_dot_product_attention=attention),
         _replaced(nn, gelu=gelu),
-        _replaced(gpu, this_gpu=lambda: gpu.SHADERS),
+        _replaced(gpu, this_gpu=lambda: on),
         _replaced(mx.metal, is_available=lambda: True),
         _replaced(mx, default_device=lambda: SimpleNamespace(type=mx.gpu)),
         _replaced(compiling, compiles=lambda: True, run=regions.run),
@@ -155,7 +178,9 @@ def runs_compiled(function: Callable[..., Any], *examples: mx.array) -> bool:
     return bool(fused(*([found] if isinstance(found, mx.array) else found)) - alone)
 
 
-def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | None = None) -> list[Step]:
+def trace(
+    function: Callable[..., Any], *examples: mx.array, compiled: bool | None = None, chip: Chip | None = None
+) -> list[Step]:
     """The launches of a function on a Metal GPU.
 
     Args:
@@ -163,11 +188,13 @@ def trace(function: Callable[..., Any], *examples: mx.array, compiled: bool | No
         examples: arrays of the shapes and dtypes to trace with.
         compiled: whether chains of elementwise operations are one launch, as under ``mx.compile``; None finds out
             whether the function compiles itself, or which of its stages are compiled.
+        chip: whose built-in choices the ops take; None for those of a GPU without matrix units.
     """
     if compiled is None:
         compiled = runs_compiled(function, *examples)
     records: list[dict[str, Any]] = []
-    with _as_on_metal(_Regions(everything=compiled)):
+    on = gpu.MATRIX_UNITS if chip is not None and chip.matrix_units else gpu.SHADERS
+    with _as_on_metal(_Regions(everything=compiled), on):
         mx.export_function(records.append, function, *examples)
     arrays = Arrays()
     steps: list[Step] = []

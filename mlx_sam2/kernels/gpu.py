@@ -41,6 +41,7 @@ class Gpu(NamedTuple):
 
 # A GPU without matrix units, and an MLX of today: what graphs are traced for, and what other machines are taken for.
 SHADERS = Gpu("", (), (0, 32, 4))
+MATRIX_UNITS = Gpu("applegpu_g17s", NAX_MACOS, (0, 32, 4))  # an M5 Max
 
 
 _HAS_METAL = mx.metal.is_available()  # truly: what tests and the roofline pretend, no device can be asked about

@@ -13,6 +13,7 @@ from mlx.utils import tree_map
 from mlx_sam2.benchmark import roofline
 from mlx_sam2.benchmark.roofline_steps import WHOLE
 from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.kernels import memory_attention
 from mlx_sam2.machine import CHIPS, Chip
 from mlx_sam2.model.compiled import compiled
 from mlx_sam2.model.sam2 import SAM2
@@ -141,6 +142,26 @@ def test_cost_is_the_slower_of_bytes_and_operations() -> None:
     total = roofline.cost([slow_memory, slow_arithmetic], chip)
     assert total.milliseconds == pytest.approx(2 + 5)
     assert total.minimum_ms == pytest.approx(2)  # copies need not be
+
+
+def test_what_is_expected_is_what_was_reached() -> None:
+    plain, units = (roofline.Chip(1.0, 0.001, matrix_units=m) for m in (False, True))
+    product = roofline.Step("Matmul", 5_000_000, {"a": {WHOLE: 10}}, {"b": 10})
+    copy = roofline.Step("copy", 5, {"a": {WHOLE: 1_000_000}}, {"b": 1_000_000})
+    found = roofline.cost([product, copy], plain)
+    assert found.milliseconds == pytest.approx(5 + 2)
+    assert found.expected_ms == pytest.approx(5 / 0.70 + 2 / 0.83)
+    assert roofline.cost([product], units).expected_ms == pytest.approx(5 / 2.87)
+
+
+def test_a_chip_with_matrix_units_takes_products_for_its_memories() -> None:
+    def attention(q: mx.array, k: mx.array, v: mx.array) -> mx.array:
+        return memory_attention(q, k, v)
+
+    arrays = [mx.zeros((1, 1, n, d), HALF) for n, d in ((128, 256), (600, 256), (600, 64))]
+    names = {chip: [s.name for s in roofline.trace(attention, *arrays, chip=CHIPS[chip])] for chip in ("M4", "M5")}
+    assert names["M4"] == ["memory_attention"] or "memory_attention" in names["M4"]
+    assert "memory_attention" not in names["M5"] and names["M5"].count("Matmul") == 2
 
 
 @pytest.mark.parametrize(("size", "gmacs"), [("tiny", 145), ("large", 911)])

@@ -71,7 +71,7 @@ def _modelled(function: Callable[..., Any], examples: tuple[Any, ...], chip: str
     from mlx_sam2.benchmark import roofline  # with MLX
     from mlx_sam2.machine import CHIPS
 
-    return roofline.cost(roofline.trace(function, *examples), CHIPS[chip])._asdict()
+    return roofline.cost(roofline.trace(function, *examples, chip=CHIPS[chip]), CHIPS[chip])._asdict()
 
 
 def main() -> None:
