@@ -2,8 +2,8 @@
 
     python tools/pictures/screenshot_app.py [FILE.png] [--width 1280] [--height 800] [--theme dark] [--frame 19]
 
-Needs Chromium (apt-get install chromium, or $CHROMIUM), playwright, and the extras `app` and `demo`'s weights, which
-come with the package. The app draws the clip itself, so nothing is downloaded.
+Needs Chromium (apt-get install chromium, or $CHROMIUM), playwright and the extra `app`; with the font Inter
+(fonts-inter) it looks as on a Mac. The app draws the clip itself, and the model is demo, so nothing is downloaded.
 """
 
 from __future__ import annotations
