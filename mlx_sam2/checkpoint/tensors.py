@@ -43,7 +43,7 @@ def weights_file(folder: Path) -> Path:
     for name in (WEIGHTS, INDEX):
         if (folder / name).is_file():
             return folder / name
-    for suffixes in ((".safetensors",), TORCH_SUFFIXES):
+    for suffixes in ((".safetensors",), TORCH_SUFFIXES, (".ckpt", ".bin")):  # the last: Lightning's, transformers'
         found = sorted(p for p in folder.iterdir() if p.suffix in suffixes and p.is_file())
         if len(found) == 1:
             return found[0]

@@ -62,10 +62,27 @@ def check(path: str | os.PathLike[str]) -> dict[str, str]:
         with safe_open(str(path), framework="numpy") as file:
             return file.metadata() or {}
     except SafetensorError as error:
+        size, whole = path.stat().st_size, _stated_size(path, length)
         why = shown(one_line(error), 160)
+        if whole is not None and size < whole < 1 << 62:
+            why = f"{size:,} of {whole:,} bytes are there"
         raise SafetensorsFileError(
             f"{path}: no safetensors file, or truncated or damaged ({why}); download or copy it again"
         ) from None
+
+
+def _stated_size(path: Path, length: int) -> int | None:
+    """The size of a file according to its header; None: it has none that can be read."""
+    if length > MAX_HEADER_BYTES:
+        return None
+    with path.open("rb") as file:
+        file.seek(8)
+        text = file.read(length)
+    try:
+        entries = [entry for name, entry in json.loads(text).items() if name != "__metadata__"]
+        return 8 + length + max(int(entry["data_offsets"][1]) for entry in entries)
+    except (ValueError, ArithmeticError, RecursionError, LookupError, TypeError, AttributeError):  # no such JSON
+        return None
 
 
 def read_index(path: str | os.PathLike[str]) -> dict[str, str]:

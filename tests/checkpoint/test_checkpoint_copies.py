@@ -82,6 +82,15 @@ def test_wrappers(tmp_path: Path, expected: State, wrapper: str) -> None:
         assert_same(loading.load(path, config=nano_config(), dtype="float32"), expected)
 
 
+@pytest.mark.parametrize("name", ["last.ckpt", "pytorch_model.bin"])
+def test_a_folder_of_a_trainer(tmp_path: Path, expected: State, name: str) -> None:
+    write_torch(tmp_path / name, prefixed("model."), "state_dict")
+    assert_same(loading.load(tmp_path, config=nano_config(), dtype="float32"), expected)
+    write_torch(tmp_path / "x.pt", nano_state())  # comes before
+    (tmp_path / name).write_bytes(b"")
+    assert_same(loading.load(tmp_path, config=nano_config(), dtype="float32"), expected)
+
+
 # {contents: (labels, the one that is taken)}
 SEVERAL: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
     "beside": (lambda s: {"ema": changed(s), "model": s}, "ema", "model"),

@@ -119,6 +119,8 @@ BROKEN_SAFETENSORS = {
     "data left over": header({"a": ENTRY}, b"\0" * 8),
     "overlapping": header({"a": ENTRY, "b": ENTRY}, b"\0" * 4),
     "a hole": header({"a": ENTRY, "b": {**ENTRY, "data_offsets": [8, 12]}}, b"\0" * 12),
+    "an end at infinity": header({"a": {**ENTRY, "data_offsets": [0, float("inf")]}}, b"\0" * 4),
+    "an end of 4,000 digits": header({"a": {**ENTRY, "data_offsets": [0, 10**4000]}}, b"\0" * 4),
     "backwards": header({"a": {**ENTRY, "data_offsets": [4, 0]}}, b"\0" * 4),
     "a shape of 10 TB": header({"a": {**ENTRY, "shape": [10 << 38]}}, b"\0" * 4),
     "an overflowing shape": header({"a": {**ENTRY, "shape": [1 << 40, 1 << 40]}}, b"\0" * 4),

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import save_file
 
 from checkpoint_files import write_torch
 from mlx_sam2.checkpoint import loading
@@ -61,6 +62,16 @@ def test_a_file_that_was_cut_off(tmp_path: Path, kept: float) -> None:
     with path.open("r+b") as file:
         file.truncate(size)
     with pytest.raises(CheckpointError, match=rf"its end is missing: {size:,} bytes are there\); download or copy it"):
+        loading.load(path, config=nano_config())
+
+
+def test_a_safetensors_file_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    save_file(nano_state(), path)
+    whole = path.stat().st_size
+    with path.open("r+b") as file:
+        file.truncate(100_000)
+    with pytest.raises(CheckpointError, match=rf"truncated or damaged \(100,000 of {whole:,} bytes are there\)"):
         loading.load(path, config=nano_config())
 
 
