@@ -261,3 +261,38 @@ def test_one_button_at_a_time_stands_out(app_server: str, browser: Any, clip: Pa
     assert primary() == ["track-on"]
     page.close()
     assert page.errors == []
+
+
+def test_single_keys_can_be_turned_off(app_server: str, browser: Any) -> None:
+    page = Page(browser, app_server)
+    page.open(PHOTO)
+    page.click(290, 150)
+    page.tab.click("#help")
+    page.tab.get_by_label("Single keys act").uncheck()
+    page.tab.keyboard.press("Escape")
+    page.tab.locator("#stage").focus()
+    page.press("b")
+    page.press("v")
+    assert page.tab.get_by_role("radio", name="Include").is_checked() and page.objects()[0]["visible"]
+    page.press("Control+z")
+    assert page.objects() == []
+    page.tab.reload()
+    until(lambda: page.tab.evaluate("app.session !== null"), "the session")
+    page.settled()
+    page.press("b")
+    assert page.tab.get_by_role("radio", name="Include").is_checked(), "the choice is forgotten"
+    page.close()
+
+
+def test_messages_lie_beside_the_picture(app_server: str, browser: Any) -> None:
+    for width, height in SIZES.values():
+        page = Page(browser, app_server, width, height)
+        page.open(PHOTO)
+        page.tab.evaluate("app.say('One.'); app.problem(new Error('Two did not work, and this is a longer line.'))")
+        stage = page.tab.locator("#stage").bounding_box()
+        for item in page.tab.locator(".toast").all():
+            box = item.bounding_box()
+            right, below = stage["x"] + stage["width"] <= box["x"], stage["y"] + stage["height"] <= box["y"]
+            assert right or below, f"{width}: a message lies over the picture"
+        page.close()
+        assert len(page.errors) == 1  # that one, as the console has it

@@ -32,6 +32,24 @@ const TOUCH = ["Fingers", [
   [["Tap"], "Include what is there; with the Exclude tool, exclude it"], [["Drag"], "Box around the object"], [["Two"], "Zoom and move"],
 ]];
 
+const CHOICE = "single keys";
+
+function keptChoice() {
+  try {
+    return localStorage.getItem(CHOICE) !== "off";
+  } catch {
+    return true; // storage is off
+  }
+}
+
+function keepChoice(on) {
+  try {
+    localStorage.setItem(CHOICE, on ? "on" : "off");
+  } catch {
+    // as above: until the page is reloaded
+  }
+}
+
 export class Keys {
   constructor(app) {
     this.app = app;
@@ -50,12 +68,25 @@ export class Keys {
   }
 
   #fill() {
-    const all = matchMedia("(pointer: coarse)").matches ? [TOUCH, ...HELP] : HELP;
+    const fingers = matchMedia("(pointer: coarse)").matches;
+    const all = fingers ? [TOUCH, ...(matchMedia("(any-pointer: fine)").matches ? HELP : [])] : HELP;
     const groups = all.map(([title, rows]) => make("div", {}, make("h3", {}, title), make("dl", {}, ...rows.flatMap(([keys, words]) => [
       make("dt", {}, ...keys.flatMap((key, index) => [index ? " " : "", make("kbd", {}, key)])), make("dd", {}, words)]))));
     const close = make("button", { class: "icon", "aria-label": "Close", onclick: () => this.dialog.close() }, icon("close"));
     this.dialog.replaceChildren(make("div", { class: "sheet" },
-      make("header", {}, make("h2", { id: "help-title" }, "Keyboard and mouse"), close), make("div", { class: "columns", tabindex: "0" }, ...groups)));
+      make("header", {}, make("h2", { id: "help-title" }, fingers ? "Fingers and keys" : "Keyboard and mouse"), close),
+      make("div", { class: "columns", tabindex: "0" }, ...groups), this.#choice()));
+  }
+
+  /** Letters that act alone can be turned off: speech and a stray hand press them too (WCAG 2.1.4). */
+  #choice() {
+    const box = make("input", { type: "checkbox", id: "single-keys" });
+    box.checked = this.singleKeys = keptChoice();
+    box.addEventListener("change", () => {
+      this.singleKeys = box.checked;
+      keepChoice(box.checked);
+    });
+    return make("label", { class: "check" }, box, "Single keys act, without ", CMD);
   }
 
   #down(event) {
@@ -80,6 +111,7 @@ export class Keys {
   #plain(event, target) {
     const { app } = this;
     const { tools, objects, transport, session, view } = app;
+    if (!this.singleKeys && event.key.length === 1 && event.key !== " ") return null;
     const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
     if (general || !session || event.altKey) return general;
     const onControl = target.matches("button, input"); // there Space and Enter press it
