@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..text import some
+from ..text import shown, some
 
 # Parts that torch's wrappers add to names, anywhere: compile, (Distributed)DataParallel, FSDP, checkpointing.
 _WRAPPERS = {"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
@@ -33,6 +33,11 @@ class Copy:
     tensors: dict[str, Any]  # by their names below the label
     beside: tuple[str, ...] = ()  # names of the same dict that belong to no copy
 
+    @property
+    def shown(self) -> str:
+        """The label, safe to print: it comes out of the file."""
+        return shown(self.label, 60) or "the outermost"
+
 
 class CopyError(ValueError):
     """A file's copies of the weights cannot be told apart, or lack the one that was asked for. One line."""
@@ -44,8 +49,13 @@ def find(dicts: Mapping[str, Mapping[str, Any]]) -> list[Copy]:
     Raises:
         CopyError: names cannot be told apart, or there are too many copies.
     """
-    groups = {place: group for place, group in dicts.items() if place.split(".")[0] not in _NO_WEIGHTS}
-    return [copy for place, group in groups.items() for copy in _within(place, group)]
+    found: list[Copy] = []
+    for place, group in dicts.items():
+        if place.split(".")[0] not in _NO_WEIGHTS:
+            found += _within(place, group)
+        if len(found) > MOST_COPIES:
+            raise CopyError(f"it holds over {MOST_COPIES} copies of the weights")
+    return found
 
 
 def choose(copies: list[Copy], weights_key: str | None, path: Path) -> Copy:
@@ -54,7 +64,7 @@ def choose(copies: list[Copy], weights_key: str | None, path: Path) -> Copy:
     Raises:
         CopyError: there is no such copy, or several.
     """
-    labels = ", ".join(copy.label or "the outermost names" for copy in copies)
+    labels = ", ".join(copy.shown for copy in copies)
     if weights_key is not None:
         found = [copy for copy in copies if copy.label == weights_key]
         found = found or [copy for copy in copies if weights_key in copy.label.split(".")]
@@ -65,8 +75,8 @@ def choose(copies: list[Copy], weights_key: str | None, path: Path) -> Copy:
     chosen = min(copies, key=_rank)
     if len(copies) > 1:
         warnings.warn(
-            f"mlx_sam2: {path} holds {len(copies)} copies of the weights ({labels}): {chosen.label or 'the outermost'} "
-            "is taken; weights_key= (--weights-key) chooses",
+            f"mlx_sam2: {path} holds {len(copies)} copies of the weights ({labels}): {chosen.shown} is taken; "
+            "weights_key= (--weights-key) chooses",
             UserWarning,
             stacklevel=2,
         )
@@ -85,7 +95,7 @@ def _within(place: str, group: Mapping[str, Any]) -> list[Copy]:
     if len(unwrapped) != len(group):
         raise CopyError(f"two of its tensors have the same name without wrappers: {some(_twice(group))}")
     prefixes = sorted({p for name in unwrapped if (p := _prefix(name)) is not None}, key=len, reverse=True)
-    if len(prefixes) > MOST_COPIES:
+    if len(prefixes) > MOST_COPIES:  # each name is compared with each of them below
         raise CopyError(f"it holds over {MOST_COPIES} copies of the weights")
     found: dict[str, dict[str, Any]] = {prefix: {} for prefix in reversed(prefixes)}
     beside = []

@@ -128,8 +128,8 @@ def _copy_of(contents: Contents, path: Path, weights_key: str | None) -> tuple[C
     _refuse_family(names, path)
     if copy.beside and weights_key is None:
         raise CheckpointError(
-            f"{path} holds tensors beside the model {copy.label!r} that no SAM 2 has ({some(copy.beside)}): "
-            f"weights_key={copy.label!r} (--weights-key {copy.label}) leaves them out"
+            f"{path} holds tensors beside the model {copy.shown!r} that no SAM 2 has ({some(copy.beside)}): "
+            f"weights_key={copy.shown!r} (--weights-key {copy.shown}) leaves them out"
         )
     for tensor in copy.tensors.values():
         tensor.check()

@@ -150,7 +150,20 @@ def test_names_that_fall_together(tmp_path: Path) -> None:
     assert "two of its tensors have the same name without wrappers: no_mem_embed" in refusal(path, config=nano_config())
 
 
+def test_labels_are_safe_to_print(tmp_path: Path) -> None:
+    """They are names out of a stranger's file."""
+    odd = "\x1b[2J\u202e" + "x" * 5000 + "\n"
+    path = write_torch(tmp_path / "x.pt", {"model": nano_state(), "other": prefixed(f"{odd}.")}, None)
+    said = refusal(path, config=nano_config(), weights_key="ema")
+    assert said.isprintable()
+    assert "it holds model, other.\\x1b[2J\\u202exxx" in said
+    said = refusal(write_torch(tmp_path / "y.pt", {**prefixed(f"{odd}."), f"{odd}y": np.ones(1, np.float32)}))
+    assert said.isprintable()
+
+
 def test_copies_without_end(tmp_path: Path) -> None:
+    many = {f"a{i}": {"image_encoder.x": np.ones(1, np.float32)} for i in range(500)}
+    assert "over 16 copies" in refusal(write_torch(tmp_path / "x.pt", many))
     names = {f"a{i}.image_encoder.x": np.ones(1, np.float32) for i in range(2000)}
     save_file(names, tmp_path / "x.safetensors")
     assert "over 16 copies" in refusal(tmp_path / "x.safetensors")
