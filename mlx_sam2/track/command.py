@@ -14,7 +14,8 @@ from .options import PROG
 
 DESCRIPTION = "Follow what points, boxes or masks pick out through a video, with SAM 2."
 EPILOG = """\
-VIDEO is a video file, a folder of numbered JPEG or PNG frames, camera:0, or the address of a live stream (rtsp://...).
+VIDEO is a video file, an animated GIF, WebP or PNG, a TIFF stack, a folder of numbered JPEG or PNG frames, camera:0, or
+the address of a live stream (rtsp://...).
 
 Prompts may be given many times: for several objects, on several frames. OBJ is the number of an object, 1 unless
 given; T is a frame, counted from 0, the first tracked one unless given. Coordinates are pixels of the frame as it is
@@ -26,8 +27,8 @@ frame with a prompt, to the first one. With --reverse prompts without @T are on 
 
 Output: a folder for indexed PNG masks (where objects overlap the lowest number is on top), .mp4 or .mov for the video
 with the objects drawn in, .jsonl for COCO run-length encodings with scores, one frame a line. Without --output and
---overlay, VIDEO_masks/ and VIDEO_overlay.mp4 are written beside the video. Ctrl-C stops after the frame in work and
-prints the command that goes on from there; a live stream is ended by it. Whatever ends the command, the frames
+--overlay, VIDEO_masks/ and VIDEO_overlay.mp4 are written beside the video. Ctrl-C and SIGTERM stop after the frame in
+work and print the command that goes on from there; a live stream is ended by Ctrl-C. Whatever ends the command, the frames
 written so far can be read.
 
 --prompts FILE.json holds a list of prompts:
