@@ -28,8 +28,8 @@ frame with a prompt, to the first one. With --reverse prompts without @T are on 
 Output: a folder for indexed PNG masks (where objects overlap the lowest number is on top), .mp4 or .mov for the video
 with the objects drawn in, .jsonl for COCO run-length encodings with scores, one frame a line. Without --output and
 --overlay, VIDEO_masks/ and VIDEO_overlay.mp4 are written beside the video. Ctrl-C and SIGTERM stop after the frame in
-work and print the command that goes on from there; a live stream is ended by Ctrl-C. Whatever ends the command, the frames
-written so far can be read.
+work and print the command that goes on from there; a live stream is ended by Ctrl-C. Whatever ends the command, the
+frames written so far can be read.
 
 --prompts FILE.json holds a list of prompts:
   [{"object": 1, "frame": 0, "points": [[210, 350], [250, 220]], "labels": [1, 0]},
