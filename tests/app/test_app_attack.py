@@ -31,7 +31,6 @@ from app_machine import (
     code,
     form,
     frames_of_clip,
-    model_folder,
     photo,
     png,
     running,
@@ -43,11 +42,6 @@ from mlx_sam2.app.media import shown_name
 from mlx_sam2.masks import mask_to_rle, rle_to_mask
 
 A = (30.0, 40.0, 1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture

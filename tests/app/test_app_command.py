@@ -17,14 +17,9 @@ import pytest
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 from app_command import command
-from app_machine import SLOW, clip, model_folder, photo, png, running, wait_for
+from app_machine import SLOW, clip, photo, png, running, wait_for
 from light import WATCH
 from mlx_sam2.app.command import main
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -23,7 +22,6 @@ from app_machine import (
     code,
     form,
     frames_of_clip,
-    model_folder,
     photo,
     png,
     restore,
@@ -36,17 +34,6 @@ from mlx_sam2.masks import mask_to_rle
 
 A, B = (30.0, 40.0, 1), (60.0, 20.0, 1)
 FRAMES = 6
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
-
-
-@pytest.fixture(scope="module")
-def machine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with running(model, tmp_path_factory.mktemp("files")) as machine:
-        yield machine
 
 
 def open_video(machine: Machine) -> str:

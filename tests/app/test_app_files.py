@@ -16,16 +16,11 @@ from PIL import Image
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 
-from app_machine import HEIGHT, WIDTH, Machine, clip, code, form, frames_of_clip, model_folder, photo, png, running
+from app_machine import HEIGHT, WIDTH, Machine, clip, code, form, frames_of_clip, photo, png, running
 from app_projects import edited, rebuilt, reopened, unzip
 from mlx_sam2.masks import mask_to_rle, rle_to_mask
 
 A, B = (30.0, 40.0, 1), (60.0, 20.0, 0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from app_machine import HEIGHT, WIDTH, Machine, clip, form, frames_of_clip, model_folder, photo, png, running
+from app_machine import HEIGHT, WIDTH, Machine, clip, form, frames_of_clip, photo, png, running
 from mlx_sam2.masks import mask_to_rle, rle_to_mask
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
@@ -19,17 +18,6 @@ from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
 A, B, C = (30.0, 40.0, 1), (60.0, 20.0, 0), (35.0, 50.0, 1)
 FRAMES = 5
 BOX = (10.0, 8.0, 70.0, 60.0)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
-
-
-@pytest.fixture(scope="module")
-def machine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with running(model, tmp_path_factory.mktemp("files")) as machine:
-        yield machine
 
 
 @pytest.fixture

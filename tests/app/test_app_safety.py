@@ -8,7 +8,6 @@ import os
 import socket
 import struct
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
@@ -17,21 +16,9 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from app_machine import Machine, clip, code, model_folder, photo, png, running
+from app_machine import Machine, clip, code, photo, png, running
 from mlx_sam2.app import security
 from mlx_sam2.app.security import Access, is_loopback, split_host
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
-
-
-@pytest.fixture(scope="module")
-def machine(model: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    with running(model, tmp_path_factory.mktemp("files")) as machine:
-        yield machine
-
 
 # ---- Host and Origin
 

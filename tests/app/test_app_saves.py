@@ -31,7 +31,6 @@ from app_machine import (
     code,
     form,
     frames_of_clip,
-    model_folder,
     photo,
     png,
     restore,
@@ -41,11 +40,6 @@ from app_machine import (
 from mlx_sam2.app import folders, saves
 
 A, B = (30.0, 40.0, 1), (60.0, 20.0, 1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture

@@ -12,13 +12,8 @@ import pytest
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 
-from app_machine import SLOW, Machine, code, form, frames_of_clip, model_folder, photo, png, rss, running, wait_for
+from app_machine import SLOW, Machine, code, form, frames_of_clip, photo, png, rss, running, wait_for
 from mlx_sam2.app.media import Limits
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture

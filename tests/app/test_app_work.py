@@ -25,7 +25,6 @@ from app_machine import (
     code,
     form,
     frames_of_clip,
-    model_folder,
     photo,
     png,
     rss,
@@ -34,11 +33,6 @@ from app_machine import (
 )
 
 POINT = (30.0, 40.0, 1)
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return model_folder(tmp_path_factory.mktemp("app") / "nano")
 
 
 @pytest.fixture
