@@ -1,4 +1,4 @@
-"""The predictors for asyncio: ``await`` what takes time, while the event loop goes on.
+"""The predictors for asyncio: ``await`` calls that take time, while the event loop goes on.
 
 ::
 
@@ -96,7 +96,7 @@ def _awaited(method: Callable[..., T]) -> Callable[..., Coroutine[Any, Any, T]]:
 
 
 class _Front(Generic[Predictor]):
-    """What the asynchronous predictors share.
+    """Shared by the asynchronous predictors: the worker, and loading on it.
 
     Args:
         predictor: does the work; leave it to the worker from now on.
@@ -243,7 +243,7 @@ class AsyncVideoPredictor(_Front[SAM2VideoPredictor]):
 
 
 def _close_opened(opening: Any) -> None:
-    """Close what was opened, also if nobody waited for it any more."""
+    """Close a session or stream that was opened after its task had been cancelled."""
     if not opening.cancelled() and opening.exception() is None:
         opening.result().close()
 
@@ -258,7 +258,7 @@ class AsyncVideoStream:
                 if frame_idx == 0:
                     frame_idx, obj_ids, logits = await stream.add_new_points_or_box(1, points=[[320, 240]], labels=[1])
 
-    The source is read on a thread of its own: a camera that makes us wait holds nobody else up.
+    The source is read on a thread of its own, so that a slow camera holds nothing else up.
     """
 
     def __init__(self, predictor: AsyncVideoPredictor, source: Any = None) -> None:

@@ -6,6 +6,7 @@ Signatures are the official ones; the work is done by ``video.state.VideoState``
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         clear_non_cond_mem_around_input: forget the tracked frames around a prompted one. The official option of this
             name raises an AttributeError; this does what it says.
         add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
-            propagation over a corrected frame computes it anew, as in the official code, and the correction is lost.
+            propagation over a corrected frame computes it again, as in the official code, and the correction is lost.
         memory_pooling, max_memories, static_threshold: approximations, see ``Approximations``; by default none.
         return_tensors: "np" gives masks as numpy arrays that also answer calls of a tensor (``.cpu()``, ``.numpy()``,
             ...: ``utils/arrays.py``), "torch" as tensors of PyTorch.
@@ -259,7 +260,9 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
             RuntimeError: as ``propagate_in_video_preflight``.
             ValueError: for a start that does not exist.
         """
-        return map(self._handed_out, inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse))
+        with closing(inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse)) as frames:
+            for found in frames:
+                yield self._handed_out(found)
 
     def _handed_out(self, found: Masks) -> Masks:
         frame_idx, obj_ids, masks = found

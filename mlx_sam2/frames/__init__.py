@@ -1,1 +1,1 @@
-"""Where the frames of a video come from, and where they go."""
+"""Sources and sinks: where the frames of a video come from, and where they go."""

@@ -1,4 +1,4 @@
-"""Live frame sources: a camera, or a network stream, read as it comes."""
+"""Live frame sources: cameras and network streams, read as their frames come."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ PATIENCE = 10.0  # seconds without a frame after which a camera or a sender coun
 
 
 def open_camera(device: str, options: Mapping[str, str]) -> StreamSource:
-    """A camera, by number or name: AVFoundation on macOS, Video4Linux on Linux.
+    """Open a camera by number or name, with AVFoundation on macOS and Video4Linux on Linux.
 
     Args:
         device: "0" is the first camera; also a name on macOS ("FaceTime HD Camera"), a path on Linux.
-        options: options of the driver; on macOS `framerate` is 30 unless given (cameras refuse its own
-        default).
+        options: of the driver. On macOS `framerate` is 30 unless given: cameras refuse the driver's default.
     """
     if sys.platform == "darwin":
         driver, file, options = "avfoundation", f"{device}:none", {"framerate": "30", **options}
@@ -44,7 +43,7 @@ def open_camera(device: str, options: Mapping[str, str]) -> StreamSource:
 
 
 def open_live(url: str) -> StreamSource:
-    """A network stream, read as it comes."""
+    """Open a network stream. Its frames are read as they come."""
     return _open_live(url, url, "is the address right, and the sender running", None, {})
 
 
@@ -68,7 +67,7 @@ def _live_frames(container: InputContainer, stream: VideoStream, name: str) -> I
     while True:
         try:
             packet = next(packets, None)
-        except av.error.BlockingIOError:  # AVFoundation says so whenever the next frame is not there yet
+        except av.error.BlockingIOError:  # AVFoundation raises this whenever the next frame is not there yet
             if time.monotonic() - waiting_since > PATIENCE:
                 raise VideoError(f"{name} has sent no frame for {PATIENCE:.0f} seconds") from None
             time.sleep(0.002)
@@ -81,7 +80,7 @@ def _live_frames(container: InputContainer, stream: VideoStream, name: str) -> I
         waiting_since = time.monotonic()
         try:
             frames = packet.decode()
-        except av.error.FFmpegError:  # lost on the way; the next keyframe mends it
+        except av.error.FFmpegError:  # a packet was lost; the next keyframe mends it
             continue
         for frame in frames:
             matrix = display_matrix(frame) if matrix is None else matrix

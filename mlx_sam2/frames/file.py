@@ -31,11 +31,11 @@ PICTURE_I = 1  # av.video.frame.PictureType.I
 
 @dataclass(frozen=True)
 class FrameIndex:
-    """Where the frames of a file are.
+    """The frames of a file by their times, in units of the stream's time base.
 
-    `pts` holds the presentation time of every frame, in order, in units of the stream's time base, or None
-    for each if the file has no such times. `keys` are the times at which decoding can start, ascending;
-    without any, frames can only be counted from the beginning.
+    `pts` holds the presentation time of every frame, in order; each is None if the file has no such times.
+    `keys` are the times at which decoding can start, ascending; without any, frames can only be counted from
+    the beginning.
     """
 
     pts: list[int | None]
@@ -45,8 +45,8 @@ class FrameIndex:
 class VideoFileSource(FrameSource):
     """The frames of a video file in the order in which they are shown.
 
-    The frames are those in the file: a variable frame rate is neither filled up nor thinned out, and
-    `time(i)` tells when each is shown. Frames are turned as the file's rotation says, by quarter turns.
+    A variable frame rate is neither filled up nor thinned out; `time(i)` tells when each frame is shown. Frames
+    are turned by quarter turns and mirrored as the file says.
 
     Opening reads the packets of an MP4, MOV, MKV or WebM file without decoding them; random access goes to
     the keyframe before and decodes from there, to the same pixels as reading in order. Files of other kinds
@@ -70,8 +70,8 @@ class VideoFileSource(FrameSource):
         self.name = "the video in memory" if isinstance(file, bytes) else os.fspath(file)
         self._container: InputContainer | None = None
         self._frames: Iterator[tuple[int, VideoFrame]] | None = None
-        self._broken = 0  # packets and frames passed over
-        self._threaded = False  # several frames decoded at a time: not while the index is made
+        self._broken = 0  # packets and frames that were skipped
+        self._threaded = False  # whether several frames are decoded at a time; never while the index is made
         self._next = 0  # the frame that self._frames gives next
         self._stream = self._open()
         try:
@@ -110,7 +110,7 @@ class VideoFileSource(FrameSource):
         return video_stream(self._container, self.name, self._threaded)
 
     def _open_first_frame(self) -> None:
-        """Learn size and rotation from the first frame, and the rate from the stream."""
+        """Take size, rotation and colours from the first frame, and the rate from the stream."""
         _, frame = next(self._start(0), (0, None))
         if frame is None:
             raise VideoError(f"{self.name}: none of its frames can be decoded")
@@ -140,7 +140,7 @@ class VideoFileSource(FrameSource):
         return FrameIndex(pts, keys=[])
 
     def _require_whole_segment(self) -> None:
-        """Refuse a Matroska or WebM file that is shorter than it says; one that was never finished says nothing."""
+        """Refuse a Matroska or WebM file that is shorter than it says. Unfinished recordings do not say."""
         if self._data is not None:
             head, size = self._data[:64], len(self._data)
         else:
@@ -154,7 +154,7 @@ class VideoFileSource(FrameSource):
             )
 
     def _index_packets(self) -> FrameIndex | None:
-        """The index of a file in which every packet is a frame; None if the packets' times are not usable."""
+        """Index a file in which every packet is a frame; None if the packets' times cannot be used."""
         shown, keys, first = [], [], None
         count = 0
         for packet in self._packets():
@@ -174,14 +174,14 @@ class VideoFileSource(FrameSource):
             )
         if first is None:
             return None
-        # What is shown before the first keyframe (of a file cut out of a longer one) cannot be decoded.
+        # Frames before the first keyframe (of a file cut out of a longer one) cannot be decoded.
         shown = sorted(pts for pts in shown if pts >= first)
         if not shown or len(set(shown)) < len(shown):
             return None
         return FrameIndex(shown, sorted(keys))
 
     def _agrees(self, index: FrameIndex) -> bool:
-        """Whether the decoder gives the first frames as the index lists them, but for broken ones."""
+        """Whether the decoder gives the first frames as the index lists them, broken ones apart."""
         self._stream = self._open()
         expected = index.pts[:_PROBED_FRAMES]
         decoded = (frame.pts for frame in self._decode(self._packets(flush=True)))
@@ -200,7 +200,7 @@ class VideoFileSource(FrameSource):
             return cached
         if self._frames is None or not self._key_before(i) <= self._next <= i:
             self._frames = self._start(i)
-        # On the way to i, also keep the frames just before it: reading backwards asks for them next.
+        # Keep the frames just before i too: reading backwards asks for them next.
         keep_from = i - self._cache.capacity // 2
         for position, frame in self._frames:
             self._next = position + 1
@@ -270,7 +270,7 @@ class VideoFileSource(FrameSource):
             yield from frames
 
     def _decode(self, packets: Iterable[Any]) -> Iterator[VideoFrame]:
-        """All frames of `packets` in the order in which they are shown, but those that are broken."""
+        """All frames of `packets` in the order in which they are shown, without broken ones."""
         for packet in packets:
             try:
                 frames = packet.decode()
@@ -284,7 +284,7 @@ class VideoFileSource(FrameSource):
                     yield frame
 
     def _packets(self, flush: bool = False) -> Iterator[Any]:
-        """The packets of the video stream from here on; `flush` adds the one that empties the decoder."""
+        """The packets of the video stream from here on; `flush` adds the last one, which empties the decoder."""
         try:
             for packet in self._container.demux(self._stream):
                 if packet.is_corrupt:  # cut off in its middle: the file ends here
@@ -296,7 +296,7 @@ class VideoFileSource(FrameSource):
 
 
 def segment_end(head: bytes) -> int | None:
-    """Where the segment of a Matroska file ends, in bytes (RFC 8794 and 9559); None where the file leaves it open."""
+    """Where the segment of a Matroska file ends, in bytes (RFC 8794 and 9559); None if the file leaves it open."""
     end = 0
     for tag in (b"\x1aE\xdf\xa3", b"\x18S\x80g"):  # the EBML header, then the segment
         at = end

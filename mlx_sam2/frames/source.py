@@ -28,7 +28,7 @@ CACHE_BYTES = 128 * 2**20
 
 # Frames are read in these formats only, whatever their names: PIL would hand an EPS file to Ghostscript.
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
-# What PIL raises for a file that is not, or only partly, an image.
+# PIL raises these for a file that is no image, or only a part of one.
 _PIL_ERRORS = (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, OverflowError, MemoryError)
 _PIL_ERRORS = (*_PIL_ERRORS, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -38,7 +38,7 @@ class VideoError(ValueError):
 
 
 class Display(NamedTuple):
-    """What a player needs to show frames as they were meant; a film made of them hands it on.
+    """How a player should show the frames. A film that is made of them hands it on.
 
     Colours are code points of ISO/IEC 23091-2: frames keep the values of their file, so HDR stays HDR.
     """

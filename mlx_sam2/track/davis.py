@@ -1,4 +1,4 @@
-"""The DAVIS 2017 data set: where its files are, how its mask pictures are read, and the measures J and F.
+"""The DAVIS 2017 data set: its files, its mask pictures, and the measures J and F.
 
 Layout and protocol are those of the semi-supervised challenge (Pont-Tuset et al. 2017, the `davis2017-evaluation`
 tool): the masks of the first frame are given, all frames between the first and the last are scored. J and F are
@@ -82,7 +82,7 @@ def find_sequences(root: Path, chosen: Sequence[str] = ()) -> list[DavisSequence
     """The sequences of a data set: those chosen, else those of its val.txt, else all that have annotations.
 
     Raises:
-        VideoError: there is no such data set, or a sequence is not in it.
+        VideoError: there is no such data set, or it lacks a sequence.
     """
     found = [r for r in RESOLUTIONS if (root / "JPEGImages" / r).is_dir() and (root / "Annotations" / r).is_dir()]
     if not found:

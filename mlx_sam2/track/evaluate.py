@@ -105,9 +105,9 @@ def _describe(scores: list[SequenceScore]) -> str:
 
 
 def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[str, Any]:
-    """What the output folder says about itself; with --overwrite, without the sequences `names`.
+    """The record in the output folder; with --overwrite, without the sequences `names`.
 
-    Results of two models are not mixed, nor are they put among other things.
+    Results of two models are not mixed, and a folder that holds other things is refused.
     """
     run = {"model": args.model, "revision": args.revision, "dtype": args.dtype}
     run |= cli.weights_key(args) | approximations(args)

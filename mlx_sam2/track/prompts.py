@@ -1,4 +1,4 @@
-"""Prompts of the track command: from flags and JSON files, checked against the video, to calls of a predictor.
+"""Prompts of the track command: read from flags and JSON files, checked against the video, given to a predictor.
 
 ``options.py`` reads the flags; ``read_prompts_file`` documents the JSON form. All prompts for one object on one frame
 become one ``ObjectPrompt``.
@@ -25,7 +25,7 @@ MAX_NUMBER = 1e9  # pixels; also keeps whole numbers out that no float holds
 
 @dataclass
 class ObjectPrompt:
-    """All that was given for one object on one frame; a mask comes first, and points and box correct it."""
+    """All prompts for one object on one frame. A mask comes first, and points and box correct it."""
 
     object: int
     frame: int
@@ -36,7 +36,7 @@ class ObjectPrompt:
     mask_file: Path | None = None
 
     def give(self, add_mask: Callable[..., Any], add_points_or_box: Callable[..., Any]) -> Any:
-        """Give it to ``add_new_mask(obj_id, ...)`` and ``add_new_points_or_box(obj_id, ...)``; the last answer."""
+        """Call ``add_new_mask(obj_id, ...)`` and ``add_new_points_or_box(obj_id, ...)``; returns the last answer."""
         answer = None
         if self.mask is not None:
             answer = add_mask(self.object, self.mask)
@@ -46,7 +46,7 @@ class ObjectPrompt:
         return answer
 
     def as_flags(self) -> list[str]:
-        """The flags that give this prompt again, whatever the defaults are then."""
+        """The flags that give this prompt again, without relying on defaults."""
         values = [("--mask", str(self.mask_file))] if self.mask_file else []
         values += [("--box", _join(self.box))] if self.box else []
         for point, label in zip(self.points, self.labels, strict=True):

@@ -31,7 +31,7 @@ WAITING_FRAMES = 3  # tracked, and not yet written
 
 @dataclass
 class Plan:
-    """What to track: prompts, the first frame, and how many frames (None: until a live stream ends)."""
+    """A run: prompts, the first frame, and how many frames (None: until a live stream ends)."""
 
     prompts: list[ObjectPrompt]
     start: int

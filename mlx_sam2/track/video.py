@@ -103,7 +103,7 @@ def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink
 
 
 class Outcome(NamedTuple):
-    """What a run has to say."""
+    """The end of a run: its exit code, and what the command prints."""
 
     code: int
     summary: str

@@ -1,1 +1,1 @@
-"""Tracking objects through a video: the memory bank, the tracker, a session and a stream."""
+"""Tracking objects through a video: sessions and streams, the tracker, and the memory bank."""

@@ -34,7 +34,7 @@ class LookAhead:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlx_sam2-frames")
         self._waiting: deque[tuple[int, Future[tuple[np.ndarray, np.ndarray]]]] = deque()
         self._queued: tuple[int, ImageFeatures] | None = None  # the latest frame given to the model
-        self._frames: dict[int, np.ndarray] = {}  # that one, and the one before
+        self._frames: dict[int, np.ndarray] = {}  # the queued frame, and the one before
         self._thread: int | None = None
         self._fill()
 

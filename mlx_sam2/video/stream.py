@@ -48,8 +48,8 @@ class VideoStream(OneProcess, advice="open it there with predictor.stream", shar
     are those of a session (``init_state``) on the same frames with the same prompts.
 
     Only what a later frame can recall is kept. To edit a frame further back, give its mask again, as it was returned
-    or as it should have been, with ``add_new_mask(..., frame_idx=t, frame=image)``: the frame is encoded anew from that
-    mask and becomes a conditioning frame. Points may refine it then.
+    or as it should have been, with ``add_new_mask(..., frame_idx=t, frame=image)``: the frame is encoded again from
+    that mask and becomes a conditioning frame. Points may refine it then.
 
     Args:
         tracker, options: the predictor's.
