@@ -285,6 +285,10 @@ def _check_case(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = N
     )
 
 
+def _minimum_bytes(q: mx.array, k: mx.array, v: mx.array, *bias: mx.array) -> int:
+    return sum(x.nbytes for x in (q, k, v, *bias)) + q.nbytes // q.shape[-1] * v.shape[-1]
+
+
 def _case(b: int, heads: int, n: int, m: int, d: int, value_dim: int, value_heads: int = 1) -> tuple[Tensor, ...]:
     return Tensor((b, heads, n, d)), Tensor((b, heads, m, d)), Tensor((b, value_heads, m, value_dim))
 
@@ -301,7 +305,7 @@ memory_attention_op = Op(
     variant=_variant,
     size=lambda q, k, v, *bias: f"heads={q.shape[1]} N={q.shape[2]} M={k.shape[2]}",
     check_case=_check_case,
-    minimum_bytes=lambda q, k, v, *bias: q.nbytes + k.nbytes + v.nbytes + q.nbytes // q.shape[-1] * v.shape[-1],
+    minimum_bytes=_minimum_bytes,
     cases=(
         _case(1, 1, 16, 52, 64, 16),
         _case(2, 1, 70, 37, 64, 16),
