@@ -94,10 +94,10 @@ def _within(place: str, group: Mapping[str, Any]) -> list[Copy]:
     unwrapped = {_unwrapped(name): value for name, value in group.items()}
     if len(unwrapped) != len(group):
         raise CopyError(f"two of its tensors have the same name without wrappers: {some(_twice(group))}")
-    prefixes = sorted({p for name in unwrapped if (p := _prefix(name)) is not None}, key=len, reverse=True)
+    found: dict[str, dict[str, Any]] = {p: {} for name in unwrapped if (p := _prefix(name)) is not None}
+    prefixes = sorted(found, key=len, reverse=True)
     if len(prefixes) > MOST_COPIES:  # each name is compared with each of them below
         raise CopyError(f"it holds over {MOST_COPIES} copies of the weights")
-    found: dict[str, dict[str, Any]] = {prefix: {} for prefix in reversed(prefixes)}
     beside = []
     for name, value in unwrapped.items():
         prefix = next((p for p in prefixes if name.startswith(p)), None)

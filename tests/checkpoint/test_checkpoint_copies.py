@@ -102,6 +102,7 @@ SEVERAL: dict[str, tuple[Callable[[State], dict[str, Any]], str, str]] = {
     "a student and its teacher": (
         lambda s: {**prefixed("teacher.", changed(s)), **prefixed("student.", s)}, "teacher", "student",
     ),
+    "before what it averages": (lambda s: {"ema": changed(s), "net": s}, "ema", "net"),
     "in safetensors": (lambda s: {**prefixed("ema.", changed(s)), **s}, "ema", "the outermost"),
 }  # fmt: skip
 
