@@ -116,6 +116,8 @@ def test_python_of_a_page(page: Path, folder: Path, request: pytest.FixtureReque
             running = eval(code, names)  # noqa: S307  our own pages
         if asyncio.iscoroutine(running):
             asyncio.run(running)
+    if "httpx" in names:
+        names["app"].close()  # its connection
     for name in ("masks", "mask"):
         found = names.get(name)
         if isinstance(found, np.ndarray):
