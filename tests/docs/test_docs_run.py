@@ -63,6 +63,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copy(ROOT / "examples/coins.png", tmp_path / "photos")
     shutil.copytree(ROOT / "mlx_sam2/demo", tmp_path / "tuned")
     monkeypatch.chdir(tmp_path)
+    for name, value in (("MLX_SAM2_CACHE", "cache"), ("MLX_SAM2_APP_DATA", "data")):  # nothing of the user's changes
+        monkeypatch.setenv(name, str(tmp_path / value))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     return tmp_path
 
 
