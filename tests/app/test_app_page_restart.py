@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import page_browser
 import page_media
@@ -120,4 +121,43 @@ def test_a_server_that_saved_nothing_gets_the_file_and_the_clicks_again(browser:
         page.settled()
         assert page.id != old and page.objects() == before
         assert page.ink(CUP[0] + 20, CUP[1])[3] > 0
+        page.close()
+
+
+def test_what_was_not_sent_yet_arrives_after_another_is_opened(app_server: str, browser: Any) -> None:
+    page = Page(browser, app_server)
+    page.open(PHOTO)
+    old = page.id
+    clicks = "for (const x of [290, 300, 310]) app.tools.point(x, 150, true)"
+    page.tab.evaluate(f"{clicks}; app.showRecent()")
+
+    def arrived() -> list[int]:
+        return [len(item["frames"]["0"]["points"]) for item in page.ask(f"/api/sessions/{old}")["objects"]]
+
+    until(lambda: arrived() == [3], "the clicks to arrive")
+    page.tab.locator("#recent .card").first.click()
+    until(lambda: page.tab.evaluate("app.session !== null && app.idle"), "the session")
+    assert page.id == old
+    page.tab.evaluate("app.tools.point(320, 150, true); app.closeSession()")
+    page.tab.locator("#recent .card").first.wait_for()
+    page.tab.locator("#recent .card").first.click()
+    until(lambda: page.tab.evaluate("app.session !== null && app.idle"), "the session")
+    assert page.id == old and len(page.prompts()["points"]) == 4
+    page.close()
+
+
+def test_a_disk_that_is_full_is_said_and_stops_nothing(browser: Any, tmp_path: Path) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (700, 900, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "noise.png")
+    with page_browser.killable(tmp_path / "data", arguments=["--data-limit", "0.001"]) as server:
+        page = Page(browser, server.url)
+        page.open(tmp_path / "noise.png")
+        page.click(400, 300)
+        assert page.session()["saving"] == "failed"
+        unsaved = page.tab.locator("#unsaved")
+        assert unsaved.get_attribute("data-shown") == "true" and "disk is full" in unsaved.get_attribute("title")
+        page.tab.get_by_text("Not saved:").first.wait_for()
+        page.press("n")
+        page.click(200, 200)
+        assert len(page.objects()) == 2
         page.close()

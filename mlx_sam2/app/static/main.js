@@ -135,6 +135,7 @@ class App {
     if (session.video) this.timeline.open();
     this.view.reset(session);
     this.changed();
+    this.status.saved();
     session.look();
     this.stage.focus({ preventScroll: true });
   }
@@ -160,13 +161,20 @@ class App {
 
   async closeSession() {
     const { session } = this;
+    const closed = session.connected && session.sync.edit(async () => ({ ...(await api.close(session.id)) })); // after what is under way
     this.#leave();
     try {
-      await api.close(session.id);
+      await closed;
     } catch (error) {
       this.problem(error);
     }
     await this.showEmpty();
+  }
+
+  /** The list of recent sessions; what was open stays open on the server. */
+  showRecent() {
+    this.#leave();
+    return this.showEmpty();
   }
 
   #leave() {

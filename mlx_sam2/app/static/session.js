@@ -90,9 +90,9 @@ export class Session extends EventTarget {
     }
   }
 
+  /** Nobody looks any more; what has not arrived at the server is still sent. */
   close() {
     this.closed = true;
-    this.sync.stopped = true;
     this.line.close();
     this.pictures.close();
   }

@@ -8,6 +8,7 @@ export class Status {
     this.model = { status: "loading", name: "" };
     this.opening = null; // words of an upload under way
     this.isWaiting = false; // for a mask, for longer than a moment
+    this.unsaved = null; // the session of which that was said
   }
 
   takeModel(model) {
@@ -45,10 +46,14 @@ export class Status {
     this.show();
   }
 
-  /** The server has saved, or could not: then with its reason. */
+  /** The server has saved, or could not, with its reason if it gives one: that is said once, until it can again. */
   saved(message) {
     const { session } = this.app;
-    if (session.saving === "failed" && message) toast(`Not saved: ${message}`, { error: true, key: "saving" });
+    const failed = session.saving === "failed" ? session.id : null;
+    if (failed && (message || failed !== this.unsaved)) {
+      toast(`Not saved: ${message || "there is no room on the disk, or in what the app may have of it."} A project or an export keeps it.`, { error: true, key: "saving" });
+    }
+    this.unsaved = failed;
     this.show();
   }
 

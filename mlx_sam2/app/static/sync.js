@@ -56,11 +56,11 @@ export class Sync {
   get idle() { return !this.running && this.arrived && !this.queue.length && this.behind <= this.revision; }
 
   async #run() {
-    if (this.running || this.stopped) return;
+    if (this.running) return;
     this.running = true;
     this.listeners.waiting(true);
     try {
-      while (!this.stopped && (await this.#step()));
+      while (await this.#step());
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
       if (error.offline || error.status === 404) {
