@@ -17,7 +17,7 @@ from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 from .processes import OneProcess
 from .utils.features import FeatureDict, restored
-from .utils.image import OfficialAttributes
+from .utils.image import LOW_RES_CLAMP, OfficialAttributes
 from .utils.module import as_official
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     Prompt = np.ndarray | Sequence[Any]
 
-LOW_RES_CLAMP = 32.0  # of the returned low-resolution logits; the full-size masks come from unclamped ones
 FILL_MARGIN = 10.0  # how far beyond the threshold a filled hole or a removed sprinkle goes
 
 
@@ -155,7 +154,7 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
             RuntimeError: when no image is set.
         """
         self._require_image()
-        return FeatureDict(self.model, self._images)
+        return FeatureDict(self.model, list(self._images))
 
     def set_features(self, features: Mapping[str, Any], sizes: Sequence[tuple[int, int]]) -> None:
         """Set images that were encoded before.
@@ -207,7 +206,7 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
         """
         self._require_image()
         asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
-        return self._predict(len(self._images) - 1, asked, return_logits)
+        return self._masks(len(self._images) - 1, asked, return_logits)
 
     def predict_low_res(
         self,
@@ -251,13 +250,13 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
                 raise ValueError(f"{name}_batch has {len(batch)} entries for {len(self._images)} images")
             prompts.append([None] * len(self._images) if batch is None else list(batch))
         results = [
-            self._predict(i, PromptArguments(*prompt, multimask_output, normalize_coords), return_logits)
+            self._masks(i, PromptArguments(*prompt, multimask_output, normalize_coords), return_logits)
             for i, prompt in enumerate(zip(*prompts, strict=True))
         ]
         all_masks, ious, low_res = (list(column) for column in zip(*results, strict=True))
         return all_masks, ious, low_res
 
-    def _predict(
+    def _masks(
         self, index: int, asked: PromptArguments, return_logits: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         low_res, ious = self._decode(index, asked)

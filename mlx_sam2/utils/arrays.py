@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
@@ -43,11 +43,22 @@ class _Size(int):
         return self.shape if dim is None else self.shape[dim]
 
 
+class _Extreme(NamedTuple):
+    """What ``max(dim=...)`` gives in torch."""
+
+    values: Any
+    indices: Any
+
+
 class ResultArray(np.ndarray):
     """A numpy array with the methods of a ``torch.Tensor`` that move, convert and reshape it.
 
     Every operation of numpy works as on any array and gives one of this class again. ``numpy()`` is the plain array.
+    Where both have a method of one name, a call that numpy would refuse means what it means in torch.
     """
+
+    requires_grad = False
+    is_cuda = False
 
     @classmethod
     def of(cls, array: np.ndarray) -> ResultArray:
@@ -55,6 +66,12 @@ class ResultArray(np.ndarray):
 
     def __array_wrap__(self, array: np.ndarray, context: Any = None, return_scalar: bool = False) -> Any:
         return array[()] if array.ndim == 0 else super().__array_wrap__(array, context)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"results are numpy arrays and have no {name!r}: write it with numpy, or take tensors of torch: "
+            "SAM2VideoPredictor(..., return_tensors='torch'), torch.from_numpy(result)"
+        )
 
     # ---- where it lies: in the memory that both share
 
@@ -77,7 +94,11 @@ class ResultArray(np.ndarray):
     def clone(self) -> ResultArray:
         return self.copy()
 
-    def numpy(self) -> np.ndarray:
+    @property
+    def data(self) -> ResultArray:  # type: ignore[override]
+        return self
+
+    def numpy(self, *, force: Any = False) -> np.ndarray:
         return self.view(np.ndarray)
 
     # ---- what it holds
@@ -114,7 +135,11 @@ class ResultArray(np.ndarray):
         return self.to("uint8")
 
     def sigmoid(self) -> ResultArray:
-        return 1 / (1 + np.exp(-self))
+        with np.errstate(over="ignore"):  # far below 0 it is 0
+            return 1 / (1 + np.exp(-self))
+
+    def clamp(self, min: Any = None, max: Any = None) -> ResultArray:  # noqa: A002  torch's names
+        return self.clip(min, max)
 
     # ---- its shape
 
@@ -130,8 +155,33 @@ class ResultArray(np.ndarray):
     def numel(self) -> Any:
         return int(self.size)
 
+    nelement = numel
+
     def permute(self, *dims: Any) -> ResultArray:
         return self.transpose(*dims)
+
+    def transpose(self, *axes: Any) -> ResultArray:
+        """As numpy's; two of more axes change places, as in torch."""
+        return self.swapaxes(*axes) if len(axes) == 2 < self.ndim else super().transpose(*axes)
+
+    def view(self, *args: Any, **kwargs: Any) -> Any:
+        """As numpy's; with a shape, ``reshape``."""
+        sizes = args[0] if len(args) == 1 and isinstance(args[0], (tuple, list)) else args
+        if sizes and all(isinstance(n, (int, np.integer)) for n in sizes):
+            return self.reshape(*sizes)
+        return super().view(*args, **kwargs)
+
+    def flatten(self, *args: Any, start_dim: Any = 0, end_dim: Any = -1, **kwargs: Any) -> ResultArray:
+        """As numpy's; given axes, only those from the first to the last are joined."""
+        dims = (*args, *(start_dim, end_dim)[len(args) :])
+        if kwargs or dims == (0, -1) or isinstance(dims[0], str):
+            return super().flatten(*(args if dims != (0, -1) else ()), **kwargs)
+        first, last = dims[0] % self.ndim, dims[1] % self.ndim
+        return self.reshape(*self.shape[:first], -1, *self.shape[last + 1 :])
+
+    def repeat(self, *args: Any, **kwargs: Any) -> ResultArray:
+        """As numpy's; given a number for every axis (three or more), the whole array that many times."""
+        return np.tile(self, args) if len(args) > 2 else super().repeat(*args, **kwargs)
 
     def squeeze(self, dim: Any = None, axis: Any = None) -> Any:  # type: ignore[override]
         """Without axes of length 1; one that is longer stays, as in torch, if it was named by ``dim``."""
@@ -143,6 +193,29 @@ class ResultArray(np.ndarray):
 
     def unsqueeze(self, dim: Any) -> ResultArray:
         return np.expand_dims(self, dim)
+
+
+def _by_dim(name: str) -> Any:
+    """numpy's method, which also knows an axis by torch's ``dim`` and ``keepdim``."""
+    plain = getattr(np.ndarray, name)
+
+    def method(self: ResultArray, *args: Any, **kwargs: Any) -> Any:
+        if "keepdim" in kwargs:
+            kwargs["keepdims"] = kwargs.pop("keepdim")
+        if "dim" not in kwargs:
+            return plain(self, *args, **kwargs)
+        kwargs["axis"] = kwargs.pop("dim")
+        if name in ("max", "min"):
+            indices = getattr(self, f"arg{name}")(axis=kwargs["axis"], keepdims=kwargs.get("keepdims", False))
+            return _Extreme(plain(self, *args, **kwargs), indices)
+        return plain(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = name, plain.__doc__
+    return method
+
+
+for _name in ("sum", "mean", "any", "all", "argmax", "argmin", "max", "min"):
+    setattr(ResultArray, _name, _by_dim(_name))
 
 
 def _type_of(value: Any) -> np.dtype | None:

@@ -20,16 +20,26 @@ class FeatureDict(dict[str, Any]):
 
     The arrays are made when they are asked for. Given back to the predictor that it came from, or to another one with
     the same weights, it restores the very features; pickled or copied by hand, the arrays within a rounding of them.
+    An array that a script puts in counts from then on, in the predictor too whose features these are.
     """
 
-    def __init__(self, model: SAM2, images: Sequence[ImageFeatures]) -> None:
+    def __init__(self, model: SAM2, images: list[ImageFeatures]) -> None:
         super().__init__(dict.fromkeys(KEYS))
-        self.model, self.images = model, list(images)
+        self.model, self.images = model, images
 
     def __getitem__(self, key: str) -> Any:
         if key in KEYS and super().__getitem__(key) is None:
-            self[key] = self._made(key)
+            super().__setitem__(key, self._made(key))
         return super().__getitem__(key)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        changed = {**self, key: value}
+        if key in KEYS:
+            self.images[:] = restored(self.model, changed)
+        super().__setitem__(key, value)
+
+    def __iter__(self) -> Any:  # without one of our own dict(features) would take the arrays that are not made yet
+        return super().__iter__()
 
     def get(self, key: str, default: Any = None) -> Any:
         return self[key] if key in self else default  # noqa: SIM401  dict.get would not make the arrays
@@ -39,6 +49,9 @@ class FeatureDict(dict[str, Any]):
 
     def items(self) -> Any:
         return [(key, self[key]) for key in self]
+
+    def copy(self) -> dict[str, Any]:
+        return dict(self.items())
 
     def __reduce__(self) -> Any:
         return dict, (self.items(),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from mlx.utils import tree_flatten
 from ..checkpoint import key_map
 from ..checkpoint.build import set_device
 from ..checkpoint.loading import KEPT_FLOAT32
+from ..config.sam2 import SAM2Config
 from ..model.sam2 import SAM2
 from ..text import some
 from ..video.tracker import without_overlap
@@ -21,6 +23,7 @@ TRAINING = (
     "this model only predicts: fine-tune with the official code on PyTorch and load its checkpoint here; "
     "docs/differences.md says more"
 )
+MODEL_OPTIONS = {f.name for f in dataclasses.fields(SAM2Config) if f.type in ("int", "float", "bool")}
 _DTYPES = {
     "float32": mx.float32,
     "float16": mx.float16,
@@ -49,6 +52,10 @@ class Parameters(dict):
 
     def __iter__(self) -> Iterator[Any]:
         yield from (Parameter.of(value) for value in _official(tree_flatten(dict(self.items()))).values())
+
+    def __next__(self) -> Any:
+        """The first one, for ``next(model.parameters()).device``."""
+        return next(iter(self))
 
 
 class ModuleMethods:
@@ -103,6 +110,10 @@ class ModuleMethods:
         """The weights under their official axes, one by one."""
         return iter(self._module().parameters())
 
+    def named_parameters(self) -> Iterator[tuple[str, Any]]:
+        """Official names, and the weights under their official axes."""
+        return ((name, value.view(Parameter)) for name, value in self.state_dict().items())
+
     def state_dict(self) -> dict[str, ResultArray]:
         """Official names and axes, float32 as in the official checkpoints."""
         return _state(self._module())
@@ -117,10 +128,20 @@ class ModuleMethods:
 
 
 class OfficialSAM2(ModuleMethods, SAM2):
-    """The model with a module's methods. It has the attributes of ``SAM2`` and no other."""
+    """The model with a module's methods; options of its configuration can be read under their official names."""
 
     def _module(self) -> OfficialSAM2:
         return self
+
+    def __getattr__(self, name: str) -> Any:
+        if name in MODEL_OPTIONS:
+            return getattr(self.config, name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            raise AttributeError(
+                f"the model has no {name!r}: docs/differences.md says what scripts for the official package find here"
+            ) from None
 
     def _apply_non_overlapping_constraints(self, pred_masks: Any) -> ResultArray:
         """(N, 1, H, W) logits: the highest takes a pixel, the others fall to -10 or below."""

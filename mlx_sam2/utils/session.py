@@ -61,6 +61,20 @@ class InferenceState(VideoState):
     def __delitem__(self, key: str) -> None:
         del self.scratch[key]
 
+    def pop(self, key: str, *default: Any) -> Any:
+        if key in self._facts():
+            raise KeyError(f"{key!r} belongs to the session; change it through the predictor's methods")
+        return self.scratch.pop(key, *default)
+
+    def setdefault(self, key: str, default: Any = None) -> Any:
+        if key not in self:
+            self[key] = default
+        return self[key]
+
+    def update(self, *others: Any, **values: Any) -> None:
+        for key, value in dict(*others, **values).items():
+            self[key] = value
+
     def __contains__(self, key: object) -> bool:
         return key in self._facts() or key in self.scratch
 

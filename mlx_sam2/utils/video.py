@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..config.sam2 import SAM2Config
 from ..video.tracker import Tracker
-from .module import ModuleMethods, OfficialSAM2, as_official
-
-MODEL_OPTIONS = {f.name for f in dataclasses.fields(SAM2Config) if f.type in ("int", "float", "bool")}
+from .module import MODEL_OPTIONS, ModuleMethods, OfficialSAM2, as_official
 
 
 class OfficialVideoAttributes(ModuleMethods):

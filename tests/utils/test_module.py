@@ -89,6 +89,22 @@ def test_parameters(predictor: SAM2ImagePredictor) -> None:
     mx.eval(tree)
 
 
+def test_questions_about_parameters(predictor: SAM2ImagePredictor) -> None:
+    assert next(predictor.model.parameters()).device.type == next(predictor.parameters()).device == "cpu"
+    assert sum(p.nelement() for p in predictor.model.parameters() if p.requires_grad) == 0
+    names = dict(predictor.model.named_parameters())
+    assert names.keys() == predictor.model.state_dict().keys()
+    assert names["no_mem_embed"].shape == predictor.model.no_mem_embed.shape
+
+
+def test_options_of_the_model_can_be_read(predictor: SAM2ImagePredictor) -> None:
+    config = predictor.model.config
+    assert predictor.model.image_size == config.image_size and predictor.model.num_maskmem == config.num_maskmem
+    assert not hasattr(predictor.model, "max_area")
+    with pytest.raises(AttributeError, match=r"no .forward_image.: docs/differences\.md"):
+        _ = predictor.model.forward_image
+
+
 def test_optimisers_of_torch_are_told(predictor: SAM2ImagePredictor) -> None:
     torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
     with pytest.raises(TypeError, match="fine-tune with the official code on PyTorch"):

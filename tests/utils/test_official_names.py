@@ -68,6 +68,42 @@ def test_features_that_went_through_a_file(predictor: SAM2ImagePredictor, nano_m
     )  # measured 1.1e-5: no_mem_embed added and taken off
 
 
+def test_copies_of_features_have_their_arrays(predictor: SAM2ImagePredictor) -> None:
+    for copied in (dict(predictor._features), {**predictor._features}, predictor._features.copy()):
+        assert copied["image_embed"].ndim == 4 and len(copied["high_res_feats"]) == 2
+        predictor._features = copied
+
+
+def test_features_that_a_script_changes_count(predictor: SAM2ImagePredictor) -> None:
+    kept = predictor._features
+    before = predictor.predict(**CLICK, return_logits=True)[0]
+    predictor._features["image_embed"] *= 0
+    changed = predictor.predict(**CLICK, return_logits=True)[0]
+    assert not np.allclose(before, changed)
+    kept = predictor.get_features()
+    kept["image_embed"] = kept["image_embed"] + 1
+    assert np.array_equal(changed, predictor.predict(**CLICK, return_logits=True)[0])  # a copy: not asked to yet
+    predictor._features = kept
+    assert not np.allclose(changed, predictor.predict(**CLICK, return_logits=True)[0])
+
+
+def test_prepared_prompts_go_into_predict(predictor: SAM2ImagePredictor) -> None:
+    box, mask = [10, 10, 60, 50], np.ones((1, 64, 64), np.float32)
+    for given in (
+        {"point_coords": [[40, 30]], "point_labels": [1]},
+        {"box": box},
+        {"box": [box, box]},
+        {"point_coords": [[40, 30]], "point_labels": [0], "box": box, "mask_input": mask},
+    ):
+        asked = [given.get(name) for name in ("point_coords", "point_labels", "box", "mask_input")]
+        logits, points, labels, corners = predictor._prep_prompts(*asked, normalize_coords=True)
+        found = predictor._predict(points, labels, corners, logits, True, return_logits=False)
+        expected = predictor.predict(**given)
+        assert found[0].dtype == bool and found[0].ndim == 4
+        for ours, theirs in zip(found, expected, strict=True):
+            assert np.allclose(ours[0] if theirs.shape != ours.shape else ours, theirs, atol=1e-6)
+
+
 def test_several_images_at_once(predictor: SAM2ImagePredictor) -> None:
     pictures = [synthetic.picture(40, 50), synthetic.picture(50, 40, seed=1)]
     predictor.set_image_batch(pictures)
@@ -128,6 +164,17 @@ def test_a_session_is_a_dict(state: InferenceState) -> None:
         state["num_frames"] = 7
     with pytest.raises(KeyError, match=r"state\.frame"):
         state["output_dict_per_obj"]
+
+
+def test_a_session_is_a_dict_to_write(state: InferenceState) -> None:
+    state.setdefault("mine", []).append(3)
+    state.update({"other": 1}, more=2)
+    assert state["mine"] == [3] and state.pop("other") == 1 and state.pop("other", None) is None
+    assert "other" not in state and state["more"] == 2
+    for change in (lambda: state.pop("num_frames"), lambda: state.update(num_frames=1)):
+        with pytest.raises(KeyError, match="belongs to the session"):
+            change()
+    assert state.setdefault("num_frames", 0) == state.num_frames
 
 
 def test_object_ids(state: InferenceState, nano_model: SAM2) -> None:

@@ -42,6 +42,69 @@ def test_shapes(logits: ResultArray) -> None:
     assert logits.dim() == 4 and logits.numel() == 24
 
 
+def test_calls_that_numpy_would_refuse_mean_what_they_mean_in_torch(logits: ResultArray) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    calls = (
+        lambda x: x.sum(dim=-1, keepdim=True),
+        lambda x: x.mean(dim=(1, 2)),
+        lambda x: (x > 0).any(dim=1),
+        lambda x: (x > 0).all(dim=0),
+        lambda x: x.argmax(dim=-1),
+        lambda x: x.max(dim=-1).values,
+        lambda x: x.min(dim=2, keepdim=True)[1],
+        lambda x: x.transpose(-2, -1),
+        lambda x: x.view(2, -1),
+        lambda x: x.view((4, 6)),
+        lambda x: x.flatten(1),
+        lambda x: x.flatten(0, 1),
+        lambda x: x.flatten(start_dim=-2),
+        lambda x: x.flatten(),
+        lambda x: x.repeat(1, 3, 1, 1),
+        lambda x: x.clamp(min=0),
+        lambda x: x.data.cpu().numpy(force=True),
+    )
+    for number, call in enumerate(calls):
+        ours, theirs = np.asarray(call(logits)), np.asarray(call(torch.from_numpy(logits.numpy())))
+        assert ours.shape == theirs.shape and np.allclose(ours, theirs), number
+    assert logits.is_cuda is logits.requires_grad is False and logits.nelement() == 24
+
+
+def test_calls_that_numpy_knows_mean_what_they_mean_in_numpy(logits: ResultArray) -> None:
+    plain = logits.numpy()
+    calls = (
+        lambda x: x.max(axis=-1, keepdims=True),
+        lambda x: x.max(-1),
+        lambda x: x.any(1),
+        lambda x: x[0, 0].transpose(0, 1),
+        lambda x: x.transpose(),
+        lambda x: x.transpose((3, 2, 1, 0)),
+        lambda x: x.view(np.uint8),
+        lambda x: x.flatten("F"),
+        lambda x: x.flatten(order="F"),
+        lambda x: x.repeat(2),
+        lambda x: x.repeat(2, 1),
+        lambda x: x.repeat(2, axis=0),
+        lambda x: np.sum(x, axis=0),
+        lambda x: np.repeat(x, 2, axis=-1),
+        lambda x: np.transpose(x, (1, 0, 2, 3)),
+        lambda x: np.argmax(x),
+        lambda x: np.flatnonzero(x > 0),
+    )
+    for number, call in enumerate(calls):
+        assert np.array_equal(call(logits), call(plain)), number
+
+
+@pytest.mark.filterwarnings("error")
+def test_far_below_zero_a_probability_is_zero() -> None:
+    assert ResultArray.of(np.float32([-1024, 0])).sigmoid().tolist() == [0, 0.5]
+
+
+def test_what_only_tensors_have(logits: ResultArray) -> None:
+    assert not hasattr(logits, "backward")
+    with pytest.raises(AttributeError, match=r"numpy arrays and have no 'topk'.*return_tensors='torch'"):
+        _ = logits.topk
+
+
 def test_it_stays_an_array_of_numpy(logits: ResultArray) -> None:
     assert (
         isinstance(logits, np.ndarray) and isinstance(logits * 2, ResultArray) and isinstance(logits[0, 0], ResultArray)
