@@ -118,6 +118,8 @@ def _copy_of(contents: Contents, path: Path, weights_key: str | None) -> tuple[C
             outermost = contents.dicts.get("") or next(iter(contents.dicts.values()), {})
             for tensor in outermost.values():
                 tensor.check()
+            if not outermost:
+                raise CheckpointError(f"{path} is no SAM 2 checkpoint: it holds no tensors")
             raise CheckpointError(f"{path} is no SAM 2 checkpoint: its tensors have names such as {some(outermost, 2)}")
         copy = choose(copies, weights_key, path)
     except CopyError as error:

@@ -27,6 +27,7 @@ from .torch_pickle import TensorClaim, TorchFileError
 
 MAX_PICKLE_BYTES = 4 << 20  # SAM 2 large needs 0.2 MB, with its optimizer 0.6 MB
 MAX_DIRECTORY_BYTES = 4 << 20  # of the archive; as many again
+PICKLE_START, TAR_MARK = b"\x80", b"ustar"  # of what PyTorch wrote before 1.6
 MAX_GROUPS, MAX_PLACE = 1000, 100  # dicts that are looked into, and the letters of their places
 
 # numpy knows no bfloat16, and a byte that is neither 0 nor 1 is no numpy bool: both are read as bits.
@@ -227,6 +228,10 @@ def _one_line(path: Path) -> Iterator[None]:
 def _open(path: Path) -> tuple[_Archive, Any]:
     """The archive, and the value that is pickled in it."""
     if not is_torch_zip(path):
+        with path.open("rb") as file:
+            start = file.read(512)
+        if not start.startswith(PICKLE_START) and start[257:262] != TAR_MARK:
+            raise TorchFileError("no PyTorch checkpoint: torch.save writes a zip archive, and this is none")
         raise TorchFileError(
             "not a zip archive, which is what torch.save writes since PyTorch 1.6; if this is an older "
             "PyTorch file, re-save it: torch.save(torch.load(path, map_location='cpu'), path)"
@@ -256,14 +261,20 @@ def _groups(top: Any) -> Iterator[tuple[str, dict[Any, Any]]]:
                 ahead.append((f"{place}.{key}" if place else key, value))
 
 
+def _kind(value: Any) -> str:
+    return "tensor" if isinstance(value, TensorClaim) else type(value).__name__
+
+
 def _state_of(top: Any) -> dict[str, TensorClaim]:
     """The state dict in the unpickled value."""
     if not isinstance(top, dict):
-        raise TorchFileError(f"holds a {type(top).__name__}, not a state dict")
+        raise TorchFileError(f"holds a {_kind(top)}, not a state dict")
     state = next((top[k] for k in ("model", "state_dict") if isinstance(top.get(k), dict)), top)
     for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, TensorClaim):
-            what = f"entry {shown(key)} is a {type(value).__name__}, not a tensor"
+        if not isinstance(key, str):
+            raise TorchFileError(f"a {_kind(key)} is the name of an entry; expected a state dict")
+        if not isinstance(value, TensorClaim):
+            what = f"entry {shown(key)} is a {_kind(value)}, not a tensor"
             raise TorchFileError(f"{what}; expected a state dict or {{'model': state dict}}")
     if not state:
         raise TorchFileError("the state dict is empty")

@@ -60,8 +60,9 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
     if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
         indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
         return SequenceSource(source) if indexed else StreamSource(source)
+    kind = f"an empty {type(source).__name__}" if isinstance(source, (bytes, str)) else type(source).__name__
     raise VideoError(
-        f"{type(source).__name__} is no source of frames: give a folder of frames, a video file, "
+        f"{kind} is no source of frames: give a folder of frames, a video file, "
         'its bytes, an iterable of frames, or a camera ("camera:0")'
     )
 

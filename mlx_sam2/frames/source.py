@@ -209,7 +209,7 @@ def _open_image(path: Path) -> Image.Image:
 def _numbered_images(folder: Path) -> list[Path]:
     """The frames in `folder` in the order of their numbers."""
     try:
-        visible = [path for path in folder.iterdir() if not path.name.startswith(".") and path.is_file()]
+        visible = [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]
     except OSError as error:
         raise VideoError(f"{folder} cannot be read: {error.strerror}") from error
     # JPEG goes first, so that masks saved as PNG beside the frames are not taken for frames.
@@ -217,6 +217,9 @@ def _numbered_images(folder: Path) -> list[Path]:
     images = images or [path for path in visible if path.suffix.lower() == ".png"]
     if not images:
         raise VideoError(f"{folder} holds no frames: numbered .jpg or .png files are needed (00000.jpg, ...)")
+    for path in images:
+        if not path.is_file():  # left out, it would move all later frames without a word
+            raise VideoError(f"{path} is no file: it is a link that leads nowhere, or a pipe; mend it or take it away")
     try:
         return sorted(images, key=lambda path: (int(path.stem), path.name))
     except ValueError:

@@ -117,6 +117,9 @@ def _stored(file: BinaryIO, name: str) -> Iterator[_Stored]:
     try:
         with warnings.catch_warnings():  # Pillow's, about sizes below its limit and odd metadata
             warnings.simplefilter("ignore")
+            if not file.seek(0, os.SEEK_END):
+                raise ImageError(f"{name} is empty, not an image: copy or download it again")
+            file.seek(0)
             if reason := containers.refusal(file):
                 raise ImageError(f"{name} {reason}")
             file.seek(0)

@@ -179,3 +179,9 @@ def test_folders_without_one_checkpoint(tmp_path: Path) -> None:
         write_torch(tmp_path / name, {"a": np.zeros(1, np.float32)})
     assert "a.pt, b.pt" in refusal(tmp_path)
     assert "no SAM 2 checkpoint" in refusal(tmp_path / "a.pt")
+
+
+def test_a_file_without_tensors(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    save_file({}, path)
+    assert "it holds no tensors" in refusal(path)

@@ -289,3 +289,21 @@ def test_what_is_no_archive(tmp_path: Path) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("readme.txt", "hello")
     assert "no PyTorch checkpoint" in refusal(path)
+    path.write_bytes(b"\xff\xd8\xff\xe0 a photo")
+    assert "no PyTorch checkpoint" in (told := refusal(path)) and "re-save" not in told
+    path.write_bytes(bytes(257) + b"ustar" + bytes(250))  # how PyTorch wrote before its first release
+    assert "re-save it" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (lambda torch: torch.zeros(3), ": holds a tensor, not a state dict"),
+        (lambda torch: {"model": {1: torch.zeros(2)}}, ": a int is the name of an entry"),
+        (lambda torch: {"model": {"a": [1]}}, ": entry a is a list, not a tensor"),
+    ],
+)
+def test_what_is_no_state_dict(tmp_path: Path, content: Any, message: str) -> None:
+    torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+    torch.save(content(torch), tmp_path / "x.pt")
+    assert refusal(tmp_path / "x.pt").startswith(message)

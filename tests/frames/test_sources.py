@@ -112,6 +112,16 @@ def test_folder_without_a_sequence(tmp_path: Path, names: list[str], message: st
         open_source(write_folder(tmp_path / "v", names))
 
 
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to(path.parent / "gone.png"), os.mkfifo])
+def test_a_frame_that_is_no_file_is_not_left_out(tmp_path: Path, make: Any) -> None:
+    folder = write_folder(tmp_path / "v", ["0.png", "2.png"])
+    (folder / "notes.png").mkdir()
+    assert len(open_source(folder)) == 2
+    make(folder / "1.png")
+    with pytest.raises(VideoError, match=r"1\.png is no file: it is a link that leads nowhere, or a pipe"):
+        open_source(folder)
+
+
 def test_folder_with_a_frame_of_another_size(tmp_path: Path) -> None:
     folder = write_folder(tmp_path / "v", ["0.png", "1.png", "2.png"])
     Image.new("RGB", (5, 6)).save(folder / "1.png")
@@ -206,8 +216,8 @@ def test_generator_is_read_frame_by_frame() -> None:
         ([np.zeros((0, 4, 3), np.uint8)], r"with shape \(0, 4, 3\)"),
         ({"frames": 1}, "dict is no source of frames"),
         (None, "NoneType is no source"),
-        ("", "str is no source"),
-        (b"", "bytes is no source"),
+        ("", "an empty str is no source"),
+        (b"", "an empty bytes is no source"),
         (io.BytesIO(b"x"), "BytesIO is no source of frames: give a folder of frames, a video file, its bytes"),
         (True, "bool is no source"),
         ("nowhere.mp4", "nowhere.mp4 does not exist"),

@@ -138,7 +138,7 @@ def bad_files(folder: Path) -> dict[str, tuple[Path, str]]:
     damaged = bytearray(png)
     damaged[len(png) // 2] ^= 0xFF
     contents = {
-        "empty.png": (b"", "not an image"),
+        "empty.png": (b"", "is empty, not an image"),
         "text.jpg": (b"I am not a photo\n" * 20, "not an image"),
         "cut.jpg": (jpeg[: len(jpeg) // 2], "damaged or cut short"),
         "cut.png": (png[: len(png) // 2], "damaged or cut short"),
