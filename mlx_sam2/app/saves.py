@@ -22,7 +22,7 @@ from pydantic import ValidationError
 from .. import files
 from .folders import lock
 from .lines import Line
-from .schemas import ApiError, Kind, Recent, Wire
+from .schemas import ApiError, Document, Recent
 
 LISTED = 50  # recent sessions
 EDITS = "edits.jsonl"
@@ -30,15 +30,9 @@ SLACK = 8 << 20  # bytes of edits beside four times the whole session; beyond, t
 WAIT = 10  # times what writing a file took that failed, before it is tried again
 
 
-class About(Wire):
+class About(Document):
     """``about.json``. `media`: a name in the folder, or the file: address of a file of the command line."""
 
-    id: str
-    kind: Kind
-    name: str
-    width: int
-    height: int
-    frames: int
     objects: int
     media: str
     bytes: int

@@ -105,13 +105,18 @@ EditKind = Literal["object", "delete", "prompt", "restore", "propagate", "everyt
 Saving = Literal["on", "failed", "off"]
 
 
-class Brief(Wire):
+class Document(Wire):
+    """What is open, or was: a picture, or a video of so many frames."""
+
     id: str
     kind: Kind
     name: str
     width: int
     height: int
     frames: int
+
+
+class Brief(Document):
     fps: float | None
     status: Status
     message: str
@@ -170,15 +175,9 @@ class Example(Wire):
     title: str
 
 
-class Recent(Wire):
+class Recent(Document):
     """A saved session. `used`: when it was last, in seconds since 1970."""
 
-    id: str
-    kind: Kind
-    name: str
-    width: int
-    height: int
-    frames: int
     objects: int
     used: float
     bytes: int
