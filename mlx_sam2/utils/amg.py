@@ -8,11 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..images.crops import Crop, crops, near_crop_edge
-from ..images.crops import layer_grids as build_all_layer_point_grids
-from ..images.crops import point_grid as build_point_grid
-from ..masks import compress_rle as coco_encode_rle
-from ..masks import mask_to_box, mask_to_rle, remove_small_regions, rle_to_mask
+from ..images.crops import Crop, crops, layer_grids, near_crop_edge, point_grid
+from ..masks import compress_rle, mask_to_box, mask_to_rle, remove_small_regions, rle_to_mask
 from ..masks import rle_area as area_from_rle
 from .arrays import ResultArray, to_numpy
 
@@ -22,6 +19,21 @@ __all__ = [
     "generate_crop_boxes", "is_box_near_crop_edge", "mask_to_rle_pytorch", "remove_small_regions", "rle_to_mask",
     "uncrop_boxes_xyxy", "uncrop_masks", "uncrop_points",
 ]  # fmt: skip
+
+
+def build_point_grid(n_per_side: int) -> np.ndarray:
+    """(n * n, 2) points (x, y) in 0..1."""
+    return point_grid(n_per_side)
+
+
+def build_all_layer_point_grids(n_per_side: int, n_layers: int, scale_per_layer: float) -> list[np.ndarray]:
+    """The grid of the whole image and those of the crop layers."""
+    return layer_grids(n_per_side, n_layers, scale_per_layer)
+
+
+def coco_encode_rle(uncompressed_rle: dict[str, Any]) -> dict[str, Any]:
+    """COCO's compressed form, its counts a text."""
+    return compress_rle(uncompressed_rle)
 
 
 class MaskData:

@@ -75,24 +75,30 @@ def restored(model: SAM2, features: Mapping[str, Any] | None) -> list[ImageFeatu
     Raises:
         ValueError: for anything else, or features of another model.
     """
+    side, width = model.config.embedding_size, model.no_mem_embed.shape[-1]
+    expected = (side, side, width)
     if isinstance(features, FeatureDict):
+        for image in features.images:
+            _check(image.embedding, expected)
         return features.images
     if features is None:
         return []
     if not isinstance(features, Mapping) or any(key not in features for key in KEYS):
         raise ValueError("features must be what predictor._features gave: a dict with image_embed and high_res_feats")
     with_no_memory = _channels_last(features["image_embed"], "image_embed")
-    side, width = model.config.embedding_size, model.no_mem_embed.shape[-1]
-    expected = (side, side, width)
-    if with_no_memory.shape[1:] != expected:
-        raise ValueError(
-            f"image_embed has {list(with_no_memory.shape[1:])} values a photo, and this model has {list(expected)}: "
-            "it comes from another model"
-        )
+    _check(with_no_memory, expected)
     embedding = with_no_memory.astype(model.dtype) - model.no_mem_embed
     maps = [_channels_last(value, "high_res_feats").astype(model.dtype) for value in features["high_res_feats"]]
     everything = ImageFeatures(embedding, (maps[0], maps[1]) if maps else None)
     return [everything.image(i) for i in range(len(embedding))]
+
+
+def _check(embedding: mx.array, expected: tuple[int, ...]) -> None:
+    if embedding.shape[1:] != expected:
+        raise ValueError(
+            f"image_embed has {list(embedding.shape[1:])} values a photo, and this model has {list(expected)}: "
+            "it comes from another model"
+        )
 
 
 def _channels_last(value: Any, name: str) -> mx.array:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ..frames.opening import open_source
-from ..images.preprocess import preprocess_frame
+from ..images.preprocess import MEAN, STD, preprocess_frame
 from ..masks import connected_components, fill_holes
 from .amg import batched_mask_to_box
 from .arrays import ResultArray, to_numpy
@@ -57,7 +57,9 @@ def load_video_frames(
 
     They are read at once, as in the official code: 12 MB a frame at 1024 pixels. A session reads them one by one.
     """
-    if img_mean is not None or img_std is not None:
+    for given, known in ((img_mean, MEAN), (img_std, STD)):
+        if given is None or np.array_equal(np.float32(to_numpy(given)).ravel(), np.float32(known)):
+            continue
         raise ValueError("img_mean and img_std cannot be chosen: the model was trained with one mean and deviation")
     with open_source(video_path) as source:
         frames = [np.array(preprocess_frame(frame, image_size))[0].transpose(2, 0, 1) for frame in source]

@@ -134,11 +134,11 @@ class OfficialSAM2(ModuleMethods, SAM2):
         return self
 
     def __getattr__(self, name: str) -> Any:
-        if name in MODEL_OPTIONS:
-            return getattr(self.config, name)
         try:
-            return super().__getattr__(name)
+            return super().__getattr__(name)  # first: no_obj_embed_spatial is a weight and an option
         except AttributeError:
+            if name in MODEL_OPTIONS:
+                return getattr(self.config, name)
             raise AttributeError(
                 f"the model has no {name!r}: docs/differences.md says what scripts for the official package find here"
             ) from None

@@ -8,8 +8,9 @@ from typing import Any
 import mlx.core as mx
 import numpy as np
 
-from .. import images, masks
+from .. import images
 from ..images.preprocess import MEAN, STD, preprocess_photo
+from ..masks import clean_logits
 from ..model.resize import resize_bilinear
 from .arrays import ResultArray, to_numpy
 
@@ -58,12 +59,12 @@ class SAM2Transforms:
         """(B, 4) or (4,) boxes -> (B, 2, 2) corners, as ``transform_coords``."""
         return self.transform_coords(to_numpy(boxes).reshape(-1, 2, 2), normalize, orig_hw)
 
-    def postprocess_masks(self, low_res: Any, orig_hw: tuple[int, int]) -> ResultArray:
+    def postprocess_masks(self, masks: Any, orig_hw: tuple[int, int]) -> ResultArray:
         """(B, M, h, w) logits -> (B, M, H, W) logits at the photo's size, holes filled and sprinkles removed."""
-        logits = np.array(to_numpy(low_res), np.float32)
+        logits = np.array(to_numpy(masks), np.float32)
         if self.max_hole_area > 0 or self.max_sprinkle_area > 0:
             areas = (self.max_hole_area, self.max_sprinkle_area)
-            logits = masks.clean_logits(logits, self.mask_threshold, *areas, FILL_MARGIN)
+            logits = clean_logits(logits, self.mask_threshold, *areas, FILL_MARGIN)
         b, m, h, w = logits.shape
         full = resize_bilinear(mx.array(logits).reshape(b * m, h, w, 1), tuple(orig_hw))
         return ResultArray.of(np.array(full).reshape(b, m, *orig_hw))

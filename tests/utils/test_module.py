@@ -100,6 +100,7 @@ def test_questions_about_parameters(predictor: SAM2ImagePredictor) -> None:
 def test_options_of_the_model_can_be_read(predictor: SAM2ImagePredictor) -> None:
     config = predictor.model.config
     assert predictor.model.image_size == config.image_size and predictor.model.num_maskmem == config.num_maskmem
+    assert isinstance(predictor.model.no_obj_embed_spatial, mx.array)  # a weight has the name of an option
     assert not hasattr(predictor.model, "max_area")
     with pytest.raises(AttributeError, match=r"no .forward_image.: docs/differences\.md"):
         _ = predictor.model.forward_image

@@ -68,6 +68,15 @@ def test_features_that_went_through_a_file(predictor: SAM2ImagePredictor, nano_m
     )  # measured 1.1e-5: no_mem_embed added and taken off
 
 
+def test_features_of_another_model_are_refused(predictor: SAM2ImagePredictor) -> None:
+    other = SAM2ImagePredictor.from_pretrained("demo")
+    other.set_image(synthetic.picture(60, 80))
+    for features in (other._features, dict(other._features)):
+        with pytest.raises(ValueError, match="it comes from another model"):
+            predictor._features = features
+    predictor.predict(**CLICK)
+
+
 def test_copies_of_features_have_their_arrays(predictor: SAM2ImagePredictor) -> None:
     for copied in (dict(predictor._features), {**predictor._features}, predictor._features.copy()):
         assert copied["image_embed"].ndim == 4 and len(copied["high_res_feats"]) == 2
@@ -75,7 +84,6 @@ def test_copies_of_features_have_their_arrays(predictor: SAM2ImagePredictor) -> 
 
 
 def test_features_that_a_script_changes_count(predictor: SAM2ImagePredictor) -> None:
-    kept = predictor._features
     before = predictor.predict(**CLICK, return_logits=True)[0]
     predictor._features["image_embed"] *= 0
     changed = predictor.predict(**CLICK, return_logits=True)[0]
@@ -141,7 +149,7 @@ def test_prompts_and_transforms(predictor: SAM2ImagePredictor) -> None:
     assert predictor._prep_prompts(None, None, None, None, True) == (None,) * 4
     transforms = SAM2Transforms(size, 0.0)
     low = predictor.predict(**CLICK)[2]
-    full = transforms.postprocess_masks(low[None], (60, 80))
+    full = transforms.postprocess_masks(masks=low[None], orig_hw=(60, 80))
     assert full.shape == (1, 3, 60, 80)
     assert transforms(synthetic.picture(60, 80)).shape == (3, size, size)
     assert transforms.forward_batch([synthetic.picture(9, 9)] * 2).shape == (2, 3, size, size)
@@ -287,6 +295,9 @@ def test_helpers_of_misc() -> None:
     old = misc.concat_points(None, np.zeros((1, 1, 2)), np.ones((1, 1)))
     assert misc.concat_points(old, np.ones((1, 2, 2)), np.zeros((1, 2)))["point_labels"].tolist() == [[1, 0, 0]]
     frames, height, width = misc.load_video_frames([synthetic.picture(6, 9)] * 3, 32)
+    misc.load_video_frames([synthetic.picture(6, 9)], 32, True, (0.485, 0.456, 0.406), [0.229, 0.224, 0.225])
+    with pytest.raises(ValueError, match="img_mean and img_std cannot be chosen"):
+        misc.load_video_frames([synthetic.picture(6, 9)], 32, img_mean=(0.5, 0.5, 0.5))
     assert frames.shape == (3, 3, 32, 32) and (height, width) == (6, 9)
 
 
@@ -302,7 +313,10 @@ def test_helpers_of_amg() -> None:
     assert amg.uncrop_points([[1, 1]], [5, 7, 9, 9]).tolist() == [[6, 8]]
     assert amg.uncrop_masks(np.ones((1, 2, 4)), [5, 7, 9, 9], 12, 10).sum() == 8
     assert amg.batched_mask_to_box(np.zeros((2, 4, 4))).tolist() == [[0] * 4] * 2
-    assert masks.rle_area(amg.coco_encode_rle(amg.mask_to_rle_pytorch(np.ones((1, 2, 3)))[0])) == 6
+    assert amg.build_point_grid(n_per_side=2).tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
+    grids = amg.build_all_layer_point_grids(n_per_side=4, n_layers=1, scale_per_layer=2)
+    assert [len(grid) for grid in grids] == [16, 4]
+    assert masks.rle_area(amg.coco_encode_rle(uncompressed_rle=amg.mask_to_rle_pytorch(np.ones((1, 2, 3)))[0])) == 6
     data = amg.MaskData(a=[1, 2, 3], b=np.arange(3))
     data.filter(np.array([True, False, True]))
     data.cat(amg.MaskData(a=[9], b=np.array([9]), c=[1]))
