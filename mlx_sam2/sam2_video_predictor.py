@@ -91,6 +91,8 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
 
     @fill_hole_area.setter
     def fill_hole_area(self, value: int) -> None:
+        if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < 0:
+            raise ValueError(f"fill_hole_area={value!r}: it must be a number of pixels, 0 for none")
         self.tracker.fill_hole_area = value
 
     @property

@@ -220,6 +220,8 @@ def test_options_set_after_construction_count(state: InferenceState, nano_model:
     assert not np.array_equal(tracked(predictor), before)
     predictor.fill_hole_area = 8
     assert predictor.tracker.fill_hole_area == 8
+    with pytest.raises(ValueError, match="fill_hole_area='x': it must be a number of pixels"):
+        predictor.fill_hole_area = "x"
     with pytest.raises(ValueError, match="must be -1 or at least 2"):
         predictor.max_cond_frames_in_attn = 1
     assert predictor.image_encoder is predictor.model.image_encoder
