@@ -9,6 +9,7 @@ import re
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,8 @@ def test_python_of_a_page(page: Path, folder: Path, request: pytest.FixtureReque
         with contextlib.redirect_stdout(None):
             running = eval(code, names)  # noqa: S307  our own pages
         if asyncio.iscoroutine(running):
-            asyncio.run(running)
+            with ThreadPoolExecutor(1) as thread:  # of its own: Playwright's loop may run in this one
+                thread.submit(asyncio.run, running).result()
     if "httpx" in names:
         names["app"].close()  # its connection
     for name in ("masks", "mask"):

@@ -217,7 +217,7 @@ def test_ops_are_seen_at_every_call(on_gpu: None) -> None:
     encoded(model, x)
     with dispatch.recorded() as calls:
         model.encode_image(x)
-    assert {op.name for op, _ in calls} == {"mask_unit_attention", "shifted_layer_norm"}
+    assert {op.name for op, _ in calls} == {"global_attention", "mask_unit_attention", "shifted_layer_norm"}
 
 
 def test_not_on_the_cpu() -> None:
