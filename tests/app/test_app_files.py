@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import struct
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -18,6 +19,7 @@ pytest.importorskip("fastapi", reason="the app's extra is not installed: pip ins
 
 from app_machine import HEIGHT, WIDTH, Machine, clip, code, form, frames_of_clip, photo, png, running
 from app_projects import edited, rebuilt, reopened, unzip
+from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.masks import mask_to_rle, rle_to_mask
 
 A, B = (30.0, 40.0, 1), (60.0, 20.0, 0)
@@ -161,7 +163,9 @@ def test_only_the_last_files_are_kept(machine: Machine) -> None:
     assert size == kept.disk and machine.app.sessions._disk - before == kept.disk - len(png(photo()))
 
 
-def test_an_export_that_is_cancelled_leaves_nothing(machine: Machine) -> None:
+def test_an_export_that_is_cancelled_leaves_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = OverlaySink.write
+    monkeypatch.setattr(OverlaySink, "write", lambda *args, **given: (time.sleep(0.05), write(*args, **given)))
     answer = machine.client.post("/api/sessions", files=form([*frames_of_clip(4)] * 12))
     session = answer.json()["id"]
     machine.prompt(session, 1, 0, points=[A])
