@@ -17,9 +17,10 @@ from .masks.upscaled import PackedLogits, UpscaledMask, surely_unstable
 from .model.prompt_encoder import POSITIVE
 from .model.sam2 import SAM2
 from .processes import OneProcess
-from .sam2_image_predictor import FILL_MARGIN, SAM2ImagePredictor
+from .sam2_image_predictor import SAM2ImagePredictor
 from .utils.generator import GeneratorMethods
 from .utils.image import LOW_RES_CLAMP
+from .utils.transforms import FILL_MARGIN
 
 if TYPE_CHECKING:
     from PIL.Image import Image

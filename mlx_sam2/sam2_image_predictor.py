@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import mlx.core as mx
 import numpy as np
 
-from . import images, masks
+from . import images
 from .checkpoint.build import build_model, warn_of_unknown
 from .images.preprocess import preprocess_photo
 from .model.prompt_encoder import BOTTOM_RIGHT, TOP_LEFT
-from .model.resize import resize_bilinear
 from .model.results import ImageFeatures
 from .model.sam2 import SAM2
 from .processes import OneProcess
@@ -24,8 +23,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
     Prompt = np.ndarray | Sequence[Any]
-
-FILL_MARGIN = 10.0  # how far beyond the threshold a filled hole or a removed sprinkle goes
 
 
 class PromptArguments(NamedTuple):
@@ -274,13 +271,7 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
 
     def upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
         """(B, M, h, w) logits -> (B, M, *size), after filling holes and removing sprinkles."""
-        if self.max_hole_area > 0 or self.max_sprinkle_area > 0:
-            cleaned = masks.clean_logits(
-                np.array(low_res), self.mask_threshold, self.max_hole_area, self.max_sprinkle_area, FILL_MARGIN
-            )
-            low_res = mx.array(cleaned)
-        b, m, h, w = low_res.shape
-        return resize_bilinear(low_res.reshape(b * m, h, w, 1), size).reshape(b, m, *size)
+        return self._transforms.upscale(low_res, size)
 
     # ---- prompts
 

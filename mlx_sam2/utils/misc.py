@@ -9,10 +9,9 @@ import numpy as np
 from ..frames.opening import open_source
 from ..images.preprocess import MEAN, STD, preprocess_frame
 from ..masks import connected_components, fill_holes
+from ..video.tracker import HOLE_LOGIT
 from .amg import batched_mask_to_box
 from .arrays import ResultArray, to_numpy
-
-HOLE_LOGIT = 0.1  # what a filled hole becomes
 
 __all__ = ["concat_points", "fill_holes_in_mask_scores", "get_connected_components", "load_video_frames", "mask_to_box"]
 

@@ -61,10 +61,12 @@ class SAM2Transforms:
 
     def postprocess_masks(self, masks: Any, orig_hw: tuple[int, int]) -> ResultArray:
         """(B, M, h, w) logits -> (B, M, H, W) logits at the photo's size, holes filled and sprinkles removed."""
-        logits = np.array(to_numpy(masks), np.float32)
+        return ResultArray.of(np.array(self.upscale(mx.array(np.array(to_numpy(masks), np.float32)), tuple(orig_hw))))
+
+    def upscale(self, low_res: mx.array, size: tuple[int, int]) -> mx.array:
+        """(B, M, h, w) logits -> (B, M, *size), after filling holes and removing sprinkles."""
         if self.max_hole_area > 0 or self.max_sprinkle_area > 0:
             areas = (self.max_hole_area, self.max_sprinkle_area)
-            logits = clean_logits(logits, self.mask_threshold, *areas, FILL_MARGIN)
-        b, m, h, w = logits.shape
-        full = resize_bilinear(mx.array(logits).reshape(b * m, h, w, 1), tuple(orig_hw))
-        return ResultArray.of(np.array(full).reshape(b, m, *orig_hw))
+            low_res = mx.array(clean_logits(np.array(low_res), self.mask_threshold, *areas, FILL_MARGIN))
+        b, m, h, w = low_res.shape
+        return resize_bilinear(low_res.reshape(b * m, h, w, 1), size).reshape(b, m, *size)
