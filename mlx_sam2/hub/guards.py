@@ -20,6 +20,7 @@ from ..formats import safetensors_file, torch_file
 from .client import HubError, endpoint, response_of
 
 _NAME = re.compile(r"\w[\w.-]*")  # of a blob or a commit
+UNSTATED = 16 << 30  # bytes of a body whose size is not stated; the largest published checkpoint has 0.9 GB
 _client = threading.Lock()  # one download at a time is guarded
 
 
@@ -28,7 +29,7 @@ def guarded_client() -> Iterator[None]:
     """While the client downloads: refuse stated names that are paths, and cut off a body at its stated size.
 
     Raises:
-        HubError: the server stated such a name, or sent more than it stated.
+        HubError: the server stated such a name, or sent more than it stated (more than ``UNSTATED`` if it stated none).
     """
     from huggingface_hub import errors, file_download
 
@@ -44,8 +45,7 @@ def guarded_client() -> Iterator[None]:
         return found
 
     def bounded_download(url: str, temp_file: BinaryIO, **options: Any) -> None:
-        size = options.get("expected_size")
-        download(url, temp_file if size is None else _Bounded(temp_file, size), **options)
+        download(url, _Bounded(temp_file, options.get("expected_size")), **options)
 
     with _client:
         file_download.get_hf_file_metadata, file_download.http_get = checked_metadata, bounded_download
@@ -64,14 +64,16 @@ def _check_name(name: str | None) -> None:
 
 
 class _Bounded:
-    """A file that refuses to grow beyond a size."""
+    """A file that refuses to grow beyond the size that a server stated for it."""
 
-    def __init__(self, file: BinaryIO, size: int) -> None:
-        self._file, self._size = file, size
+    def __init__(self, file: BinaryIO, stated: int | None) -> None:
+        self._file, self._stated = file, stated
 
     def write(self, data: bytes) -> int:
-        if self._file.tell() + len(data) > self._size:
-            raise HubError(f"{endpoint()} sends more than the {self._size} bytes that it stated: run the same again")
+        if self._file.tell() + len(data) > (UNSTATED if self._stated is None else self._stated):
+            if self._stated is None:
+                raise HubError(f"{endpoint()} sends more than {UNSTATED >> 30} GiB for one file: check HF_ENDPOINT")
+            raise HubError(f"{endpoint()} sends more than the {self._stated} bytes that it stated: run the same again")
         return self._file.write(data)
 
     def __getattr__(self, name: str) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from safetensors.numpy import save_file
 
 from hub_machine import Machine
 from hub_stand_in import COMMIT, Fault, HubStandIn
+from mlx_sam2.hub import HubError, guards
 
 REPO = "someone/tuned"
 WEIGHTS = "resolve/.*/model.safetensors$"
@@ -97,6 +100,21 @@ download.http_get = watched
     assert f"sends more than the {size} bytes that it stated" in said
     assert (Path(again) / "model.safetensors").read_bytes() == (small / "model.safetensors").read_bytes()
     assert machine.partial_downloads() == []
+
+
+def test_a_body_whose_size_is_not_stated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import file_download
+
+    def endless(url: str, temp_file: Any, **options: Any) -> None:
+        while True:
+            temp_file.write(b"x" * 1000)
+
+    monkeypatch.setattr(file_download, "http_get", endless)
+    monkeypatch.setattr(guards, "UNSTATED", 10_000)
+    body = io.BytesIO()
+    with pytest.raises(HubError, match="for one file"), guards.guarded_client():
+        file_download.http_get("https://hub.example/model.safetensors", body)
+    assert len(body.getvalue()) == 10_000
 
 
 def test_a_cache_that_leads_out(machine: Machine, small: Path, tmp_path: Path) -> None:
