@@ -162,7 +162,7 @@ class FolderSource(FrameSource):
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         self._lock = threading.Lock()
         self.name = os.fspath(folder)
-        self.paths = _numbered_images(Path(folder))
+        self.paths = numbered_images(Path(folder))
         self.num_frames = len(self.paths)
         for i, path in enumerate(self.paths):
             with _open_image(path) as image:
@@ -206,7 +206,7 @@ def _open_image(path: Path) -> Image.Image:
     return image
 
 
-def _numbered_images(folder: Path) -> list[Path]:
+def numbered_images(folder: Path) -> list[Path]:
     """The frames in `folder` in the order of their numbers."""
     try:
         visible = [path for path in folder.iterdir() if not path.name.startswith(".") and not path.is_dir()]

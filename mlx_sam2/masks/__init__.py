@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .boxes import box_iou, mask_to_bbox, mask_to_box, nms
 from .components import clean_logits, connected_components, fill_holes, remove_small_regions
+from .filled import polygons_to_rle
 from .polygons import mask_to_polygons
 from .records import record_mask, to_label_image, to_supervision
 from .rle import (
@@ -32,6 +33,7 @@ __all__ = [
     "nms",
     "pack_masks",
     "packed_to_rles",
+    "polygons_to_rle",
     "record_mask",
     "remove_small_regions",
     "rle_area",

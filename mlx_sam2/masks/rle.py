@@ -75,6 +75,11 @@ def packed_to_rles(packed: np.ndarray, height: int, compressed: bool = True) -> 
     return rles
 
 
+def counts_to_rle(counts: np.ndarray, size: tuple[int, int], compressed: bool = True) -> Rle:
+    """The encoding of run lengths (n,), the first one background; they must add up to H x W."""
+    return {"size": [int(n) for n in size], "counts": _compress(counts) if compressed else counts.tolist()}
+
+
 def _counts_of_edges(place: np.ndarray, total: int) -> np.ndarray:
     """Run lengths from the places where a mask of `total` pixels changes.
 

@@ -16,10 +16,10 @@ from typing import Any
 
 from .. import cli
 from ..cli import UsageError
+from ..datasets.davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
 from ..files import write_text
 from ..frames.sinks import PngSink
 from ..frames.source import FolderSource
-from .davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
 from .options import approximations
 from .prompts import Item, gather
 from .run import Plan, Progress, StopOnSignal, load_predictor, track_session, write_frames

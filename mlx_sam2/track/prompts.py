@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..cli import UsageError, check_box, check_point
+from ..datasets.pictures import read_indexed, split_objects
 from ..text import brief
-from .davis import read_indexed, split_objects
 from .options import MAX_OBJECT, Item
 
 MAX_BYTES = 64 << 20  # of a file of prompts

@@ -15,13 +15,13 @@ import synthetic
 from mlx_sam2 import cli
 from mlx_sam2.automatic_mask_generator import SAM2AutomaticMaskGenerator
 from mlx_sam2.checkpoint.loading import save
+from mlx_sam2.datasets.pictures import read_indexed
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.frames.opening import open_source
 from mlx_sam2.frames.source import SequenceSource
 from mlx_sam2.masks import mask_iou, mask_to_rle, rle_to_mask
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
 from mlx_sam2.track.command import build_parser, main
-from mlx_sam2.track.davis import read_indexed
 from mlx_sam2.track.options import FOLLOW
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame

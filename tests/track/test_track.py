@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_sam2.datasets.pictures import read_indexed
 from mlx_sam2.frames.opening import open_source
 from mlx_sam2.frames.source import SequenceSource, StreamSource
 from mlx_sam2.masks import rle_to_mask
 from mlx_sam2.track.command import build_parser
-from mlx_sam2.track.davis import read_indexed
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame
 from mlx_sam2.track.video import make_plan

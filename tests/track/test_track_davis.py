@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlx_sam2.track.davis import read_indexed
+from mlx_sam2.datasets.pictures import read_indexed
 from track_command import (
     HEIGHT,
     NOT_LOADED,

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from mlx_sam2.cli import UsageError
+from mlx_sam2.datasets.pictures import VOID
 from mlx_sam2.track import options
 from mlx_sam2.track import prompts as track_prompts
-from mlx_sam2.track.davis import VOID
 from track_command import (
     HEIGHT,
     NUM_FRAMES,

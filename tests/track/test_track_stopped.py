@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlx_sam2.datasets.pictures import read_indexed
 from mlx_sam2.frames.films import OverlaySink
 from mlx_sam2.masks import rle_to_mask
 from mlx_sam2.track import video as track_video
 from mlx_sam2.track.command import main
-from mlx_sam2.track.davis import read_indexed
 from track_command import (
     HEIGHT,
     NUM_FRAMES,

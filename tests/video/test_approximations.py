@@ -188,8 +188,8 @@ FLAGS = "--image-size 128 --memory-pooling 2 --memory-stride 2 --max-memories 3 
 
 
 def test_flags_give_what_the_arguments_give(tmp_path: Path, folder_of_clip: Path, saved_model: str) -> None:
+    from mlx_sam2.datasets.pictures import read_indexed
     from mlx_sam2.frames.opening import open_source
-    from mlx_sam2.track.davis import read_indexed
 
     args = [folder_of_clip, "--point", "40,30", "--output", tmp_path / "out", "--model", saved_model]
     succeeded(run(*args, *FLAGS.split(), cwd=tmp_path))

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 import mlx_sam2
 from measures import box_of, deepest, iou
-from mlx_sam2.track.davis import boundary_accuracy, region_similarity
+from mlx_sam2.datasets.davis import boundary_accuracy, region_similarity
 from pool import EVAL_FIRST, render_clips, seed_of
 from scenes import make_scene
 from textures import TextureBank

@@ -1,4 +1,4 @@
-"""The DAVIS 2017 data set: its files, its mask pictures, and the measures J and F.
+"""The DAVIS 2017 data set: its files, and the measures J and F.
 
 Layout and protocol are those of the semi-supervised challenge (Pont-Tuset et al. 2017, the `davis2017-evaluation`
 tool): the masks of the first frame are given, all frames between the first and the last are scored. J and F are
@@ -13,57 +13,13 @@ from math import ceil, hypot
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from ..frames.source import VideoError
-from ..images import read_mask
+from .pictures import VOID, is_binary, read_indexed, split_objects
 
-VOID = 255  # pixels of an indexed mask that belong to nobody and are not scored
 BOUNDARY_TOLERANCE = 0.008  # of the picture's diagonal
 RESOLUTIONS = ("480p", "Full-Resolution", "")  # folders between JPEGImages and the sequences; "" is none
 LISTS = ("ImageSets/2017/val.txt", "ImageSets/2016/val.txt")
-
-
-# ---- mask pictures
-
-
-def read_indexed(path: Path) -> np.ndarray:
-    """The pixel values (H, W) uint8 of a mask picture: palette indices, grey values, or 255 where its alpha is high.
-
-    Raises:
-        VideoError: it cannot be read, or is a colour picture.
-    """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("P", "L"):
-                return np.array(image)
-            if image.mode == "1":
-                return np.array(image.convert("L"))
-            if "A" in image.getbands() and len(set(image.getchannel("A").getextrema())) > 1:  # as editors cut out
-                return read_mask(path) * np.uint8(VOID)
-            if image.mode == "RGB":
-                pixels = np.array(image)
-                if (pixels == pixels[..., :1]).all():
-                    return pixels[..., 0]
-            mode = image.mode
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise VideoError(f"{path} cannot be read as a mask: {reason}") from error
-    raise VideoError(
-        f"{path} is no mask (its mode is {mode}): an indexed PNG with object numbers, or 0 and 255, is needed"
-    )
-
-
-def is_binary(indices: np.ndarray) -> bool:
-    """Whether the values are 0 and 255 alone: one object, not object numbers (DAVIS 2016, image editors)."""
-    return not np.any((indices != 0) & (indices != VOID))
-
-
-def split_objects(indices: np.ndarray) -> dict[int, np.ndarray]:
-    """Object number -> bool (H, W). Values 0 and 255 alone are object 1; beside other values 255 is void."""
-    if is_binary(indices):
-        return {1: indices > 0} if indices.any() else {}
-    return {int(i): indices == i for i in np.unique(indices) if i not in (0, VOID)}
 
 
 # ---- layout

@@ -8,20 +8,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mlx_sam2.frames.sinks import davis_palette
-from mlx_sam2.frames.source import VideoError
-from mlx_sam2.track.davis import (
+from mlx_sam2.datasets.davis import (
     boundary,
     boundary_accuracy,
     dilate,
     find_sequences,
-    is_binary,
     mean_scores,
-    read_indexed,
     region_similarity,
     score_sequence,
-    split_objects,
 )
+from mlx_sam2.datasets.pictures import is_binary, read_indexed, split_objects
+from mlx_sam2.frames.sinks import davis_palette
+from mlx_sam2.frames.source import VideoError
 
 
 def rectangle(y0: int, x0: int, y1: int, x1: int, shape: tuple[int, int] = (100, 100)) -> np.ndarray:
