@@ -43,9 +43,9 @@ JPEG = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binar
 EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 
-def asked(revision: Known = None, client: Client = None) -> Asked:
+def asked(revision: Known = None, client: Client = None, edit: Known = None) -> Asked:
     """What the client of an edit says."""
-    return Asked(revision, client)
+    return Asked(revision, client, edit)
 
 
 Edited = Annotated[Asked, Depends(asked)]

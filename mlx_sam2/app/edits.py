@@ -18,10 +18,23 @@ from .session_store import Sessions
 
 
 class Asked(NamedTuple):
-    """The revision that the client of an edit knows, and its name; None where it names none."""
+    """What the client of an edit says: the revision that it knows, its name, and the number of the edit among its own.
+
+    An edit that is sent again, because its answer was lost, has the same number. None where the client says nothing.
+    """
 
     revision: int | None = None
     client: str | None = None
+    number: int | None = None
+
+    @property
+    def numbers(self) -> dict[str, int]:
+        """The number by client, as sessions note it."""
+        return {} if self.client is None or self.number is None else {self.client: self.number}
+
+    def anyway(self) -> Asked:
+        """The same, whatever the revision: that was checked before."""
+        return self._replace(revision=None)
 
 
 ANYBODY = Asked()
@@ -34,14 +47,16 @@ class Edits:
         self.sessions = sessions
 
     def require(self, session: Session, asked: Asked) -> None:
-        """Refuse an edit whose client knows another revision than the session's.
+        """Refuse an edit that was made already, or whose client knows another revision than the session's.
 
         Raises:
-            ApiError: ``stale``, with the session as it is.
+            ApiError: ``repeated`` or ``stale``, with the session as it is.
         """
         with session.lock:
             if session.closed:
                 raise ApiError(404, "not_found", "this session was closed")
+            if session.history.has_made(asked.numbers):
+                raise ApiError(409, "repeated", "this edit was made already", session=session.state())
             if asked.revision is not None and asked.revision != session.history.revision:
                 text = f"the session is at revision {session.history.revision}, not {asked.revision}: load it again"
                 raise ApiError(409, "stale", text, session=session.state())
@@ -58,7 +73,8 @@ class Edits:
             except BaseException:
                 self._undo(session, edit)
                 raise
-            self._save(session, line_of(session, edit))
+            session.history.note_clients(asked.numbers)
+            self._save(session, line_of(session, edit, asked.numbers))
             session.hub.publish("edit", {"revision": edit.revision, "client": asked.client, "what": what})
 
     def _undo(self, session: Session, edit: Edit) -> None:
@@ -120,7 +136,7 @@ class Edits:
 
     def look(self, session: Session, asked: Asked, obj_id: int, look: ObjectLook) -> ObjectAnswer:
         """Change how an object is called and shown; it is made where there is none."""
-        with self.edit(session, "object", asked) as edit:
+        with session.turn, self.edit(session, "object", asked) as edit:
             obj = session.object_or_new(obj_id, self.sessions.limits)
             obj = obj.model_copy(update=look.model_dump(exclude_none=True))
             self.put_object(session, edit, obj_id, obj)
@@ -130,7 +146,7 @@ class Edits:
         self, session: Session, asked: Asked, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
     ) -> tuple[Object, int]:
         """Note an answered prompt and its mask; None removes both. Returns the object and the revision."""
-        with self.edit(session, "prompt", Asked(None, asked.client)) as edit:
+        with self.edit(session, "prompt", asked.anyway()) as edit:
             self.set_prompt(session, edit, obj_id, frame, prompt, mask)
             return session.objects[obj_id], edit.revision
 
@@ -147,7 +163,7 @@ class Edits:
 
     def remove_object(self, session: Session, asked: Asked, obj_id: int) -> int:
         """Remove an object, its prompts and its masks. Returns the revision."""
-        with self.edit(session, "delete", Asked(None, asked.client)) as edit:
+        with self.edit(session, "delete", asked.anyway()) as edit:
             for frame in list(session.masks.get(obj_id, ())):
                 self.put_mask(session, edit, obj_id, frame, None)
             self.put_object(session, edit, obj_id, None)
@@ -165,7 +181,7 @@ class Edits:
                 text = f"revision {revision} is not remembered: {history.oldest} to {history.revision} are"
                 raise ApiError(404, "not_found", text)
             objects, masks = history.replaced_since(revision)  # before the oldest edit is forgotten for a new one
-            with self.edit(session, "restore", Asked(None, asked.client)) as edit:
+            with self.edit(session, "restore", asked.anyway()) as edit:
                 for (obj_id, frame), mask in masks.items():
                     self.put_mask(session, edit, obj_id, frame, mask)
                 for obj_id, obj in objects.items():
@@ -179,7 +195,7 @@ class Edits:
             for obj_id, mask in live.items():
                 self.put_mask(session, edit, obj_id, frame, mask)
             changed = {(obj_id, frame): mask for obj_id, mask in live.items()}
-            self._save(session, Line(edit.revision, edit.what, {}, changed))
+            self._save(session, Line(edit.revision, edit.what, {}, changed, {}))
             return live
 
     # ---- on disk
@@ -213,6 +229,7 @@ class Edits:
         session.history = History(first.revision)
         edit = Edit(first.revision, "restore")  # notes nothing
         for line in chain([first], lines):
+            session.history.note_clients(line.clients)
             if line.what is not None:
                 edit = session.history.again(line.revision, line.what)
                 self._forget_many(session)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass, field
 
 from .schemas import EditKind, Mask, Object
 
 KEPT = 200  # edits of a session
+CLIENTS = 64  # of which the last edit's number is noted
 MASK_OVERHEAD = 600  # bytes of a mask beside its counts
 
 Place = tuple[int, int]  # object and frame
@@ -40,6 +41,7 @@ class History:
     def __init__(self, revision: int = 0) -> None:
         self.revision = revision
         self.edits: deque[Edit] = deque()
+        self.clients: OrderedDict[str, int] = OrderedDict()  # the number of each one's last edit, newest last
 
     @property
     def oldest(self) -> int:
@@ -73,6 +75,18 @@ class History:
         assert self.edits[-1] is edit
         self.edits.pop()
         self.revision = edit.revision - 1
+
+    def has_made(self, numbers: dict[str, int]) -> bool:
+        """Whether an edit with this number of its client was made already."""
+        return any(number <= self.clients.get(client, -1) for client, number in numbers.items())
+
+    def note_clients(self, numbers: dict[str, int]) -> None:
+        """Note the numbers of edits that were made."""
+        for client, number in numbers.items():
+            self.clients[client] = max(number, self.clients.get(client, -1))
+            self.clients.move_to_end(client)
+            if len(self.clients) > CLIENTS:
+                self.clients.popitem(last=False)
 
     def notes_object(self, edit: Edit, obj_id: int) -> bool:
         """Whether an edit that changes an object now must note what it was."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from starlette.responses import FileResponse, Response
 
-from .addresses import BYTES, Edited, JobId, SessionId
+from .addresses import BYTES, Edited, JobId, SessionId, compute
 from .app import App
 from .exports import export_steps
 from .job import Job
@@ -27,10 +27,19 @@ def add_jobs(router: APIRouter, app: App) -> None:
             raise ApiError(409, "empty", "no object has a prompt yet: click on one first")
         if ask.direction == "backward" and ask.frame == 0:
             raise ApiError(422, "bad_request", "there is nothing before frame 0")
-        app.jobs.require_room(session)
-        with app.edits.edit(session, "propagate", asked) as edit:
-            steps = propagate_steps(app.edits, edit, ask.frame, ask.direction, app.engine.work_of)
-        return app.jobs.start(session, "propagate", steps, edit.revision).state()
+
+        def require() -> None:
+            app.edits.require(session, asked)  # first: a repeated one would find its own job
+            app.jobs.require_room(session)
+
+        def start() -> JobState:
+            require()
+            with app.edits.edit(session, "propagate", asked) as edit:
+                steps = propagate_steps(app.edits, edit, ask.frame, ask.direction, app.engine.work_of)
+            return app.jobs.start(session, "propagate", steps, edit.revision).state()
+
+        require()
+        return await compute(app, start)  # after the clicks that came before
 
     @router.post(place + "/everything", status_code=202)
     async def everything(session_id: SessionId, ask: EverythingAsk, asked: Edited) -> JobState:

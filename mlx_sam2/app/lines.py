@@ -14,17 +14,27 @@ PIECE = 1000  # masks in a line of a whole session
 
 
 class Line(NamedTuple):
-    """What an edit changed: None took it away. The first lines of a session (`what` is None) are all of it."""
+    """What an edit changed: None took it away. The first lines of a session (`what` is None) are all of it.
+
+    `clients`: numbers of edits by client, as ``History.clients``.
+    """
 
     revision: int
     what: EditKind | None
     objects: Objects
     masks: Masks
+    clients: dict[str, int]
 
     def to_json(self) -> bytes:
         objects = {str(n): None if obj is None else obj.model_dump(mode="json") for n, obj in self.objects.items()}
         masks = [[*place, *_packed(mask)] for place, mask in self.masks.items()]
-        line = {"revision": self.revision, "what": self.what, "objects": objects, "masks": masks}
+        line = {
+            "revision": self.revision,
+            "what": self.what,
+            "objects": objects,
+            "masks": masks,
+            "clients": self.clients,
+        }
         return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
     @classmethod
@@ -38,7 +48,8 @@ class Line(NamedTuple):
             masks: Masks = {}
             for obj_id, frame, *packed in line["masks"]:
                 masks[obj_id, frame] = _unpacked(packed, size) if packed else None
-            return cls(line["revision"], line["what"], objects, masks)
+            clients = {str(client): int(number) for client, number in line.get("clients", {}).items()}
+            return cls(line["revision"], line["what"], objects, masks, clients)
         except (LookupError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(str(error)) from None
 
@@ -52,10 +63,10 @@ def _unpacked(packed: list[Any], size: tuple[int, int]) -> Mask:
     return Mask(size=size, counts=counts, area=area, bbox=bbox, score=score)
 
 
-def line_of(session: Session, edit: Edit) -> Line:
-    """What the newest edit of a session has changed."""
+def line_of(session: Session, edit: Edit, clients: dict[str, int]) -> Line:
+    """What the newest edit of a session has changed, and whose it was."""
     masks = {place: mask_at(session, place) for place in edit.masks}
-    return Line(edit.revision, edit.what, {n: session.objects.get(n) for n in edit.objects}, masks)
+    return Line(edit.revision, edit.what, {n: session.objects.get(n) for n in edit.objects}, masks, clients)
 
 
 def all_lines(session: Session) -> Iterator[Line]:
@@ -64,16 +75,17 @@ def all_lines(session: Session) -> Iterator[Line]:
     whole = {(n, t): mask for n, frames in session.masks.items() for t, mask in frames.items()} | masks
     kept = [(place, mask) for place, mask in whole.items() if mask is not None]
     oldest = session.history.oldest
-    yield Line(oldest, None, {n: obj for n, obj in (session.objects | objects).items() if obj is not None}, {})
+    known = {n: obj for n, obj in (session.objects | objects).items() if obj is not None}
+    yield Line(oldest, None, known, {}, dict(session.history.clients))
     for begin in range(0, len(kept), PIECE):
-        yield Line(oldest, None, {}, dict(kept[begin : begin + PIECE]))
+        yield Line(oldest, None, {}, dict(kept[begin : begin + PIECE]), {})
     lines = []
     later_objects: Objects = {}  # what the next edit that changed an object has replaced
     later_masks: Masks = {}
     for edit in reversed(session.history.edits):
         made = {n: later_objects[n] if n in later_objects else session.objects.get(n) for n in edit.objects}
         masks = {p: later_masks[p] if p in later_masks else mask_at(session, p) for p in edit.masks}
-        lines.append(Line(edit.revision, edit.what, made, masks))
+        lines.append(Line(edit.revision, edit.what, made, masks, {}))
         later_objects.update(edit.objects)
         later_masks.update(edit.masks)
     yield from reversed(lines)

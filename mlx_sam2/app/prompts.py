@@ -18,6 +18,11 @@ def put(edits: Edits, session: Session, work: Work, asked: Asked, obj_id: int, f
     Raises:
         ApiError: the client knows another revision, or there are as many objects, prompts or masks as there may be.
     """
+    with session.turn:
+        return _put(edits, session, work, asked, obj_id, frame, prompt)
+
+
+def _put(edits: Edits, session: Session, work: Work, asked: Asked, obj_id: int, frame: int, prompt: Prompt) -> Answer:
     with session.lock:
         edits.require(session, asked)
         if prompt.is_empty and obj_id not in session.objects:
@@ -82,7 +87,7 @@ def put_found(edits: Edits, session: Session, work: Work, asked: Asked, frame: i
     if isinstance(work, VideoWork):
         for obj_id, prompt in enumerate(prompts, first):
             work.answer(obj_id, frame, prompt)
-    with edits.edit(session, "everything", Asked(None, asked.client)) as edit:
+    with edits.edit(session, "everything", asked.anyway()) as edit:
         for obj_id, (mask, prompt) in enumerate(zip(found, prompts, strict=True), first):
             try:
                 edits.set_prompt(session, edit, obj_id, frame, prompt, mask)
@@ -97,12 +102,13 @@ def put_found(edits: Edits, session: Session, work: Work, asked: Asked, frame: i
 
 def remove(edits: Edits, session: Session, asked: Asked, obj_id: int) -> int:
     """Remove an object, its prompts and its masks; the revision."""
-    with session.lock:
-        edits.require(session, asked)
-        session.object(obj_id)
-    if isinstance(session.work, VideoWork):
-        session.work.remove(obj_id)
-    return edits.remove_object(session, asked, obj_id)
+    with session.turn:
+        with session.lock:
+            edits.require(session, asked)
+            session.object(obj_id)
+        if isinstance(session.work, VideoWork):
+            session.work.remove(obj_id)
+        return edits.remove_object(session, asked, obj_id)
 
 
 def restore(edits: Edits, session: Session, asked: Asked, revision: int) -> None:

@@ -134,7 +134,10 @@ class JobState(Wire):
 
 
 class SessionState(Brief):
-    """All of a session but its masks. `oldest`: the first revision that can be restored."""
+    """All of a session but its masks.
+
+    `oldest`: the first revision that can be restored. `clients`: the number of each client's last edit.
+    """
 
     objects: list[Object]
     timeline: Timeline
@@ -142,6 +145,7 @@ class SessionState(Brief):
     revision: int
     oldest: int
     saving: Saving
+    clients: dict[str, int]
 
 
 class ErrorAnswer(Wire):

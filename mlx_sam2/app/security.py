@@ -7,9 +7,11 @@ another origin carry Origin or Sec-Fetch-Site: those are refused, reading ones t
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import ipaddress
 import socket
+import time
 from dataclasses import dataclass
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -21,6 +23,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_BYTES = 8 << 20  # of a request that is no upload
+DRAIN_BYTES, DRAIN_SECONDS = 64 << 20, 2.0  # that a refused body is still read
 UPLOADS = frozenset({"/api/sessions", "/api/projects"})  # they count for themselves
 
 CONTENT_POLICY = (
@@ -114,6 +117,8 @@ class Guard:
         if refusal is not None:
             status, code, text = refusal
             answer = JSONResponse({"error": {"code": code, "message": text}}, status, {"Connection": "close"})
+            if status == 413:
+                await _drain(receive)
             await answer(scope, receive, send_with_headers)
             return
         limited = receive if scope["path"] in UPLOADS else _limited(receive, BODY_BYTES)
@@ -150,6 +155,19 @@ class Guard:
         return cookie is not None and self.access.knows_token(cookie.value)
 
 
+async def _drain(receive: Receive) -> None:
+    """Read what is still under way, within limits: a client that is cut off while it sends may never see the answer."""
+    end = time.monotonic() + DRAIN_SECONDS
+    total, more = 0, True
+    while more and total < DRAIN_BYTES and (left := end - time.monotonic()) > 0:
+        try:
+            message = await asyncio.wait_for(receive(), left)
+        except asyncio.TimeoutError:  # not TimeoutError: another class before Python 3.11
+            return
+        total += len(message.get("body", b""))
+        more = message["type"] == "http.request" and message.get("more_body", False)
+
+
 def _limited(receive: Receive, most: int) -> Receive:
     """`receive`, cut off after `most` bytes: a body may come in pieces, without saying its length."""
     total = 0
@@ -159,6 +177,8 @@ def _limited(receive: Receive, most: int) -> Receive:
         message = await receive()
         total += len(message.get("body", b""))
         if total > most:
+            if message.get("more_body"):
+                await _drain(receive)
             raise HTTPException(413, f"the body of this request may have {most:,} bytes")
         return message
 

@@ -58,6 +58,7 @@ class Session:
         self.save: Save | None = None
         self.jobs: dict[str, Job] = {}
         self.lock = threading.RLock()
+        self.turn = threading.RLock()  # held from the check of an edit's revision until it is made; before `lock`
         self.hub = hub
         self.source: SharedSource | None = source
         self.work: ImageWork | VideoWork | None = None
@@ -92,6 +93,7 @@ class Session:
                 revision=self.history.revision,
                 oldest=self.history.oldest,
                 saving=self.saving,
+                clients=dict(self.history.clients),
             )
 
     def _timeline(self) -> Timeline:
@@ -172,6 +174,11 @@ class Session:
     @property
     def has_listeners(self) -> bool:
         return len(self.hub) > 0
+
+    @property
+    def can_rest(self) -> bool:
+        """Whether it can be closed and opened again as it is: saved, and nobody is at work on it."""
+        return self.saving == "on" and not (self.has_listeners or self.running or self.pins or self.stays)
 
     @property
     def running(self) -> list[Job]:

@@ -82,8 +82,20 @@ class Sessions:
         return folder
 
     def require_room(self) -> None:
-        if len(self) >= self.limits.sessions:
-            raise ApiError(409, "full", f"{self.limits.sessions} sessions are open: close one of them first")
+        """Close a session where as many are open as may be: the one used longest ago, of those that lose nothing.
+
+        Raises:
+            ApiError: each of them is looked at, at work, or not saved.
+        """
+        if len(self) < self.limits.sessions:
+            return
+        idle = next((session for session in reversed(self.all()) if session.can_rest), None)
+        if idle is None:
+            raise self._full()
+        self.close(idle.id)
+
+    def _full(self) -> ApiError:
+        return ApiError(409, "full", f"{self.limits.sessions} sessions are open: close one of them first")
 
     def add(
         self, kind: Kind, name: str, path: Path, folder: Path, *, disk: int = 0, fill: Fill | None = None
@@ -104,8 +116,10 @@ class Sessions:
         try:
             if fill is not None:
                 fill(session)
+            self.require_room()
             with self._lock:
-                self.require_room()
+                if len(self) >= self.limits.sessions:  # another one was faster
+                    raise self._full()
                 self._sessions[session.id] = session
                 session.disk = disk
         except BaseException:

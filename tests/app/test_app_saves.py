@@ -341,3 +341,22 @@ def test_nothing_is_saved_unless_it_is_wanted(model: str, tmp_path: Path) -> Non
         assert session["saving"] == "off" and app.state()["recent"] == []
         assert not (tmp_path / "run" / "data").exists()
         assert httpx.post(app.url + f"api/recent/{session['id']}x", timeout=SLOW).status_code == 404
+
+
+def test_saved_sessions_make_room_for_new_ones(model: str, tmp_path: Path) -> None:
+    """The one that was used longest ago is put away, none that a page listens to or that is not saved."""
+    with running(model, tmp_path / "files", data=tmp_path / "data", sessions=3) as machine:
+        first, second, third = (machine.open(png(photo(seed))) for seed in range(3))
+        machine.prompt(second, 1, points=[A])
+        before = all_of(machine, second)
+        listener = Listener(machine, first)
+        machine.session(third)
+        machine.open(png(photo(3)))
+        opened = {item["id"]: item["open"] for item in recent(machine)}
+        assert not opened[second] and opened[first] and opened[third]
+        assert reopen(machine, second).status_code == 201, "for which the third one goes"
+        assert all_of(machine, second) == before
+        listener.close()
+    with running(model, tmp_path / "unsaved", sessions=1) as machine:
+        machine.open(png(photo()))
+        assert code(machine.client.post("/api/sessions?name=x.png", content=png(photo()))) == (409, "full")

@@ -1,5 +1,6 @@
 // Brings the server's document to the page's: one request at a time, always towards the newest document. Every edit
-// says which revision it knows; where another tab was faster, its document comes first and ours is put on top.
+// says which revision it knows; where another tab was faster, its document comes first and ours is put on top. It has a
+// number of ours too: when an answer is lost, the session's `clients` say whether the edit was made.
 import * as api from "./api.js";
 import { applied, carried, difference, find, fromServer } from "./document.js";
 
@@ -16,7 +17,8 @@ export class Sync {
     this.restoring = null; // the revision to go back to before all else
     this.behind = 0; // the newest revision of another tab that we have heard of
     this.queue = []; // other edits, such as jobs: they wait until the document has arrived
-    this.bare = new Set(); // objects that the server has made for their first prompt: their looks are still owed
+    this.number = 0; // of our last edit
+    this.open = new Map(); // steps without an answer by their number: {step, doc (that was the goal)}
   }
 
   /** Makes this document the goal, on top of an older revision if one is given. What has become needless is left out. */
@@ -45,14 +47,14 @@ export class Sync {
     if (this.running) {
       this.heard(info.revision);
     } else {
-      if (info.revision === this.revision) this.done = fromServer(info);
+      if (info.revision === this.revision) this.#settle(fromServer(info));
       else this.#rebase(info);
       this.#run();
     }
   }
 
   /** Whether the server has all that was asked for. */
-  get arrived() { return this.target === this.done && this.restoring === null && !this.bare.size; }
+  get arrived() { return this.target === this.done && this.restoring === null; }
   get idle() { return !this.running && this.arrived && !this.queue.length && this.behind <= this.revision; }
 
   async #run() {
@@ -95,10 +97,6 @@ export class Sync {
       const prompts = steps.find(({ what, object }) => what === "prompts" && object === first.object);
       if (prompts) return { ...prompts, looks: first.looks };
     }
-    for (const object of this.bare) {
-      const wanted = find(this.target, object);
-      if (wanted) return { what: "object", object, looks: { name: wanted.name, color: wanted.color, visible: wanted.visible } };
-    }
     return first;
   }
 
@@ -107,7 +105,7 @@ export class Sync {
     try {
       result = await this.#send(step);
     } catch (error) {
-      if (error.code === "stale") return this.#rebase(error.session);
+      if (error.session) return this.#rebase(error.session);
       if (step.what !== "restore" || error.status !== 404 || !(await this.#isOpen())) throw error;
       this.restoring = null; // its prompts come back one by one
       return this.listeners.tooOld();
@@ -115,12 +113,10 @@ export class Sync {
     this.revision = result.revision;
     if (step.what === "restore") {
       this.restoring = this.restoring === step.revision ? null : this.restoring;
-      this.done = fromServer(result);
-      this.bare.clear();
+      this.#settle(fromServer(result));
     } else {
-      this.done = applied(this.done, step);
-      if (step.what === "prompts" && step.looks) this.bare.add(step.object);
-      else if (step.what !== "prompts") this.bare.delete(step.object);
+      const { name, color, visible } = result.object ?? {}; // an object that its first prompt has made looks as the server likes
+      this.#settle(applied(this.done, result.object ? { ...step, looks: { name, color, visible } } : step));
     }
     return this.listeners.answered(step, result);
   }
@@ -133,8 +129,15 @@ export class Sync {
     }
   }
 
+  /** Goes on from what the server has: nothing that was sent is in doubt any more. */
+  #settle(doc) {
+    this.done = doc;
+    this.open.clear();
+  }
+
   #send(step) {
-    const edit = { revision: this.revision, client: api.CLIENT };
+    const edit = { revision: this.revision, client: api.CLIENT, edit: ++this.number };
+    this.open.set(this.number, { step, doc: this.target });
     if (step.what === "restore") return api.restore(this.id, step.revision, edit);
     if (step.what === "delete") return api.deleteObject(this.id, step.object, edit);
     if (step.what === "object") return api.putObject(this.id, step.object, step.looks, edit);
@@ -143,11 +146,13 @@ export class Sync {
 
   async #other(item) {
     try {
-      const result = await item.send({ revision: this.revision, client: api.CLIENT });
+      item.number ??= ++this.number;
+      const result = await item.send({ revision: this.revision, client: api.CLIENT, edit: item.number });
       this.revision = result.revision ?? this.revision;
       item.resolve(result);
     } catch (error) {
-      if (error.code === "stale") return this.#rebase(error.session);
+      if (error.code === "repeated") item.number = null; // its answer was lost: it is asked for again
+      if (error.session) return this.#rebase(error.session);
       if (error.offline || (error.status === 404 && !(await this.#isOpen()))) throw error; // it is sent when the server is back
       item.reject(error);
     }
@@ -161,14 +166,23 @@ export class Sync {
     this.#rebase(info);
   }
 
+  /** The newest document that we know the server had, by the number of our last edit that it has made. */
+  #base(info, theirs) {
+    const made = this.open.get(info.clients[api.CLIENT]);
+    if (!made) return this.done;
+    if (info.revision === this.revision + 1) return theirs; // nobody else has edited since
+    return made.step.what === "restore" ? made.doc : applied(this.done, made.step);
+  }
+
   /** Goes on from the server's document with what we have changed. */
   #rebase(info) {
     const theirs = fromServer(info);
     const before = this.arrived ? this.revision : null;
+    const base = this.#base(info, theirs);
     // a server that has forgotten our last edits (its disk was full when it was killed) gets them again
-    const { doc, names } = info.revision < this.revision ? { doc: this.target, names: new Map() } : carried(this.done, this.target, theirs);
-    Object.assign(this, { revision: info.revision, done: theirs, restoring: null });
-    this.bare.clear();
+    const { doc, names } = info.revision < this.revision ? { doc: this.target, names: new Map() } : carried(base, this.target, theirs);
+    Object.assign(this, { revision: info.revision, restoring: null });
+    this.#settle(theirs);
     this.target = difference(theirs, doc).length ? doc : theirs;
     this.listeners.moved(info, this.target, names, before);
   }
