@@ -79,6 +79,25 @@ def memory_bytes() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
+def cache_bytes() -> int:
+    """Memory that a cache may take unasked: an eighth of what this process may use at all."""
+    import mlx.core as mx
+
+    device = mx.device_info(mx.gpu if mx.is_available(mx.gpu) else mx.cpu)
+    limits = [memory_bytes(), device.get("max_recommended_working_set_size"), _container_bytes()]
+    return min(int(limit) for limit in limits if limit) // 8
+
+
+def _container_bytes() -> int | None:
+    """The limit that a container sets (Linux)."""
+    for file in ("memory.max", "memory/memory.limit_in_bytes"):
+        try:
+            return int(Path("/sys/fs/cgroup", file).read_text())
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+    return None
+
+
 def loaded_blas() -> str | None:
     """Return the path of the BLAS that this process has loaded for MLX (Linux); None: the slow one inside MLX."""
     maps = Path("/proc/self/maps").read_text(errors="replace")

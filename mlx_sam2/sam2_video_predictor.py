@@ -21,6 +21,7 @@ from .utils.module import as_official
 from .utils.session import InferenceState
 from .utils.video import OfficialVideoAttributes
 from .video.approximations import Approximations
+from .video.feature_cache import FeatureCache
 from .video.memory_bank import ResultStore
 from .video.state import Masks, SessionOptions, VideoState
 from .video.stream import VideoStream
@@ -49,6 +50,9 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         memory_pooling, max_memories, static_threshold: approximations, see ``Approximations``; by default none.
         return_tensors: "np" gives masks as numpy arrays that also answer calls of a tensor (``.cpu()``, ``.numpy()``,
             ...: ``utils/arrays.py``), "torch" as tensors of PyTorch.
+        feature_cache, feature_cache_dtype: where the features of encoded frames are kept, for a second pass or a
+            correction: a number of bytes, "disk", "off", or None for an eighth of the machine's memory; see
+            ``FeatureCache``. All open sessions share it.
         unknown: ignored with a warning, as the official class ignores it.
 
     Raises:
@@ -66,6 +70,8 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         max_memories: int | None = None,
         static_threshold: float = 0.0,
         return_tensors: str = "np",
+        feature_cache: int | str | None = None,
+        feature_cache_dtype: str | None = None,
         **unknown: Any,
     ) -> None:
         warn_of_unknown(unknown, "SAM2VideoPredictor")
@@ -80,6 +86,7 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         )
         approximations = Approximations(memory_pooling, max_memories, static_threshold)
         self.tracker = Tracker(self.model, fill_hole_area, approximations)
+        self.feature_cache = FeatureCache(feature_cache, feature_cache_dtype)
 
     non_overlap_masks = _session_option("non_overlap_masks")
     clear_non_cond_mem_around_input = _session_option("clear_non_cond_mem_around_input")
@@ -139,7 +146,8 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         source = open_source(video_path)
         if not source.random_access or source.num_frames is None:
             raise VideoError(f"{source.name} can only be read once, in order; use predictor.stream(source) for it")
-        return InferenceState(source, source.num_frames, ResultStore(memory == "disk"), self.tracker, self.options)
+        store, encoded = ResultStore(memory == "disk"), self.feature_cache.session()
+        return InferenceState(source, source.num_frames, store, self.tracker, self.options, encoded=encoded)
 
     def stream(self, source: Any = None) -> VideoStream:
         """Track frame by frame, without a known end: see ``VideoStream``."""

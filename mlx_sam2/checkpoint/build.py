@@ -127,7 +127,10 @@ PREDICTOR_OPTIONS = {
     "clear_non_cond_mem_around_input": bool,
     "add_all_frames_to_correct_as_cond": bool,
 }
-OWN_OPTIONS = ("memory_pooling", "max_memories", "static_threshold", "return_tensors")  # our predictor checks them
+OWN_OPTIONS = (  # our predictor checks them
+    *("memory_pooling", "max_memories", "static_threshold", "return_tensors"),
+    *("feature_cache", "feature_cache_dtype"),
+)
 POSTPROCESSING_HOLE_AREA = 8
 
 

@@ -167,6 +167,7 @@ def _machine_lines(findings: dict[str, Any]) -> list[str]:
         "mlx_sam2": f"{facts['mlx_sam2']}, MLX {facts['mlx']}, Python {facts['python']}",
         "system": facts["system"],
         "chip": f"{facts['chip']}, {facts['cpu_cores']} CPU cores, {facts['memory_gb']:g} GB{bandwidth}",
+        "features": f"of a video's frames take up to {facts['feature_cache_gb']:g} GB of memory",
         "backend": facts["backend"],
         "BLAS": facts["blas"] or "built into MLX" if facts["system"].startswith("Linux") else None,
         "float32": f"{precision[product['precision']]} (relative error {product['relative_error']:.1e}), "

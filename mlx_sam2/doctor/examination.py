@@ -32,6 +32,7 @@ def facts() -> dict[str, Any]:
         "chip": machine.chip(),
         "cpu_cores": os.cpu_count(),
         "memory_gb": round(machine.memory_bytes() / 1e9, 1),
+        "feature_cache_gb": round(machine.cache_bytes() / 1e9, 1),
         "bandwidth_gb_s": machine.bandwidth(machine.chip(), os.cpu_count() or 0),
         "backend": machine.backend(),
         "blas": machine.loaded_blas() if on_linux else None,

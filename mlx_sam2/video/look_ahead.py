@@ -14,6 +14,7 @@ import numpy as np
 
 from ..frames.source import FrameSource
 from ..model.results import ImageFeatures
+from .feature_cache import SessionFeatures
 from .tracker import Tracker
 
 DEPTH = 2  # frames that are read ahead
@@ -27,13 +28,13 @@ class LookAhead:
     Args:
         source: frames; another thread may read it (``reads_ahead``).
         order: frame numbers in the order in which they will be tracked.
+        encoded: takes the features. A frame that it has already is not read.
     """
 
-    def __init__(self, source: FrameSource, tracker: Tracker, order: Iterable[int]) -> None:
-        self._source, self._tracker, self._order = source, tracker, iter(order)
+    def __init__(self, source: FrameSource, tracker: Tracker, order: Iterable[int], encoded: SessionFeatures) -> None:
+        self._source, self._tracker, self._order, self._encoded = source, tracker, iter(order), encoded
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mlx_sam2-frames")
         self._waiting: deque[tuple[int, Future[tuple[np.ndarray, np.ndarray]]]] = deque()
-        self._queued: tuple[int, ImageFeatures] | None = None  # the latest frame given to the model
         self._frames: dict[int, np.ndarray] = {}  # the queued frame, and the one before
         self._thread: int | None = None
         self._fill()
@@ -49,8 +50,6 @@ class LookAhead:
 
         Raises whatever reading the frame raised.
         """
-        if self._queued is not None and self._queued[0] == frame_idx:
-            return self._queued[1]
         if frame_idx not in dict(self._waiting):
             return None
         while True:
@@ -60,8 +59,9 @@ class LookAhead:
                 break
         frame, pixels = future.result()
         self._frames = {**dict(list(self._frames.items())[-1:]), frame_idx: frame}
-        self._queued = (frame_idx, self._tracker.queue(pixels))
-        return self._queued[1]
+        features = self._tracker.queue(pixels)
+        self._encoded.put(frame_idx, features, self._tracker.model)
+        return features
 
     def frame(self, frame_idx: int) -> np.ndarray | None:
         """A frame, (H, W, 3) uint8, if it is one of the last two."""
@@ -74,8 +74,11 @@ class LookAhead:
         self._waiting.clear()
 
     def _fill(self) -> None:
-        while len(self._waiting) < DEPTH and (number := next(self._order, None)) is not None:
+        while len(self._waiting) < DEPTH and (number := self._next()) is not None:
             self._waiting.append((number, self._pool.submit(self._load, number)))
+
+    def _next(self) -> int | None:
+        return next((number for number in self._order if number not in self._encoded), None)
 
     def _load(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         self._thread = threading.get_ident()

@@ -7,22 +7,20 @@ results, the latest in RAM and the rest in one temporary file.
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
-import weakref
 from collections import OrderedDict
 from collections.abc import Iterator, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
 from ..config.sam2 import SAM2Config
+from . import slot_file
 from .prompts import Prompts
+from .slot_file import SlotFile
 
-REMEDY = "set TMPDIR to a folder with room, or use memory='ram'"
+REMEDY = f"{slot_file.REMEDY}, or use memory='ram'"
 
 
 class FrameMemory(NamedTuple):
@@ -60,9 +58,7 @@ class ResultStore:
         self.capacity = 0
         self._recent: OrderedDict[int, FrameResult] = OrderedDict()
         self.closed = False
-        self._file = _temporary_file() if on_disk else None
-        if self._file is not None:  # users of the official API close nothing: no ResourceWarning then
-            weakref.finalize(self, self._file.close)
+        self._file = SlotFile(REMEDY) if on_disk else None
         self._clean: set[int] = set()  # slots in RAM whose record in the file is current
         self._free: list[int] = []
         self._next = 0
@@ -130,31 +126,15 @@ class ResultStore:
         record["pointer"] = np.array(result.pointer)
         if result.features is not None:
             record["features"] = np.array(result.features.view(mx.uint16))
-        try:
-            written = os.pwrite(self._file.fileno(), record.tobytes(), slot * self._layout.itemsize)
-            if written < self._layout.itemsize:  # how the last bytes of a disk are given out
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        except OSError as error:
-            place = f"the temporary file in {tempfile.gettempdir()}"
-            raise OSError(error.errno, f"{place} cannot be written: {error.strerror}; {REMEDY}") from error
+        self._file.write(slot, record)
 
     def _read(self, slot: int) -> FrameResult:
-        # mapped for this record only: pages of older records shall not count as memory of the process
-        record = np.memmap(self._file, self._layout, "r", slot * self._layout.itemsize, shape=(1,))[0]
+        record = self._file.read(slot, self._layout)
         bits = record["features"]
         features = mx.array(bits).view(mx.bfloat16) if bits.size else None
         pointer = mx.array(record["pointer"])
         mx.eval(pointer)
         return FrameResult(np.array(record["low_res_mask"]), pointer, float(record["object_score"]), features)
-
-
-def _temporary_file() -> Any:
-    """A file without a name in the temporary folder."""
-    try:
-        return tempfile.TemporaryFile(prefix="mlx_sam2-")
-    except OSError as error:
-        text = f"no temporary file can be made: {error.strerror}"
-        raise OSError(error.errno, f"{text}; {REMEDY}") from error
 
 
 class ResultMap(MutableMapping[int, FrameResult]):

@@ -19,6 +19,7 @@ from ..frames.source import FrameSource
 from ..model.results import ImageFeatures
 from ..processes import OneProcess
 from .approximations import CHANGE_CELL, largest_change, small_picture
+from .feature_cache import FeatureCache, SessionFeatures
 from .look_ahead import LookAhead
 from .memory_bank import FrameResult, ObjectTrack, ResultStore, recall_distance
 from .prompts import Prompts, mask_prompts, point_prompts
@@ -54,7 +55,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
     tracker: Tracker
     options: SessionOptions = field(default_factory=SessionOptions)
     tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
-    latest_features: tuple[int, ImageFeatures] | None = None  # cache: the latest frame's
+    encoded: SessionFeatures = field(default_factory=lambda: FeatureCache("off").session())  # frames seen before
     ahead: LookAhead | None = None  # while a propagation runs
     still: tuple[int, np.ndarray] | None = None  # the frame last remembered, as a small picture
 
@@ -103,19 +104,23 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         return self.source[frame_idx] if frame is None else frame
 
     def features(self, frame_idx: int) -> ImageFeatures:
-        """Features of a frame (MLX may still be computing them). The latest frame's are cached."""
-        if self.latest_features is None or self.latest_features[0] != frame_idx:
-            features = None if self.ahead is None else self.ahead.features(frame_idx)
-            self.latest_features = (frame_idx, features or self.tracker.encode(self.source[frame_idx]))
-        return self.latest_features[1]
+        """Features of a frame (MLX may still be computing them), from the cache if they are there."""
+        features = self.encoded.get(frame_idx, self.tracker.model)
+        if features is None and self.ahead is not None:
+            features = self.ahead.features(frame_idx)
+        if features is None:
+            features = self.tracker.encode(self.source[frame_idx])
+            self.encoded.put(frame_idx, features, self.tracker.model)
+        return features
 
     @contextmanager
     def looking_ahead(self, frames: Sequence[int]) -> Iterator[None]:
         """Within the block frames are read and encoded ahead, if another thread may read the source."""
+        self.encoded.expect(frames)
         if not self.source.reads_ahead or len(frames) < 2:
             yield
             return
-        ahead = self.ahead = LookAhead(self.source, self.tracker, frames)
+        ahead = self.ahead = LookAhead(self.source, self.tracker, frames, self.encoded)
         try:
             yield
         finally:
@@ -358,6 +363,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
             self.ahead.close()
         self.source.close()
         self.store.close()
+        self.encoded.close()
 
     def __enter__(self) -> VideoState:
         return self

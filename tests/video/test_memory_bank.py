@@ -171,7 +171,7 @@ def test_a_full_disk_loses_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_store_that_nobody_closes_gives_its_file_back() -> None:
     store = ResultStore(on_disk=True)
-    file = store._file
+    file = store._file._file
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         del store
