@@ -26,8 +26,8 @@ FLOORS: list[list[str]] = [
     ["kernels"],
     ["model"],
     ["checkpoint"],
-    ["images"],
     ["masks"],
+    ["images"],
     ["frames"],
     ["datasets"],  # it is a command, too
     ["video"],
