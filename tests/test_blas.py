@@ -90,6 +90,7 @@ def test_temporary_folder_that_cannot_be_written() -> None:
     assert "can't be loaded behind" in done.stderr
 
 
+@pytest.mark.slow
 @needs_blas
 def test_torch_and_numpy_stay_correct() -> None:
     pytest.importorskip("torch", reason="needs the extra `reference`")

@@ -52,6 +52,7 @@ def test_the_list_has_a_line_each(args: list[str]) -> None:
     assert run("-m", "mlx_sam2", "--version").stdout == f"mlx-sam2 {mlx_sam2.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COMMANDS)
 def test_usage_and_errors_show_how_a_command_was_called(name: str, tmp_path: Path) -> None:
     ways = {

@@ -248,6 +248,7 @@ def lines_of(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_command_writes_what_the_library_gives(clip: Path, model: str, predictor: SAM2VideoPredictor) -> None:
     args = [clip, "--everything", "--every", "3", *LOOK, "--max-objects", "9", "--model", model]
     outputs = ["--output", "m", "--output", "o.jsonl", "--overlay", "v.mp4"]

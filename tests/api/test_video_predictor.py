@@ -105,6 +105,7 @@ def test_an_image_only_checkpoint_cannot_track(nano_model: SAM2) -> None:
         SAM2VideoPredictor(model)
 
 
+@pytest.mark.slow
 def test_a_stream_keeps_only_what_can_be_recalled(predictor: SAM2VideoPredictor) -> None:
     with predictor.stream(frame for frame in clip(40)) as stream:
         for t, _, _ in stream:

@@ -63,6 +63,7 @@ NAMES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_a_session_of_any_name_can_be_saved_and_opened(machine: Machine, name: str) -> None:
     session = machine.open(png(photo()), name)
@@ -78,6 +79,7 @@ def test_a_percent_sign_in_a_name_is_one(machine: Machine) -> None:
     assert machine.session(machine.open(png(photo()), "100%25 a%2fb.png"))["name"] == "100%25 a%2fb.png"
 
 
+@pytest.mark.slow
 def test_a_name_that_is_not_utf_8(model: str, tmp_path: Path) -> None:
     assert shown_name("caf\udce9.png") == "caf?.png" and shown_name("") == "untitled"
     path = tmp_path / os.fsdecode(b"caf\xe9.png")
@@ -270,6 +272,7 @@ def test_the_limit_of_streams_holds_before_anybody_reads(machine: Machine) -> No
 # ---- ends
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("delay", [0.0, 0.2])
 def test_ctrl_c_during_a_job_prints_nothing(model: str, tmp_path: Path, delay: float) -> None:
     with command(model, tmp_path / "run") as app:

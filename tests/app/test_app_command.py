@@ -120,6 +120,7 @@ def test_a_folder_of_frames_is_a_video(model: str, tmp_path: Path) -> None:
     assert len(list(frames.iterdir())) == 3, "files of the user are gone"
 
 
+@pytest.mark.slow
 def test_a_project_is_opened_and_stays(model: str, tmp_path: Path, refused: Callable[..., str]) -> None:
     kept = tmp_path / "kept.sam2.zip"
     with running(model, tmp_path / "first") as machine:

@@ -100,6 +100,7 @@ def test_every_tab_hears_of_edits_and_jobs(machine: Machine) -> None:
         listener.close()
 
 
+@pytest.mark.slow
 def test_two_clients_at_once_end_with_what_is_saved(model: str, tmp_path: Path) -> None:
     """200 random edits of two clients that each name the revision they know, and take the session where it is stale."""
     with running(model, tmp_path / "files", data=tmp_path / "data") as machine:
@@ -155,6 +156,7 @@ def tracked(machine: Machine) -> str:
     return session
 
 
+@pytest.mark.slow
 def test_undo_of_a_deleted_object_brings_its_tracking_back(machine: Machine, tracked: str) -> None:
     before, revision = all_of(machine, tracked), machine.session(tracked)["revision"]
     assert before[1]["tracked"]["1"] or before[1]["empty"]["1"]
@@ -169,6 +171,7 @@ def test_undo_of_a_deleted_object_brings_its_tracking_back(machine: Machine, tra
     assert all_of(machine, tracked) == before, "the tracker does not know the object any more"
 
 
+@pytest.mark.slow
 def test_undo_of_a_correction_brings_the_tracked_mask_back(machine: Machine, tracked: str) -> None:
     before, revision = all_of(machine, tracked), machine.session(tracked)["revision"]
     machine.prompt(tracked, 1, 3, points=[B])
@@ -189,6 +192,7 @@ def test_tracking_itself_can_be_undone(machine: Machine, tracked: str) -> None:
     assert all_of(machine, tracked) == after
 
 
+@pytest.mark.slow
 def test_a_click_while_objects_are_followed_is_undone_alone(machine: Machine) -> None:
     frames = [*frames_of_clip(4)] * 10
     session = machine.client.post("/api/sessions", files=form(frames)).json()["id"]
@@ -208,6 +212,7 @@ def test_a_click_while_objects_are_followed_is_undone_alone(machine: Machine) ->
     assert [len(machine.masks(session, t)) for t in range(40)] == [1] + [0] * 39
 
 
+@pytest.mark.slow
 def test_everything_is_one_edit(model: str, tmp_path: Path) -> None:
     with running("demo", tmp_path) as machine:
         session = machine.open(png(photo()))
@@ -235,6 +240,7 @@ def test_only_so_many_edits_are_remembered(machine: Machine, monkeypatch: pytest
     assert restore(machine, session, 3).json()["objects"][0]["name"] == "name 2"
 
 
+@pytest.mark.slow
 def test_edits_are_forgotten_before_masks_are_refused(model: str, tmp_path: Path) -> None:
     with running(model, tmp_path / "files", mask_bytes=9000) as machine:
         session = machine.open(png(photo()))

@@ -299,6 +299,7 @@ def test_only_plain_packing_is_unpacked(machine: Machine, image: str, pack: int)
     assert code(machine.client.post("/api/projects", content=data)) == (415, "unsupported")
 
 
+@pytest.mark.slow
 def test_damage_anywhere_in_a_project_is_one_line(machine: Machine, image: str) -> None:
     data = machine.export(image, "project").content
     draw = np.random.default_rng(3)

@@ -51,6 +51,7 @@ def known(machine: Machine) -> dict[str, list[str]]:
     return {"session_id": [image, video], "job_id": [job]}
 
 
+@pytest.mark.slow
 def test_no_request_is_a_fault_of_the_server(api: Any, machine: Machine, known: dict[str, list[str]]) -> None:
     """Not with schemathesis's own pytest fixture: that one does not work with every pytest."""
     operations = [found.ok() for found in api.get_all_operations()]

@@ -211,6 +211,7 @@ def test_clicks_tracks_and_corrections_are_those_of_the_predictor(machine: Machi
     assert seen == {3, 4}
 
 
+@pytest.mark.slow
 def test_undo_of_clicks_that_were_not_tracked_yet(machine: Machine, model: str) -> None:
     session, predictor = open_frames(machine), tracker(model)
     machine.prompt(session, 1, 0, points=[A])
@@ -223,6 +224,7 @@ def test_undo_of_clicks_that_were_not_tracked_yet(machine: Machine, model: str) 
         assert shown(machine, session) == propagated(predictor, state, (0, False))
 
 
+@pytest.mark.slow
 def test_undo_after_tracking_is_as_if_it_had_never_been(machine: Machine, model: str) -> None:
     session, predictor = open_frames(machine), tracker(model)
     machine.prompt(session, 1, 0, points=[A, B])
@@ -237,6 +239,7 @@ def test_undo_after_tracking_is_as_if_it_had_never_been(machine: Machine, model:
     assert {t: found["1"] for t, found in shown(machine, session).items()} == {t: f["1"] for t, f in direct.items()}
 
 
+@pytest.mark.slow
 def test_a_removed_object_is_gone(machine: Machine, model: str) -> None:
     session, predictor = open_frames(machine), tracker(model)
     machine.prompt(session, 1, 0, points=[A])
@@ -269,6 +272,7 @@ def test_a_preview_of_a_video_is_what_a_click_would_give(machine: Machine) -> No
     assert machine.prompt(session, 1, 3, points=[A])["masks"] == [mask]
 
 
+@pytest.mark.slow
 def test_a_session_that_had_to_cool_gives_the_same_masks(machine: Machine) -> None:
     session = open_frames(machine)
     machine.prompt(session, 1, 0, points=[A, B])

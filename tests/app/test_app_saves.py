@@ -56,6 +56,7 @@ def recent(machine: Machine) -> list[dict[str, Any]]:
     return machine.client.get("/api/state").json()["recent"]
 
 
+@pytest.mark.slow
 def test_a_restart_brings_everything_back_under_its_id(model: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(model, tmp_path / "one", data=data) as machine:
@@ -129,6 +130,7 @@ def test_two_apps_do_not_write_one_session(machine: Machine, model: str, tmp_pat
         assert reopen(other, session).status_code == 201
 
 
+@pytest.mark.slow
 def test_kill_9_loses_nothing_that_was_answered(model: str, tmp_path: Path) -> None:
     with command(model, tmp_path / "run") as app:
         client = httpx.Client(base_url=app.url, timeout=SLOW)
@@ -157,6 +159,7 @@ def test_folders_of_living_apps_are_not_swept(tmp_path: Path, monkeypatch: pytes
     assert [path.name for path in tmp_path.iterdir()] == [f"{folders.PREFIX}strange"]
 
 
+@pytest.mark.slow
 def test_a_file_cut_anywhere_opens_as_it_was_once(machine: Machine) -> None:
     """As after a kill between two bytes: whatever is left is a state that the session had."""
     session = machine.client.post("/api/sessions", files=form(frames_of_clip(3))).json()["id"]
@@ -182,6 +185,7 @@ def test_a_file_cut_anywhere_opens_as_it_was_once(machine: Machine) -> None:
     assert code(reopen(machine, session)) == (415, "unsupported")
 
 
+@pytest.mark.slow
 def test_a_file_of_many_edits_is_written_anew(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(saves, "SLACK", 2000)
     session = machine.open(png(photo()))
@@ -250,6 +254,7 @@ def test_a_session_that_found_no_room_leaves_nothing(machine: Machine, monkeypat
     machine.prompt(session, 1, points=[A])
 
 
+@pytest.mark.slow
 def test_the_oldest_sessions_make_room(model: str, tmp_path: Path) -> None:
     size = len(png(photo()))
     with running(model, tmp_path / "files", data=tmp_path / "data", most=3 * size + 3000) as machine:
@@ -318,6 +323,7 @@ def test_twenty_kills_at_random_moments(model: str, tmp_path: Path) -> None:
         assert answered["objects"], f"round {round_} made no edit"
 
 
+@pytest.mark.slow
 def test_a_file_of_the_command_line_stays_where_it_is(model: str, tmp_path: Path) -> None:
     path = tmp_path / "photo.png"
     path.write_bytes(png(photo()))

@@ -89,6 +89,7 @@ def test_a_browser_that_is_killed_frees_its_work(machine: Machine) -> None:
     assert machine.prompt(session, 1, points=[POINT, POINT])["masks"], "the session was not usable afterwards"
 
 
+@pytest.mark.slow
 def test_a_page_that_is_reloaded_keeps_its_work(model: str, tmp_path: Path) -> None:
     with running(model, tmp_path / "files", grace_seconds=3.0) as machine:
         session = long_video(machine)
@@ -101,6 +102,7 @@ def test_a_page_that_is_reloaded_keeps_its_work(model: str, tmp_path: Path) -> N
         again.close()
 
 
+@pytest.mark.slow
 def test_a_job_without_a_page_runs_on(machine: Machine) -> None:
     session = long_video(machine)
     assert machine.run(session, "propagate", frame=57)["done"] == 3
@@ -122,6 +124,7 @@ def test_a_closed_session_ends_its_job_and_gives_its_files_back(machine: Machine
     listener.close()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_started_says_why(machine: Machine) -> None:
     image = machine.open(png(photo()))
     assert code(machine.client.post(f"/api/sessions/{image}/propagate", json={"frame": 0})) == (409, "bad_request")
@@ -230,6 +233,7 @@ def test_expiry_needs_nobody_to_ask(model: str, tmp_path: Path) -> None:
         wait_for(lambda: len(machine.app.sessions) == 0 and not list(machine.app.sessions.folder.iterdir()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["still", "moving"])
 def test_examples_can_be_opened(machine: Machine, name: str) -> None:
     examples = {example["name"]: example for example in machine.client.get("/api/state").json()["examples"]}

@@ -25,6 +25,7 @@ def folder(nano_model: SAM2, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_table_and_one_line_of_json(folder: Path) -> None:
     done = run("--model", str(folder), "--repeat", "1", "--stages", "load", "image", "start-up")
     assert done.returncode == 0, done.stderr

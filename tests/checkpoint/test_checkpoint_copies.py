@@ -170,6 +170,7 @@ def test_copies_without_end(tmp_path: Path) -> None:
     assert "over 16 copies" in refusal(tmp_path / "x.safetensors")
 
 
+@pytest.mark.slow
 def test_files_of_torch_itself(tmp_path: Path, expected: State) -> None:
     """What torch.compile, AveragedModel and a training script put into a file, as torch writes it."""
     torch = pytest.importorskip("torch", reason="needs the extra `reference`: pip install -e '.[reference]'")

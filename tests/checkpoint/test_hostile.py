@@ -196,6 +196,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return found
 
 
+@pytest.mark.slow
 def test_each_is_refused_with_one_line(hostile: dict[str, Path], tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", LOAD, *map(str, hostile.values())], capture_output=True, text=True, cwd=tmp_path
@@ -302,6 +303,7 @@ YAML = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", YAML)
 def test_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     pytest.importorskip("yaml", reason="PyYAML is not installed (extra: test)")
@@ -387,6 +389,7 @@ def test_names_in_a_message_are_escaped(tmp_path: Path) -> None:
     assert "\\x1b[2J" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_short_run_of_the_fuzzer(tmp_path: Path) -> None:
     fuzzer = Path(__file__).parents[1] / "measure" / "fuzz_readers.py"
     done = subprocess.run(

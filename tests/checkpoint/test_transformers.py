@@ -61,6 +61,7 @@ def config_json() -> dict[str, Any]:
     return transformers_config()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PROMPTS)
 def test_image_model(name: str, pixels: np.ndarray, config_json: dict, nano_model: SAM2) -> None:
     parts = {key: config_json[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
@@ -79,6 +80,7 @@ def test_image_model(name: str, pixels: np.ndarray, config_json: dict, nano_mode
     np.testing.assert_allclose(np.array(scores), expected.iou_scores[0], rtol=0, atol=SCORE_TOL)
 
 
+@pytest.mark.slow
 def test_video_model(pixels: np.ndarray, config_json: dict) -> None:
     """A click on frame 0, its memory, and frame 1 tracked with that memory and that pointer."""
     values = published_widths(config_json)

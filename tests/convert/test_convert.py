@@ -29,6 +29,7 @@ MATRIX = [("transformers", p) for p in FORMATS] + [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layout", "precision"), MATRIX)  # the rest of it in test_convert_published.py
 def test_matrix(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], layout: str, precision: str
@@ -48,6 +49,7 @@ def test_matrix(
     assert iou >= {"fp32": 1, "fp16": 0.99, "bf16": 0.9, "8bit": 0.9, "4bit": 0.6}[precision]
 
 
+@pytest.mark.slow
 def test_three_layouts_give_the_same_masks(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +69,7 @@ def test_three_layouts_give_the_same_masks(
 # ---- and back
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("start", ["official", "transformers", "mlx"])
 @pytest.mark.parametrize("end", ["official", "transformers"])
 def test_round_trips_are_bit_exact(
@@ -119,6 +122,7 @@ def test_straight_from_one_layout_to_another(
             )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "dtype", "note"),
     [
@@ -151,6 +155,7 @@ def test_back_from_half_precision(
         assert json.loads((back / "config.json").read_text())["dtype"] == dtype
 
 
+@pytest.mark.slow
 def test_several_precisions(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The name and config.json can tell one precision only: that which holds all the numbers."""
     state = {key: value.astype(np.float16) if i % 2 else value for i, (key, value) in enumerate(nano_state().items())}
@@ -170,6 +175,7 @@ def test_several_precisions(sources: Sources, tmp_path: Path, capsys: pytest.Cap
     assert json.loads((tmp_path / "hf" / "config.json").read_text())["dtype"] == "float32"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("to", ["official", "transformers"])
 def test_back_from_packed_weights(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], to: str

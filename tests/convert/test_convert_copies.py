@@ -32,6 +32,7 @@ def several(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_torch(tmp_path_factory.mktemp("several") / "last.pt", top, None)
 
 
+@pytest.mark.slow
 def test_the_copy_is_told_and_chosen(sources: Sources, several: Path, tmp_path: Path) -> None:
     """One line on stderr; the copy stands in config.json, so that --verify compares with it."""
     options = ["--hf-path", several, "--config", sources.folder / "nano.json", "--dtype", "float32"]
@@ -69,6 +70,7 @@ def test_a_key_that_is_not_there(
     assert "--weights-key needs --hf-path" in said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("command", "options"),
     [

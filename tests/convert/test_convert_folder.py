@@ -123,6 +123,7 @@ def test_the_front_matter_is_yaml(sources: Sources) -> None:
     assert 'from_pretrained("me/tuned-8bit")' in card
 
 
+@pytest.mark.slow
 def test_the_snippet_of_the_card_runs(sources: Sources, tmp_path: Path) -> None:
     assert run(*sources.options("mlx"), "--mlx-path", "nano's ünit-fp16", cwd=tmp_path).returncode == 0
     card = (tmp_path / "nano's ünit-fp16" / "README.md").read_text(encoding="utf-8")
@@ -180,6 +181,7 @@ def test_aligned(tmp_path: Path) -> None:
 # ---- names
 
 
+@pytest.mark.slow
 def test_default_names(sources: Sources, tmp_path: Path) -> None:
     ran = run("--hf-path", sources.paths["transformers"], cwd=tmp_path)
     assert (ran.returncode, ran.stderr) == (0, "")

@@ -49,6 +49,7 @@ sys.exit(command.main(sys.argv[1:]))
     return process
 
 
+@pytest.mark.slow
 def test_killed(sources: Sources, tmp_path: Path) -> None:
     """No folder under the name; in what is left nothing loads, not even by its published shapes."""
     process = converting(sources, tmp_path / "x", "370")
@@ -75,6 +76,7 @@ def test_stopped(sources: Sources, tmp_path: Path, number: signal.Signals, code:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_full_disk(sources: Sources, tmp_path: Path) -> None:
     """RLIMIT_FSIZE stands in for a full disk: the system refuses to write on."""
     import resource

@@ -82,6 +82,7 @@ def test_what_exists_is_left_alone(
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.pt"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", ["mlx", "official"])
 def test_what_appears_meanwhile_is_left_alone(sources: Sources, tmp_path: Path, layout: str) -> None:
     """Renaming would replace an empty folder, and any file."""

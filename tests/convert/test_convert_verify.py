@@ -129,6 +129,7 @@ def test_verify_something_else(sources: Sources, tmp_path: Path, capsys: pytest.
     )
 
 
+@pytest.mark.slow
 def test_verify_what_does_not_belong_together(
     sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

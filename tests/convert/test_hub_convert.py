@@ -65,6 +65,7 @@ def photo(folder: Path) -> Path:
     return folder / "photo.jpg"
 
 
+@pytest.mark.slow
 def test_what_was_sent_is_what_was_written(published: Published) -> None:
     assert f"sent to {published.endpoint}/{REPO}" in published.said
     arrived = {k: v for k, v in published.stand_in.files(REPO).items() if k != ".gitattributes"}
@@ -75,6 +76,7 @@ def test_what_was_sent_is_what_was_written(published: Published) -> None:
     assert len(published.stand_in.repositories[REPO].commits) == 2
 
 
+@pytest.mark.slow
 def test_segment_by_name(published: Published, tmp_path: Path) -> None:
     """Another machine gets the masks of the folder that was sent, bit for bit."""
     photo(tmp_path)
@@ -88,6 +90,7 @@ def test_segment_by_name(published: Published, tmp_path: Path) -> None:
     assert 0 < np.mean(masks[0] > 0) < 1
 
 
+@pytest.mark.slow
 def test_the_card_as_it_is_pasted(published: Published, tmp_path: Path) -> None:
     """The snippet and the first command of the model card that the Hub shows."""
     card = published.stand_in.files(REPO)["README.md"].decode()
@@ -131,6 +134,7 @@ def test_verify_by_name(published: Published, tmp_path: Path) -> None:
     assert "model.safetensors is damaged or was changed" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_dry_run_sends_nothing(hub: HubStandIn, tmp_path: Path) -> None:
     command = (*CONVERT, "--hf-path", SOURCE, "--upload-repo", REPO, "--dry-run")
     with hub as endpoint:
@@ -189,6 +193,7 @@ def test_a_converter_that_was_killed_while_it_sent(hub: HubStandIn, tmp_path: Pa
         assert "model.safetensors" in hub.files(REPO)
 
 
+@pytest.mark.slow
 def test_a_source_that_does_not_come(hub: HubStandIn, tmp_path: Path) -> None:
     hub.faults.append(Fault("GET .*/model.safetensors", wrong=True))
     with hub as endpoint:

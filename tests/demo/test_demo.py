@@ -84,6 +84,7 @@ def test_load_without_a_network() -> None:
     assert sum(value.size for _, value in tree_flatten(model.parameters())) < 3_000_000
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_network")
 def test_every_way_to_name_it() -> None:
     assert download.fetch("demo") == download.Fetched(FOLDER)
@@ -123,6 +124,7 @@ def test_the_default_stays_a_published_model() -> None:
     assert track.build_parser().parse_args(["x.mp4"]).model == "base_plus"
 
 
+@pytest.mark.slow
 def test_a_pt_of_it_is_recognised(tmp_path: Path) -> None:
     """demo -> official layout -> load, without saying what it is: the same numbers."""
     done = run("convert", "--hf-path", "demo", "--to", "official", "--mlx-path", "demo.pt", cwd=tmp_path)
@@ -149,6 +151,7 @@ def test_segment(photo: Path) -> None:
     assert not (photo.parent / "home").exists(), "the Hub's cache was touched"
 
 
+@pytest.mark.slow
 def test_everything(photo: Path) -> None:
     args = [photo, "--everything", "--points-per-side", 4, "--coco", "out.json", "--model", "demo"]
     done = run("segment", *args, cwd=photo.parent)
@@ -175,6 +178,7 @@ def test_track(clip: Path) -> None:
     assert len(lines) == 3
 
 
+@pytest.mark.slow
 def test_convert_and_verify(tmp_path: Path) -> None:
     done = run("convert", "--hf-path", "demo", "-q", cwd=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
@@ -188,6 +192,7 @@ def test_convert_and_verify(tmp_path: Path) -> None:
     assert done.returncode == 0, "the package's own folder is not what it says it is"
 
 
+@pytest.mark.slow
 def test_doctor_export_benchmark(tmp_path: Path) -> None:
     done = run("doctor", "--weights", "demo", "--quick", "--no-store", "--dtype", "float32", cwd=tmp_path)
     assert "weights of demo: scores " in done.stdout
@@ -220,6 +225,7 @@ COMMANDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("offline", ["0", "1"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_what_cannot_be_fetched_names_the_demo(command: str, offline: str, photo: Path, clip: Path) -> None:
@@ -318,6 +324,7 @@ def test_example_photo(tmp_path: Path) -> None:
     assert iou(blue, truth) > 0.8
 
 
+@pytest.mark.slow
 def test_example_clip(tmp_path: Path) -> None:
     pytest.importorskip("av", reason="needs PyAV: pip install 'mlx-sam2[video]'")
     done = example("track_clip.py", cwd=tmp_path)
@@ -325,6 +332,7 @@ def test_example_clip(tmp_path: Path) -> None:
     assert (tmp_path / "track_clip.mp4").is_file()
 
 
+@pytest.mark.slow
 def test_example_folder(tmp_path: Path) -> None:
     from demo_scenes import still
 

@@ -50,12 +50,14 @@ def test_bars_are_near_what_was_measured(scenario: str) -> None:
         assert 0 <= entry["measured"] - entry["bar"] <= SCENARIOS[scenario].margin + 0.001
 
 
+@pytest.mark.slow
 def test_the_negative_click_matters() -> None:
     """The same mask and click without it keep the part."""
     with_it, without = (demo_scenarios.negative_click(model("float32"), negative) for negative in (True, False))
     assert with_it > without + 0.1
 
 
+@pytest.mark.slow
 def test_a_stream_gives_what_a_session_gives() -> None:
     frames, names = demo_scenes.crossing(front=True)
     prompt = demo_scenarios.a_click(names[0] == 1)

@@ -78,6 +78,7 @@ def with_demo(command: Command) -> list[str]:
     return args + (["--points-per-side", "8"] if "--everything" in args else []) + ["--overwrite"] * takes_model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in DOCS if lines(page)], ids=title)
 def test_commands_of_a_page(page: Path, folder: Path) -> None:
     """One after the other, as a reader would: later lines use what earlier ones wrote."""
@@ -104,6 +105,7 @@ def python(page: Path) -> list[Block]:
     return [block for block in doc_pages.blocks(page) if block.language == "python"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in DOCS if python(page)], ids=title)
 def test_python_of_a_page(page: Path, folder: Path, request: pytest.FixtureRequest) -> None:
     """Its blocks in their order, in one namespace: names of an earlier block may be used in a later one."""

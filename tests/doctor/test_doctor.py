@@ -20,6 +20,7 @@ from processes import ROOT
 # ---- as a user runs it, without Metal
 
 
+@pytest.mark.slow
 @NO_METAL
 def test_text() -> None:
     done = run("--model", "tiny", MLX_ENABLE_TF32="0", HF_HOME="/somewhere")
@@ -62,6 +63,7 @@ def test_json(folder: str) -> None:
     assert all(0 < row["difference"] < 5e-3 for row in findings["ops"]), "float16 is not exact"
 
 
+@pytest.mark.slow
 @NO_METAL
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone brings a BLAS of its own")
 def test_no_blas_is_a_note() -> None:
@@ -101,6 +103,7 @@ def test_bad_input(args: list[str], code: int, message: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 @NO_METAL
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full on this system")
 def test_output_that_cannot_be_written() -> None:

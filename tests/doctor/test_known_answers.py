@@ -58,6 +58,7 @@ def doctor_of_weights(endpoint: str, home: Path, scores: str) -> dict[str, Any]:
     return findings
 
 
+@pytest.mark.slow
 def test_weights_that_agree_differ_or_cannot_be_verified(
     repositories: dict[str, Path], scores: str, tmp_path: Path
 ) -> None:
@@ -84,6 +85,7 @@ def test_weights_that_agree_differ_or_cannot_be_verified(
         )
 
 
+@pytest.mark.slow
 def test_no_network_at_all(tmp_path: Path) -> None:
     """The machine is examined all the same, and the report says that the weights were not."""
     done = run("--weights", "tiny", HF_ENDPOINT=DEAD, HF_HOME=str(tmp_path), HF_HUB_OFFLINE="0")

@@ -24,6 +24,7 @@ def stand_in(folder: Path, name: str) -> Path:
     return log
 
 
+@pytest.mark.slow
 def test_the_droplet_cuts_out_what_it_is_given(demo: SAM2ImagePredictor, tmp_path: Path) -> None:
     folder = tmp_path / "my photos"
     folder.mkdir()

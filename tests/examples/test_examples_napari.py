@@ -102,6 +102,7 @@ def test_the_manifest_is_one_that_napari_takes() -> None:
     )
 
 
+@pytest.mark.slow
 def test_clicks_become_labels(panel: Any, film: np.ndarray, demo: SAM2VideoPredictor) -> None:
     started(panel, film[0], scale=(0.5, 0.5))
     assert panel.masks.data.shape == (320, 480) and panel.masks.scale.tolist() == [0.5, 0.5]

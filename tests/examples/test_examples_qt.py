@@ -93,6 +93,7 @@ def expected_mask(demo: SAM2ImagePredictor, prompts: Any) -> np.ndarray:
     return masks[scores.argmax()]
 
 
+@pytest.mark.slow
 def test_clicks_boxes_and_undo_in_the_window(window: Any, demo: SAM2ImagePredictor, tmp_path: Path) -> None:
     demo.set_image(images.read(COFFEE))
     opened(window)
@@ -136,6 +137,7 @@ def test_clicks_boxes_and_undo_in_the_window(window: Any, demo: SAM2ImagePredict
     assert picture[inside.y(), inside.x()][2] - photo[2] > 20  # tinted blue
 
 
+@pytest.mark.slow
 def test_a_preview_follows_the_pointer(window: Any) -> None:
     opened(window)
     mouse = Mouse(window)
@@ -150,6 +152,7 @@ def test_a_preview_follows_the_pointer(window: Any) -> None:
     assert window.worker.waiting == 0 and "preview" not in window.canvas.tints  # none once something is prompted
 
 
+@pytest.mark.slow
 def test_the_window_goes_on_while_the_model_works(window: Any) -> None:
     """The worker is held up; the window must answer all the same, and only the newest preview may wait."""
     from PySide6.QtTest import QTest
@@ -180,6 +183,7 @@ def test_the_window_goes_on_while_the_model_works(window: Any) -> None:
     assert [text.split()[0] for text in said] == ["Score"]  # that to the first click alone came too late to be shown
 
 
+@pytest.mark.slow
 def test_the_window_saves_and_drops_and_complains(
     window: Any, qt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -99,6 +99,7 @@ def test_a_camera_that_is_faster_than_the_model_loses_frames_not_time(monkeypatc
         list(newest)
 
 
+@pytest.mark.slow
 def test_objects_are_clicked_corrected_and_forgotten_in_the_window(
     qt: Any, clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

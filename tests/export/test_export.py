@@ -172,6 +172,7 @@ def test_the_variable_turns_them_off(model_folder: str, tmp_path: Path) -> None:
 # ---- bad input
 
 
+@pytest.mark.slow
 def test_an_existing_output(model_folder: str, exported: Path, tmp_path: Path) -> None:
     call = ("--model", model_folder, "--no-kernels", "--max-points", "1", "--output")
     before = {name: (exported / name).read_bytes() for name in FILES}

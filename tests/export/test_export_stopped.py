@@ -73,6 +73,7 @@ def test_overwriting_loses_nothing_when_it_is_killed(old: Path, model_folder: st
     assert os.listdir(old.parent) == ["nano"]
 
 
+@pytest.mark.slow
 def test_signals_at_any_moment(old: Path, model_folder: str) -> None:
     """Eight stops, spread over a run: Ctrl-C, SIGTERM and SIGKILL."""
     command = [sys.executable, "-m", "mlx_sam2.export", "--model", model_folder, "--output", str(old), *COMMAND]

@@ -205,6 +205,7 @@ MALFORMED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", MALFORMED)
 def test_malformed_pickles(tmp_path: Path, case: str) -> None:
     path = tmp_path / "x.pt"

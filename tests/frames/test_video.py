@@ -47,6 +47,7 @@ VIDEOS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "how"), VIDEOS.values(), ids=VIDEOS)
 def test_any_order_gives_the_frames_of_reading_in_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, how: dict[str, Any]

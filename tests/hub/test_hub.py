@@ -34,6 +34,7 @@ def torch_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_download_then_offline(machine: Machine, folder: Path) -> None:
     """Downloaded once; found again in offline mode, with the server gone, and under the short name."""
     stand_in = HubStandIn({TINY: folder})
@@ -53,6 +54,7 @@ def test_download_then_offline(machine: Machine, folder: Path) -> None:
     assert machine.resolve(DEAD, "sam2.1_hiera_tiny", HF_HUB_OFFLINE="1") == first
 
 
+@pytest.mark.slow
 def test_the_official_file_when_there_is_no_other(machine: Machine, torch_folder: Path) -> None:
     with HubStandIn({TINY: torch_folder}) as endpoint:
         first = machine.resolve(endpoint, "tiny")

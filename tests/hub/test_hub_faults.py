@@ -56,6 +56,7 @@ def same(found: str, folder: Path) -> bool:
     return all((Path(found) / p.name).read_bytes() == p.read_bytes() for p in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_cut_off_half_way_and_resumed(machine: Machine, folder: Path) -> None:
     stand_in = HubStandIn({REPO: folder}, faults=(Fault(f"GET .*{WEIGHTS}", cut=CHUNK + CHUNK // 2),))
     with stand_in as endpoint:
@@ -148,6 +149,7 @@ def test_a_token_in_an_answer(machine: Machine, small: Path) -> None:
         machine.ask(endpoint, ("resolve", REPO, None, TOKEN), HF_TOKEN=TOKEN)
 
 
+@pytest.mark.slow
 def test_on_a_terminal(machine: Machine, folder: Path) -> None:
     """Bars, and one line on a line of its own for however many retries."""
     fault = Fault(f"GET .*{WEIGHTS}", times=3, cut=1000)
@@ -160,6 +162,7 @@ def test_on_a_terminal(machine: Machine, folder: Path) -> None:
     assert "RemoteProtocolError" not in shown
 
 
+@pytest.mark.slow
 def test_xet_storage_that_fails(tmp_path: Path, small: Path) -> None:
     """hf_xet, another protocol than the stand-in speaks, raises Python's own exceptions."""
     patch = """
@@ -280,6 +283,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, small: Path) -> None:
 # ---- what was damaged later
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "weights.pt"])
 def test_a_file_of_the_cache_that_was_cut_off(tmp_path: Path, small: Path, name: str) -> None:
     """The line holds a command that repairs it."""
@@ -330,6 +334,7 @@ def test_weights_under_another_name(machine: Machine, small: Path, tmp_path: Pat
     assert sorted(os.listdir(found)) == ["config.json", "sam2_tuned.safetensors"]
 
 
+@pytest.mark.slow
 def test_the_command_says_it_in_one_line(machine: Machine, small: Path, tmp_path: Path) -> None:
     from PIL import Image
 

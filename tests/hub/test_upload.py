@@ -58,6 +58,7 @@ def puts(stand_in: HubStandIn) -> int:
     return sum(request.startswith("PUT") for request in stand_in.requests)
 
 
+@pytest.mark.slow
 def test_upload_and_load_by_name(machine: Machine, tmp_path: Path, nano_model: SAM2) -> None:
     """In parts, as files of gigabytes go. Another machine then loads the same numbers by the repository's name."""
     loading.save(nano_model, tmp_path / "nano")
@@ -88,6 +89,7 @@ def test_hidden_files_stay_and_nothing_goes_twice(machine: Machine, folder: Path
         assert len(stand_in.repositories[REPO].commits) == 2, "all in one commit, and none for no change"
 
 
+@pytest.mark.slow
 def test_shards_and_what_was_there_before(machine: Machine, folder: Path, tmp_path: Path) -> None:
     """Weights that would be loaded instead of the new ones go; files that are not ours stay."""
     shards = write_transformers(tmp_path / "shards", nano_state(), config_dict(), shards=2)
@@ -112,6 +114,7 @@ def test_a_branch(machine: Machine, folder: Path) -> None:
         assert machine.resolve(endpoint, REPO, "try").endswith(stand_in.repositories[REPO].branches["try"])
 
 
+@pytest.mark.slow
 def test_private(machine: Machine, folder: Path, tmp_path: Path) -> None:
     stand_in = HubStandIn(writers=WRITERS)
     with stand_in as endpoint:
@@ -300,6 +303,7 @@ def digest(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+@pytest.mark.slow
 def test_killed_and_sent_again(machine: Machine, folder: Path, tmp_path: Path) -> None:
     """SIGKILL in the middle of a PUT, then the same call."""
     fault = Fault("PUT ", hold=threading.Event())

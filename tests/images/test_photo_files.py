@@ -62,6 +62,7 @@ def stored(upright: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(turned[orientation])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_random_exif_blocks(tmp_path: Path, orientation: int) -> None:
     """600 blocks, in JPEG, PNG and WebP: all are read, and turned by the tag alone."""

@@ -31,6 +31,7 @@ def growth(small: Path, large: Path) -> tuple[int, str]:
     return int(done.stdout), done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "most"), [("I;16", 9), ("RGB", 7), ("L", 5)])
 def test_reading_takes_a_few_bytes_a_pixel(tmp_path: Path, mode: str, most: int) -> None:
     """A picture as Pillow holds it (4 bytes a pixel at most), the result (3), and strips."""

@@ -131,6 +131,7 @@ def test_through_the_emulator(op: Op) -> None:
         np.testing.assert_allclose(np.array(ours), np.array(theirs), rtol=0, atol=2e-5 * np.abs(np.array(theirs)).max())
 
 
+@pytest.mark.slow
 def test_training_through_the_image_encoder() -> None:
     """Gradients of all weights of the encoder, with its kernels and without them."""
     model = synthetic.nano_model()

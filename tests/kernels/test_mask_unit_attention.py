@@ -250,6 +250,7 @@ def test_published_windows_go_through_the_kernel_unmeasured() -> None:
     assert not OP.preferred(mx.zeros(wide), mx.zeros(wide[-1:]), 1, 32, 1)
 
 
+@pytest.mark.slow
 def test_blocks_with_the_kernel(nano_model: SAM2) -> None:
     """A whole trunk, windows at its edges included, is the same with the kernel."""
     trunk = nano_model.image_encoder.trunk

@@ -64,6 +64,7 @@ def sent(dtype_name: str) -> dict[str, set[str]]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", metal.NAMES)
 @pytest.mark.parametrize("name", OPS)
 def test_every_variant_has_a_case(name: str, dtype: str) -> None:

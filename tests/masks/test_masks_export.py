@@ -67,6 +67,7 @@ def test_label_image_of_a_hostile_size() -> None:
         masks.to_label_image([{"segmentation": np.zeros((1, 3, 3), bool), "area": 0}])
 
 
+@pytest.mark.slow
 def test_label_image_of_very_many() -> None:
     one = {"segmentation": {"size": [1, 2], "counts": [1, 1]}, "area": 1}
     labels = masks.to_label_image([one] * 65_536)

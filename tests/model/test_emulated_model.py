@@ -80,6 +80,7 @@ def assert_close(plain: dict[str, np.ndarray], other: dict[str, np.ndarray], tol
         np.testing.assert_allclose(other[name], expected, rtol=0, atol=tolerance(name), err_msg=name)
 
 
+@pytest.mark.slow
 def test_image_predictor(nano_model: SAM2) -> None:
     plain, through_kernels, used = both_ways(lambda: image_run(nano_model))
     tolerances = {"features": FEATURE_TOL, "scores": SCORE_TOL, "logits": LOGIT_TOL}
@@ -131,6 +132,7 @@ def image_golden(model: SAM2) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     return results
 
 
+@pytest.mark.slow
 def test_the_variable_on_an_image_golden(nano_model: SAM2) -> None:
     with pretended_metal("0") as reports:
         without = image_golden(nano_model)

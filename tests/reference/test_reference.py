@@ -204,6 +204,7 @@ def pair(weights: Weights, checkpoint: Path) -> Pair:
     return Pair(*models(weights, checkpoint, apply_postprocessing=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(5))
 def test_random_prompts(pair: Pair, number: int, draw: np.random.Generator) -> None:
     image = pictures(draw)[number]

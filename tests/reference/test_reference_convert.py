@@ -85,6 +85,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, SAM2Config, di
     return write_torch(tmp_path_factory.mktemp("wide") / "x.pt", state), config, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [None, "float16"])
 def test_transformers_video_model(
     wide: tuple[Path, SAM2Config, dict[str, np.ndarray]], tmp_path: Path, dtype: str | None

@@ -147,6 +147,7 @@ SCRIPTS = {
 SEEDS = [3, 11, 25, 29, 30, 39]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_script(name: str, tmp_path: Path) -> None:
     end, comparison = check(SCRIPTS[name], tmp_path / "video")
@@ -240,6 +241,7 @@ def test_memory_in_a_file_is_the_same(tmp_path: Path, monkeypatch: pytest.Monkey
     assert len(runs[1].state.store._recent) == 1
 
 
+@pytest.mark.slow
 def test_batched_objects_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with float32_memories():
         together, alone = our_runs(SEVERAL, tmp_path / "video", ("ram", "ram"))

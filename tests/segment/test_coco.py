@@ -55,6 +55,7 @@ def undisturbed(photos: Path, model: str, tmp_path_factory: pytest.TempPathFacto
     return coco
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_pycocotools_reads_it_and_its_masks_are_the_pngs(photos: Path, undisturbed: Path) -> None:
     coco_module = pytest.importorskip("pycocotools.coco")

@@ -228,6 +228,7 @@ def test_a_photo_that_fails_midway_loses_nothing(
 # ---- from the Hub
 
 
+@pytest.mark.slow
 def test_from_the_hub_and_again_offline(photo: Path, tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     config = transformers_config()

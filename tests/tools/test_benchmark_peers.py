@@ -113,6 +113,7 @@ def run(*args: str, path: Path, **more: str) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, capture_output=True, text=True, check=False, env=env)
 
 
+@pytest.mark.slow
 def test_every_stage_is_compared(nano: Path, fake: Path) -> None:
     args = (PEERS, "mlx-sam", "--model", str(nano), "--chip", "M2 Max", "--repeat", "2")
     done = run(*args, "--peer-python", sys.executable, path=fake)
@@ -149,6 +150,7 @@ def test_bars(nano: Path, fake: Path) -> None:
     assert bars[5]["ratio"] == measured[ENCODE]["peak_ratio"] and bars[6]["ratio"] == measured[TRACK]["peak_ratio"]
 
 
+@pytest.mark.slow
 def test_modelled_bars_without_the_peer(nano: Path, absent: Path) -> None:
     done = run(BARS, "--modelled", "--model", str(nano), path=absent)
     *table, last = done.stdout.strip().splitlines()

@@ -26,6 +26,7 @@ def tool(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return importlib.import_module(name)
 
 
+@pytest.mark.slow
 def test_scenes_are_those_of_their_seed(monkeypatch: pytest.MonkeyPatch) -> None:
     pool = tool("pool", monkeypatch)
     first, again = (pool.render_stills(UNSEEN, count) for count in (3, 2))
@@ -35,6 +36,7 @@ def test_scenes_are_those_of_their_seed(monkeypatch: pytest.MonkeyPatch) -> None
     assert pool.seed_of(UNSEEN, 0).integers(1 << 60) != pool.seed_of(UNSEEN + 1, 0).integers(1 << 60)
 
 
+@pytest.mark.slow
 def test_a_scene_shows_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without light, blur and noise the pixels outside all masks are the background's, and only those."""
     scenes, pool = tool("scenes", monkeypatch), tool("pool", monkeypatch)
@@ -52,6 +54,7 @@ def test_a_scene_shows_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     assert canvas.ids[canvas.parts > 0].min(initial=1) > 0, "a part lies outside its object"
 
 
+@pytest.mark.slow
 def test_the_masks_of_a_clip_follow_its_objects(monkeypatch: pytest.MonkeyPatch) -> None:
     """An id is the same object on every frame: its pixels keep their colour and its place changes little by little."""
     pool = tool("pool", monkeypatch)
@@ -104,6 +107,7 @@ def test_the_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert all(np.array_equal(a, b) for a, b in zip(truths, labels, strict=True))
 
 
+@pytest.mark.slow
 def test_the_evaluation_of_the_package(tmp_path: Path) -> None:
     """As it is run, on two scenes and one short clip of the model in the package; the table has every bar."""
     command = [sys.executable, TOOLS / "evaluate.py", "--stills", "2", "--clips", "1", "--length", "3"]

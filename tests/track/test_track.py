@@ -50,6 +50,7 @@ def test_default_outputs_hold_what_the_api_gives(clip: Path, model: str, predict
     assert num_decodable(clip.with_name("clip_overlay.mp4")) == NUM_FRAMES
 
 
+@pytest.mark.slow
 def test_prompts_are_merged_and_outputs_are_equal(mp4: Path, model: str, predictor: Any, tmp_path: Path) -> None:
     """Box, points and a mask, two objects, two frames, from a video file to all kinds of output."""
     mask = write_indexed(tmp_path / "mask.png", two_objects())
@@ -76,6 +77,7 @@ def test_prompts_are_merged_and_outputs_are_equal(mp4: Path, model: str, predict
     assert open_source(tmp_path / "seen.mov").display.pixel_aspect == PIXEL_ASPECT
 
 
+@pytest.mark.slow
 def test_reverse_begins_at_the_last_prompt(clip: Path, model: str, predictor: Any) -> None:
     (clip.parent / "p.json").write_text('[{"points": [[40, 30]], "frame": 2}, {"box": [50, 20, 90, 60], "frame": 4}]')
     args = ["--prompts", "p.json", "--reverse", "--output", "out.jsonl", "--model", model]

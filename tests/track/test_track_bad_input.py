@@ -103,6 +103,7 @@ def test_unusable_models(clip: Path, model: str) -> None:
     assert sorted(path for path in clip.parent.iterdir() if path.name != "hub") == before
 
 
+@pytest.mark.slow
 def test_overwrite_and_a_frame_broken_in_the_middle(clip: Path, model: str) -> None:
     """What was found before the broken frame stays; an output is replaced only when that was asked for."""
     whole = (clip / "00003.jpg").read_bytes()

@@ -52,6 +52,7 @@ def start_and_stop(number: int, folder: Path, *args: Any, after: int = 3) -> tup
 STOPPED = ["--mask", "two.png", "--output", "m", "--output", "o.jsonl", "--overlay", "v.mp4"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_finishes_the_files_and_says_how_to_go_on(tmp_path: Path, model: str, predictor: Any) -> None:
     write_indexed(tmp_path / "two.png", two_objects())
     code, out, err = start_and_stop(signal.SIGINT, tmp_path, *STOPPED, "--model", model)
@@ -169,6 +170,7 @@ def test_the_second_signal_ends_at_once(
         json.loads(line)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_resumed_run_can_be_stopped_and_resumed_again(
     clip: Path, model: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], number: int

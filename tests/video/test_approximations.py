@@ -187,6 +187,7 @@ def test_arguments_that_cannot_be_used(model: SAM2, options: dict[str, Any], mes
 FLAGS = "--image-size 128 --memory-pooling 2 --memory-stride 2 --max-memories 3 --static 1.5"
 
 
+@pytest.mark.slow
 def test_flags_give_what_the_arguments_give(tmp_path: Path, folder_of_clip: Path, saved_model: str) -> None:
     from mlx_sam2.datasets.pictures import read_indexed
     from mlx_sam2.frames.opening import open_source

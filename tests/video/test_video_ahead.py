@@ -124,6 +124,7 @@ def test_leaving_early_ends_the_thread(predictor: SAM2VideoPredictor, end: str) 
     state.close()
 
 
+@pytest.mark.slow
 def test_prompts_between_two_frames(predictor: SAM2VideoPredictor) -> None:
     """Other frames are encoded meanwhile; what was encoded ahead is not lost, nor taken for them."""
     outputs = []
@@ -303,6 +304,7 @@ def long_run(predictor: SAM2VideoPredictor, frames: list[np.ndarray]) -> list[An
         return found + list(predictor.propagate_in_video(state, start_frame_idx=10))
 
 
+@pytest.mark.slow
 def test_graphs_do_not_grow_with_the_video(predictor: SAM2VideoPredictor, graphs: dict[str, set[Any]]) -> None:
     counts = []
     for length in (36, 60):
@@ -312,6 +314,7 @@ def test_graphs_do_not_grow_with_the_video(predictor: SAM2VideoPredictor, graphs
     assert counts[0]["SAM2._track"] <= 12  # 1, 2, 4, 7 memories; 1, 2, ... 16 pointers; two memories more; two objects
 
 
+@pytest.mark.slow
 def test_padding_changes_no_result(
     predictor: SAM2VideoPredictor, graphs: dict[str, set[Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
