@@ -37,3 +37,12 @@ class ObjectPrediction(NamedTuple):
     pointer: mx.array  # (B, C) object pointer, float32
     object_score: mx.array  # (B, 1) logit, float32; above 0 means present
     ious: mx.array  # (B, M) predicted IoU of the masks that were considered, float32
+
+
+class Candidates(NamedTuple):
+    """The masks that a prediction for B objects is chosen from; M is 1 or ``num_multimask_outputs``."""
+
+    masks: mx.array  # (B, M, 4h, 4w) logits, float32; not blanked where the object is absent
+    ious: mx.array  # (B, M) predicted IoU, float32
+    tokens: mx.array  # (B, M or 1, C) mask tokens for the object pointer
+    object_score: mx.array  # (B, 1) logit, float32

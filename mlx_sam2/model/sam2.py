@@ -20,7 +20,7 @@ from .position_encoding import sine_position_encoding, sine_time_encoding
 from .prompt_encoder import PADDING, PromptEncoder
 from .quantization import quantize, schemes_of
 from .resize import resize_bilinear
-from .results import ImageFeatures, ObjectPrediction
+from .results import Candidates, ImageFeatures, ObjectPrediction
 from .two_way_transformer import ImageProjections
 
 NO_OBJECT_LOGIT = -1024.0
@@ -100,7 +100,7 @@ class SAM2(nn.Module):
         return stride_16, (stride_4, stride_8)
 
     def add_no_memory(self, embedding: mx.array) -> mx.array:
-        """The features of a frame without memories: ``no_mem_embed`` is added, as in training."""
+        """The features of a frame without memories."""
         return embedding + self.no_mem_embed
 
     def decode(
@@ -124,8 +124,7 @@ class SAM2(nn.Module):
             projected: the mask decoder's ``project_image`` of the embedding without a mask, if known.
         """
         before_computing()
-        if position is None:
-            position = self.sam_prompt_encoder.dense_position_encoding()
+        position = self.sam_prompt_encoder.dense_position_encoding() if position is None else position
         return DecoderOutput(*self._decode(embedding, high_res, points, labels, mask, position, projected))
 
     @compiled
@@ -191,21 +190,42 @@ class SAM2(nn.Module):
         Arguments as in ``decode``, with ``embedding`` already conditioned on memory. Without points, one padding point
         stands in, as in the official video code.
         """
+        return self.choose(self.candidates(embedding, high_res, points, labels, mask, multimask, position))
+
+    def candidates(
+        self,
+        embedding: mx.array,
+        high_res: tuple[mx.array, mx.array] | None,
+        points: mx.array | None = None,
+        labels: mx.array | None = None,
+        mask: mx.array | None = None,
+        multimask: bool = False,
+        position: mx.array | None = None,
+    ) -> Candidates:
+        """All masks that ``predict_object`` chooses from. Arguments as there."""
         if points is None:
             batch = max(embedding.shape[0], 1 if mask is None else mask.shape[0])
             points, labels = mx.zeros((batch, 1, 2)), mx.full((batch, 1), PADDING, mx.int32)
         output = self.decode(embedding, high_res, points, labels, mask, position)
-        masks, ious = self.sam_mask_decoder.select(output, multimask)
-        tokens = output.tokens[:, :1]
-        if multimask:
-            best = mx.argmax(ious, axis=1)[:, None]  # (B, 1)
+        several = multimask and self._config.use_multimask_token_for_obj_ptr
+        tokens = output.tokens[:, 1:] if several else output.tokens[:, :1]
+        return Candidates(*self.sam_mask_decoder.select(output, multimask), tokens, output.object_score)
+
+    def choose(self, candidates: Candidates) -> ObjectPrediction:
+        """The candidate of the highest predicted IoU, blank where the object is absent, and its pointer."""
+        masks, ious, tokens, score = candidates
+        if ious.shape[1] > 1:
+            best = mx.stop_gradient(mx.argmax(ious, axis=1))[:, None]  # (B, 1)
             masks = mx.take_along_axis(masks, best[:, :, None, None], axis=1)
-            if self._config.use_multimask_token_for_obj_ptr:
-                tokens = mx.take_along_axis(output.tokens[:, 1:], best[:, :, None], axis=1)
-        if self._config.pred_obj_scores:
-            masks = mx.where((output.object_score > 0)[:, :, None, None], masks, NO_OBJECT_LOGIT)
-        pointer = self._pointer(tokens[:, 0], output.object_score)
-        return ObjectPrediction(masks.swapaxes(1, 2).swapaxes(2, 3), pointer, output.object_score, ious)
+            if tokens.shape[1] > 1:
+                tokens = mx.take_along_axis(tokens, best[:, :, None], axis=1)
+        pointer = self._pointer(tokens[:, 0], score)
+        return ObjectPrediction(self.blank_absent(masks, score).swapaxes(1, 2).swapaxes(2, 3), pointer, score, ious)
+
+    def blank_absent(self, masks: mx.array, object_score: mx.array) -> mx.array:
+        """Masks (B, M, 4h, 4w), -1024 everywhere where the score (B, 1) says that the object is absent."""
+        present = (object_score > 0)[:, :, None, None]
+        return mx.where(present, masks, NO_OBJECT_LOGIT) if self._config.pred_obj_scores else masks
 
     def _pointer(self, token: mx.array, object_score: mx.array) -> mx.array:
         """Object pointer (B, C) from a mask token, replaced where the object is absent."""
@@ -219,8 +239,7 @@ class SAM2(nn.Module):
 
     def _gate_pointer(self, pointer: mx.array, present: mx.array) -> mx.array:
         """present (B, 1) in 0..1 fades (with ``fixed_no_obj_ptr``) the pointer and adds the no-object pointer."""
-        if self._config.fixed_no_obj_ptr:
-            pointer = present * pointer
+        pointer = present * pointer if self._config.fixed_no_obj_ptr else pointer
         return pointer + (1 - present) * self.no_obj_ptr.astype(mx.float32)
 
     def predict_from_mask(self, features: ImageFeatures, mask: mx.array) -> ObjectPrediction:
@@ -234,13 +253,12 @@ class SAM2(nn.Module):
         low_res = resize_bilinear(mask * MASK_SCALE + MASK_BIAS, size, antialias=True)
         present = (mask > 0).any(axis=(1, 2)).astype(mx.float32)  # (B, 1)
         if self._config.use_obj_ptrs_in_encoder:
-            prompt = self.mask_downsample(mask.astype(self.dtype)).astype(mx.float32)
-            prompt = self.fit_mask_prompt(prompt)
+            prompt = self.fit_mask_prompt(self.mask_downsample(mask.astype(self.dtype)).astype(mx.float32))
             pointer = self.predict_object(features.embedding, features.high_res, mask=prompt).pointer
         else:
             pointer = mx.zeros((mask.shape[0], self._config.neck.d_model))
-        if self._config.pred_obj_scores and self._config.use_obj_ptrs_in_encoder:
-            pointer = self._gate_pointer(pointer, present)
+        gated = self._config.pred_obj_scores and self._config.use_obj_ptrs_in_encoder
+        pointer = self._gate_pointer(pointer, present) if gated else pointer
         return ObjectPrediction(low_res, pointer, present * MASK_SCALE + MASK_BIAS, mx.ones((mask.shape[0], 1)))
 
     def fit_mask_prompt(self, mask: mx.array) -> mx.array:
@@ -292,6 +310,19 @@ class SAM2(nn.Module):
         Returns:
             (B, h, w, C).
         """
+        tokens = self.memory_tokens(memories, time_indices, pointers, pointer_times, present)
+        frame_position = sine_position_encoding(*embedding.shape[1:], self._config.neck.temperature, self.dtype)
+        return self.memory_attention(embedding, frame_position, *tokens, pooling)
+
+    def memory_tokens(
+        self,
+        memories: mx.array,
+        time_indices: mx.array,
+        pointers: mx.array | None,
+        pointer_times: mx.array | None,
+        present: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array, int, mx.array | None]:
+        """Keys, values, ``num_tail`` and ``present`` for ``MemoryAttention``. Arguments as for ``attend_memory``."""
         b, count, h, w, mem_dim = memories.shape
         spatial = self.memory_encoder.position_encoding(h, w).reshape(1, 1, h * w, mem_dim)
         position = spatial + self.maskmem_tpos_enc[time_indices].reshape(b, count, 1, mem_dim)
@@ -305,9 +336,7 @@ class SAM2(nn.Module):
             if present is not None:
                 of_tail = mx.repeat(present[:, count:], num_tail // pointers.shape[1], axis=1)
                 present = mx.concatenate([present[:, :count], of_tail], axis=1)
-        c = embedding.shape[-1]
-        frame_position = sine_position_encoding(h, w, c, self._config.neck.temperature, self.dtype)
-        return self.memory_attention(embedding, frame_position, keys, values, num_tail, present, pooling)
+        return keys, values, num_tail, present
 
     def _with_position(self, tokens: mx.array, position: mx.array) -> mx.array:
         wanted = self._config.memory_attention.pos_enc_at_cross_attn_keys
