@@ -35,6 +35,7 @@ FLOORS: list[list[str]] = [
     ["modeling"],
     ["sam2_image_predictor", "sam2_video_predictor", "automatic_mask_generator", "track_everything"],
     ["aio", "build_sam", "image_predictor", "video_predictor"],
+    ["finetune"],
     COMMANDS,
     ["app"],
     ["__main__"],

@@ -127,7 +127,9 @@ def _from_clicks(
     logits = None
     for correction in [None, *plan.corrections.get(t, ())]:
         if correction is not None:
-            click = click_on_error(target, logits[..., 0] > 0, correction) if isinstance(correction, Draw) else correction
+            click = (
+                click_on_error(target, logits[..., 0] > 0, correction) if isinstance(correction, Draw) else correction
+            )
             points = click if points is None else points.and_then(click)
         multimask = _several(model.config, t in plan.first, points)
         found = model.candidates(embedding, high_res, *(points or (None, None)), mask, multimask)

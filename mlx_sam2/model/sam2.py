@@ -58,8 +58,7 @@ class SAM2(nn.Module):
         return self._config
 
     @property
-    def dtype(self) -> mx.Dtype:
-        """Dtype of the weights, and so of the features."""
+    def dtype(self) -> mx.Dtype:  # of the weights, and so of the features
         return self.no_mem_embed.dtype
 
     def with_config(self, config: SAM2Config) -> SAM2:
@@ -204,7 +203,7 @@ class SAM2(nn.Module):
     ) -> Candidates:
         """All masks that ``predict_object`` chooses from. Arguments as there."""
         if points is None:
-            batch = max(embedding.shape[0], 1 if mask is None else mask.shape[0])
+            batch = max(len(embedding), 1 if mask is None else len(mask))
             points, labels = mx.zeros((batch, 1, 2)), mx.full((batch, 1), PADDING, mx.int32)
         output = self.decode(embedding, high_res, points, labels, mask, position)
         several = multimask and self._config.use_multimask_token_for_obj_ptr

@@ -36,7 +36,7 @@ def read(name: str) -> Case:
     golden = goldens.read(name)
     about = golden.about
     targets = np.array([[shape(about["image_size"], *one) for one in frame] for frame in about["masks"]])
-    pixels = (golden.tensors["input.images"].astype(np.float32) / 255 - MEAN) / STD
+    pixels = (golden.tensors["input.images"].astype(np.float32) / 255 - np.float32(MEAN)) / np.float32(STD)
     plan = Plan({0: None}, {})
     if isinstance(about["prompts"], list):
         first, *others = (
