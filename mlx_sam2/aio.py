@@ -199,6 +199,8 @@ class AsyncVideoPredictor(_Front[SAM2VideoPredictor]):
     add_new_mask = _awaited(SAM2VideoPredictor.add_new_mask)
     clear_all_prompts_in_frame = _awaited(SAM2VideoPredictor.clear_all_prompts_in_frame)
     remove_object = _awaited(SAM2VideoPredictor.remove_object)
+    lock = _awaited(SAM2VideoPredictor.lock)
+    unlock = _awaited(SAM2VideoPredictor.unlock)
     propagate_in_video_preflight = _awaited(SAM2VideoPredictor.propagate_in_video_preflight)
 
     async def close(self, inference_state: VideoState) -> None:

@@ -239,6 +239,24 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         outputs = [self._handed_out(state.edited_masks(t, state.has_pending(t))) for t in frames]
         return state.obj_ids, [(t, masks) for t, _, masks in outputs]
 
+    def lock(self, inference_state: VideoState, frame_idx: int, obj_id: Any = None) -> None:
+        """Keep what is on a frame: later propagations yield it as it is, and go on from it.
+
+        So a correction stays without becoming a conditioning frame, and a good stretch survives a second pass. A new
+        prompt on a locked frame replaces its result. No official method.
+
+        Args:
+            obj_id: None locks the results of all objects there.
+
+        Raises:
+            ValueError: for a frame or an object that does not exist, or without a result there.
+        """
+        inference_state.lock(frame_idx, obj_id)
+
+    def unlock(self, inference_state: VideoState, frame_idx: int, obj_id: Any = None) -> None:
+        """Undo ``lock``; nothing happens where nothing is locked. ValueError as there."""
+        inference_state.unlock(frame_idx, obj_id)
+
     # ---- propagation
 
     def propagate_in_video_preflight(self, inference_state: VideoState) -> None:

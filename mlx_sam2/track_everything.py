@@ -30,6 +30,7 @@ class EverythingFrame:
     new: list[int] = field(default_factory=list)  # objects found on this frame
     merged: dict[int, Any] = field(default_factory=dict)  # objects given up on this frame -> the same earlier object
     left_out: int = 0  # masks of this frame that would be new objects beyond ``max_objects``
+    predicted_ious: dict[Any, float] = field(default_factory=dict)  # of the masks with the true ones, 0..1
 
 
 def track_everything(
@@ -137,9 +138,10 @@ class _Follower:
                 unknown = self._unknown(pixels, [rles[obj_id] for obj_id in seen])
                 started, left_out = self._start(state, t, unknown)
                 new, seen = list(started), {**seen, **started}
-            results = {obj_id: state.tracks[obj_id].latest(t) for obj_id in seen}
-            scores = {obj_id: result.object_score for obj_id, result in results.items() if result is not None}
-            yield EverythingFrame(t, pixels, seen, scores, new, merged, left_out)
+            found = {obj_id: score for obj_id, score in state.scores(t).items() if obj_id in seen}
+            scores = {obj_id: score.object_score for obj_id, score in found.items()}
+            ious = {obj_id: score.predicted_iou for obj_id, score in found.items()}
+            yield EverythingFrame(t, pixels, seen, scores, new, merged, left_out, ious)
 
     def _duplicates(self, rles: Mapping[Any, Any]) -> dict[int, Any]:
         """Objects found by looks whose mask has become an earlier object's -> that earlier object."""

@@ -177,6 +177,7 @@ def _write_coco(export: Snapshot, path: Path) -> Steps:
 
 
 def _annotation(number: int, image: int, obj_id: int, mask: Mask) -> dict[str, Any]:
+    iou = {} if mask.predicted_iou is None else {"predicted_iou": mask.predicted_iou}
     return {
         "id": number,
         "image_id": image,
@@ -186,4 +187,5 @@ def _annotation(number: int, image: int, obj_id: int, mask: Mask) -> dict[str, A
         "area": mask.area,
         "bbox": list(mask.bbox),
         "score": mask.score,
+        **iou,
     }

@@ -113,13 +113,14 @@ def _key(mask: Rle | None) -> tuple[Any, ...] | None:
     return None if mask is None else (mask.size, mask.counts)
 
 
-def as_mask(mask: np.ndarray, score: float) -> Mask:
+def as_mask(mask: np.ndarray, score: float, predicted_iou: float | None = None) -> Mask:
     """A bool mask (H, W) for the wire."""
-    if not np.isfinite(score):
+    if not np.isfinite(score if predicted_iou is None else score + predicted_iou):
         raise ArithmeticError("the model gave a score that is not a finite number; try --dtype float32")
     rle = mask_to_rle(mask)
     area = int(np.count_nonzero(mask))
-    return Mask(size=tuple(rle["size"]), counts=rle["counts"], area=area, bbox=tuple(mask_to_bbox(mask)), score=score)
+    facts = {"area": area, "bbox": tuple(mask_to_bbox(mask)), "score": score, "predicted_iou": predicted_iou}
+    return Mask(size=tuple(rle["size"]), counts=rle["counts"], **facts)
 
 
 def as_given(rle: Rle, score: float | None) -> Mask:

@@ -55,12 +55,15 @@ class Line(NamedTuple):
 
 
 def _packed(mask: Mask | None) -> list[Any]:
-    return [] if mask is None else [mask.counts, mask.area, mask.bbox, mask.score]
+    if mask is None:
+        return []
+    iou = [] if mask.predicted_iou is None else [mask.predicted_iou]
+    return [mask.counts, mask.area, mask.bbox, mask.score, *iou]
 
 
 def _unpacked(packed: list[Any], size: tuple[int, int]) -> Mask:
-    counts, area, bbox, score = packed
-    return Mask(size=size, counts=counts, area=area, bbox=bbox, score=score)
+    counts, area, bbox, score, *iou = packed
+    return Mask(size=size, counts=counts, area=area, bbox=bbox, score=score, predicted_iou=iou[0] if iou else None)
 
 
 def line_of(session: Session, edit: Edit, clients: dict[str, int]) -> Line:

@@ -263,5 +263,6 @@ def _restore(sessions: Sessions, session: Session, project: Project, lines: Iter
         seen.add(place)
         session.require_rle(line)
         mask = as_given(line, line.score)  # area and box are what the mask has, whatever the line says
+        mask = mask.model_copy(update={"predicted_iou": line.predicted_iou})
         sessions.take_masks(session, mask_bytes(mask))
         session.set_mask(*place, mask)

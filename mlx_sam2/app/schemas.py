@@ -59,6 +59,7 @@ class Mask(Rle):
     area: int
     bbox: tuple[int, int, int, int]
     score: FiniteFloat
+    predicted_iou: FiniteFloat | None = None  # in videos, of tracked masks
 
 
 class Prompt(Wire):

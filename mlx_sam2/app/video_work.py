@@ -78,7 +78,7 @@ class VideoWork:
         click = TrackPrompts(np.array([[ask.x, ask.y]], np.float32) * scale, np.ones(1, np.int32))
         self.state.require_frame(ask.frame)
         proposal = self.state.propose(ask.frame, click)
-        return as_mask(proposal.mask, proposal.score)
+        return as_mask(proposal.mask, *proposal.track.scores(ask.frame))
 
     def propagate(self, frame: int, reverse: bool) -> Iterator[tuple[int, dict[int, Mask]]]:
         """Follow all objects from a frame: its number, and their masks by object, for each.
@@ -87,8 +87,8 @@ class VideoWork:
             RuntimeError: no object has a prompt.
         """
         for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
-            scores = {obj_id: self.state.tracks[obj_id].latest(t).object_score for obj_id in obj_ids}
-            yield t, {obj_id: as_mask(logits[i, 0] > 0, scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+            scores = self.state.scores(t)
+            yield t, {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
 
     def close(self) -> None:
         self.state.close()
@@ -129,7 +129,7 @@ class VideoWork:
     def _mask(self, obj_id: int, frame: int) -> Mask:
         result = self.state.tracks[obj_id].latest(frame)
         logits = video_masks([result.low_res_mask], self.state.video_size, non_overlap=False)
-        return as_mask(logits[0, 0] > 0, result.object_score)
+        return as_mask(logits[0, 0] > 0, *result.scores)
 
 
 def _extends(prompt: Prompt, old: Prompt) -> bool:

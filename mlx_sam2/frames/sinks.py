@@ -21,10 +21,11 @@ from PIL import Image
 from ..files import beside
 from ..masks.boxes import mask_to_bbox
 from ..masks.rle import mask_to_rle
+from ..masks.scores import ObjectScores
 from .source import VideoError
 
 Masks = Mapping[Any, np.ndarray]  # object id -> bool (H, W)
-Scores = Mapping[Any, float]
+Scores = Mapping[Any, float | ObjectScores]
 
 
 def davis_palette() -> list[int]:
@@ -197,10 +198,11 @@ class RleSink(FrameSink):
 
         {"frame": 3, "time": 0.1, "size": [H, W], "objects": [
             {"id": 1, "rle": {"size": [H, W], "counts": "..."}, "area": 812, "bbox": [x, y, w, h], "score":
-            4.2}]}
+            4.2, "predicted_iou": 0.93}]}
 
     `counts` is COCO's compressed string (`pycocotools.mask.decode` reads it); w and h of `bbox` count both
-    end pixels. `time` and `score` are left out if they are not known.
+    end pixels; `score` is a logit, above 0 where the object is seen. `time` and scores are left out if they are not
+    known.
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -220,8 +222,11 @@ class RleSink(FrameSink):
             }
             entry["area"] = int(np.count_nonzero(mask))
             entry["bbox"] = mask_to_bbox(mask)
-            if obj_id in scores:
-                entry["score"] = float(scores[obj_id])
+            score = scores.get(obj_id)
+            if isinstance(score, ObjectScores):
+                entry |= {"score": float(score.object_score), "predicted_iou": float(score.predicted_iou)}
+            elif score is not None:
+                entry["score"] = float(score)
             line["objects"].append(entry)
         text = json.dumps(line, separators=(",", ":")) + "\n"
         if self._file is None:

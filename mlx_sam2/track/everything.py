@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError
+from ..masks.scores import ObjectScores
 from .options import FOLLOW, MAX_OBJECT
 from .prompts import ObjectPrompt
 from .run import Plan, Progress, TrackedFrame, give_prompts, is_live
@@ -64,4 +65,5 @@ def track_all(
             progress.highest = max([progress.highest, *frame.new])
             if frame.left_out:
                 progress.note = f"; more were found than --max-objects {_limit(args)}"
-            yield TrackedFrame(frame.index, frame.pixels, frame.masks, frame.scores, source.time(frame.index))
+            scores = {n: ObjectScores(score, frame.predicted_ious[n]) for n, score in frame.scores.items()}
+            yield TrackedFrame(frame.index, frame.pixels, frame.masks, scores, source.time(frame.index))

@@ -22,6 +22,7 @@ from .options import approximations
 if TYPE_CHECKING:
     from ..frames.sinks import FrameSink
     from ..frames.source import FrameSource
+    from ..masks.scores import ObjectScores
     from ..sam2_video_predictor import SAM2VideoPredictor
     from ..video.state import VideoState
     from .prompts import ObjectPrompt
@@ -60,7 +61,7 @@ class TrackedFrame:
     index: int
     pixels: np.ndarray
     masks: dict[int, np.ndarray]
-    scores: dict[int, float]
+    scores: dict[int, ObjectScores]
     time: float | None
 
 
@@ -79,8 +80,8 @@ def track_session(
     with predictor.init_state(source, memory=memory) as state:
         give_prompts(predictor, state, plan)
         for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
-            scores = {obj: float(state.tracks[obj].result(t).object_score) for obj in ids}
-            yield TrackedFrame(t, state.frame(t), dict(zip(ids, logits[:, 0] > 0, strict=True)), scores, source.time(t))
+            masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
+            yield TrackedFrame(t, state.frame(t), masks, state.scores(t), source.time(t))
 
 
 def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
@@ -92,7 +93,7 @@ def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -
                     _, ids, logits = prompt.give(stream.add_new_mask, stream.add_new_points_or_box)
             if ids:
                 masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
-                yield TrackedFrame(t, stream.frame, masks, stream.object_scores, source.time(t))
+                yield TrackedFrame(t, stream.frame, masks, stream.state.scores(t), source.time(t))
 
 
 class StopOnSignal:

@@ -16,6 +16,7 @@ import mlx.core as mx
 import numpy as np
 
 from ..config.sam2 import SAM2Config
+from ..masks.scores import ObjectScores
 from . import slot_file
 from .prompts import Prompts
 from .slot_file import SlotFile
@@ -38,6 +39,11 @@ class FrameResult:
     pointer: mx.array  # (C,) float32
     object_score: float
     features: mx.array | None = None  # (h, w, M) bfloat16; None until the frame is committed to memory
+    iou: float = 1.0  # the decoder's estimate for this mask; 1 for a mask that the user gave
+
+    @property
+    def scores(self) -> ObjectScores:
+        return ObjectScores(self.object_score, self.iou)
 
     @property
     def memory(self) -> FrameMemory:
@@ -115,6 +121,7 @@ class ResultStore:
             features = (0,) if result.features is None else result.features.shape
             fields = [
                 ("object_score", np.float64),
+                ("iou", np.float64),
                 ("low_res_mask", np.float32, result.low_res_mask.shape),
                 ("pointer", np.float32, result.pointer.shape),
                 ("features", np.uint16, features),
@@ -122,6 +129,7 @@ class ResultStore:
             self._layout = np.dtype(fields)
         record = np.zeros((), self._layout)
         record["object_score"] = result.object_score
+        record["iou"] = result.iou
         record["low_res_mask"] = result.low_res_mask
         record["pointer"] = np.array(result.pointer)
         if result.features is not None:
@@ -134,7 +142,8 @@ class ResultStore:
         features = mx.array(bits).view(mx.bfloat16) if bits.size else None
         pointer = mx.array(record["pointer"])
         mx.eval(pointer)
-        return FrameResult(np.array(record["low_res_mask"]), pointer, float(record["object_score"]), features)
+        score, iou = float(record["object_score"]), float(record["iou"])
+        return FrameResult(np.array(record["low_res_mask"]), pointer, score, features, iou)
 
 
 class ResultMap(MutableMapping[int, FrameResult]):
@@ -143,6 +152,10 @@ class ResultMap(MutableMapping[int, FrameResult]):
     def __init__(self, store: ResultStore) -> None:
         self._store = store
         self._slots: dict[int, int] = {}
+        self._scores: dict[int, ObjectScores] = {}  # here too: to list those of a whole video reads no file
+
+    def scores(self, frame_idx: int) -> ObjectScores | None:
+        return self._scores.get(frame_idx)
 
     def __getitem__(self, frame_idx: int) -> FrameResult:
         return self._store.get(self._slots[frame_idx])
@@ -150,11 +163,13 @@ class ResultMap(MutableMapping[int, FrameResult]):
     def __setitem__(self, frame_idx: int, result: FrameResult) -> None:
         old = self._slots.get(frame_idx)
         self._slots[frame_idx] = self._store.add(result)  # an overwritten frame keeps its place in the order
+        self._scores[frame_idx] = result.scores
         if old is not None:
             self._store.discard(old)
 
     def __delitem__(self, frame_idx: int) -> None:
         self._store.discard(self._slots.pop(frame_idx))
+        del self._scores[frame_idx]
 
     def __contains__(self, frame_idx: object) -> bool:
         return frame_idx in self._slots
@@ -185,6 +200,7 @@ class ObjectTrack:
     pending: dict[int, FrameResult] = field(default_factory=dict)  # prompted, not yet committed: to conditioning
     pending_tracked: dict[int, FrameResult] = field(default_factory=dict)  # corrections: not to conditioning
     directions: dict[int, bool] = field(default_factory=dict)  # frames passed by propagation -> in reverse?
+    locked: set[int] = field(default_factory=set)  # frames whose result no propagation replaces
 
     @classmethod
     def empty(cls, store: ResultStore) -> ObjectTrack:
@@ -198,6 +214,17 @@ class ObjectTrack:
         """The edit in progress on a frame, or the committed result."""
         return self.pending.get(frame_idx) or self.pending_tracked.get(frame_idx) or self.result(frame_idx)
 
+    def scores(self, frame_idx: int) -> ObjectScores | None:
+        """Scores of ``latest``."""
+        edited = self.pending.get(frame_idx) or self.pending_tracked.get(frame_idx)
+        if edited is not None:
+            return edited.scores
+        return self.conditioning.scores(frame_idx) or self.tracked.scores(frame_idx)
+
+    def stays(self, frame_idx: int) -> bool:
+        """Whether propagation keeps the result on a frame: it has a user's prompt, or is locked."""
+        return frame_idx in self.conditioning or (frame_idx in self.locked and frame_idx in self.tracked)
+
     def clear(self) -> None:
         """Remove all prompts and results."""
         self.conditioning.clear()
@@ -206,6 +233,7 @@ class ObjectTrack:
         self.pending.clear()
         self.pending_tracked.clear()
         self.directions.clear()
+        self.locked.clear()
 
     def forget_before(self, frame_idx: int, config: SAM2Config) -> None:
         """Drop results that no frame from ``frame_idx`` on can recall, going forward (for streams)."""

@@ -12,17 +12,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
-import mlx.core as mx
 import numpy as np
 
 from ..frames.source import FrameSource
+from ..masks.scores import ObjectScores
 from ..model.results import ImageFeatures
 from ..processes import OneProcess
-from .approximations import CHANGE_CELL, largest_change, small_picture
 from .feature_cache import FeatureCache, SessionFeatures
 from .look_ahead import LookAhead
 from .memory_bank import FrameResult, ObjectTrack, ResultStore, recall_distance
 from .prompts import Prompts, mask_prompts, point_prompts
+from .still import StillFrame
 from .tracker import Tracker, video_masks
 
 Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
@@ -57,7 +57,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
     tracks: dict[Any, ObjectTrack] = field(default_factory=dict)  # by object id, in the order of their arrival
     encoded: SessionFeatures = field(default_factory=lambda: FeatureCache("off").session())  # frames seen before
     ahead: LookAhead | None = None  # while a propagation runs
-    still: tuple[int, np.ndarray] | None = None  # the frame last remembered, as a small picture
+    still: StillFrame = field(default_factory=StillFrame)
 
     # ---- facts
 
@@ -95,6 +95,11 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
             result = pending.get(frame_idx) or track.result(frame_idx)
             low_res.append(None if result is None else result.low_res_mask)
         return frame_idx, self.obj_ids, self.masks(low_res)
+
+    def scores(self, frame_idx: int) -> dict[Any, ObjectScores]:
+        """Object score (a logit) and predicted IoU of the objects that have a mask on a frame, by id."""
+        scores = {obj_id: track.scores(frame_idx) for obj_id, track in self.tracks.items()}
+        return {obj_id: score for obj_id, score in scores.items() if score is not None}
 
     # ---- frames
 
@@ -206,9 +211,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
             ValueError: for an unknown object or frame.
         """
         self.require_frame(frame_idx)
-        track = self.tracks.get(obj_id)
-        if track is None:
-            raise ValueError(f"object {obj_id!r} does not exist; the objects are {self.obj_ids}")
+        track = self._track(obj_id)
         track.prompts.pop(frame_idx, None)
         track.pending.pop(frame_idx, None)
         track.pending_tracked.pop(frame_idx, None)
@@ -233,6 +236,28 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         frames = sorted(track.prompts)
         track.clear()
         return frames
+
+    def lock(self, frame_idx: int, obj_id: Any = None) -> None:
+        """Keep what is on a frame, of one object or of all: see ``SAM2VideoPredictor.lock``."""
+        self.require_frame(frame_idx)
+        tracks = self.tracks.values() if obj_id is None else [self._track(obj_id)]
+        found = [track for track in tracks if track.scores(frame_idx) is not None]
+        if not found:
+            whose = "no object has a" if obj_id is None else f"object {obj_id!r} has no"
+            raise ValueError(f"{whose} mask on frame {frame_idx}: prompt it there, or propagate over the frame first")
+        for track in found:
+            track.locked.add(frame_idx)
+
+    def unlock(self, frame_idx: int, obj_id: Any = None) -> None:
+        """Let propagation replace what is on a frame again."""
+        self.require_frame(frame_idx)
+        for track in self.tracks.values() if obj_id is None else [self._track(obj_id)]:
+            track.locked.discard(frame_idx)
+
+    def _track(self, obj_id: Any) -> ObjectTrack:
+        if obj_id not in self.tracks:
+            raise ValueError(f"object {obj_id!r} does not exist; the objects are {self.obj_ids}")
+        return self.tracks[obj_id]
 
     def reset(self) -> None:
         """Remove all prompts, results and objects."""
@@ -265,7 +290,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
                 (track.pending, track.conditioning),
             ):
                 for t in list(pending):
-                    self.still = None
+                    self.still.forget()
                     committed[t] = self.tracker.commit(self.features(t), pending[t])
                     del pending[t]
                     self._clear_around(track, t)
@@ -276,11 +301,11 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
 
     def advance(self, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool) -> list[np.ndarray]:
         """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
-        moving = [track for track in tracks if frame_idx not in track.conditioning]
+        moving = [track for track in tracks if not track.stays(frame_idx)]
         look_ahead = partial(self._queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
         found: list[FrameResult] = []
         if moving:
-            features, same = self.features(frame_idx), self._still_memories(frame_idx, moving)
+            features, same = self.features(frame_idx), self.still.memories(frame_idx, self.frame, moving, self.tracker)
             known = {"reverse": reverse, "num_frames": self.num_frames, "memories": same, "meanwhile": look_ahead}
             found = self.tracker.track(features, moving, frame_idx, **known)
         else:
@@ -331,29 +356,13 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         config = self.tracker.config
         reach = config.memory_temporal_stride_for_eval * config.num_maskmem
         for t in range(frame_idx - reach, frame_idx + reach + 1):
-            if t != frame_idx:
+            if t != frame_idx and t not in track.locked:
                 track.tracked.pop(t, None)
 
     def _queue(self, frame_idx: int, tracks: Iterable[ObjectTrack]) -> None:
         """Queue the encoding of the next frame, if an object has to be found on it."""
-        if self.ahead is not None and any(frame_idx not in track.conditioning for track in tracks):
+        if self.ahead is not None and not all(track.stays(frame_idx) for track in tracks):
             self.ahead.queue(frame_idx)
-
-    def _still_memories(self, frame_idx: int, tracks: Sequence[ObjectTrack]) -> list[mx.array] | None:
-        """With ``static_threshold``: the memories (h, w, M) of the frame last remembered, if this one looks the same.
-
-        Else None, and this frame becomes the one last remembered.
-        """
-        threshold = self.tracker.options.static_threshold
-        if threshold == 0:
-            return None
-        picture = small_picture(self.frame(frame_idx), self.tracker.config.image_size // CHANGE_CELL)
-        if self.still is not None and largest_change(picture, self.still[1]) <= threshold:
-            results = [track.result(self.still[0]) for track in tracks]
-            if all(result is not None and result.features is not None for result in results):
-                return [result.features for result in results]
-        self.still = (frame_idx, picture)
-        return None
 
     # ---- end
 

@@ -6,6 +6,7 @@ Official ``SAM2Base.track_step`` and ``SAM2VideoPredictor._run_single_frame_infe
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -130,7 +131,7 @@ class Tracker:
             binarize = self.config.binarize_mask_from_pts_for_mem_enc
             memory = self.model.remember(features.embedding, mask, score, binarize)[0]
             mx.eval(memory)
-        return FrameResult(result.low_res_mask, result.pointer, result.object_score, memory)
+        return replace(result, features=memory)
 
     def _use_multimask(self, first_look: bool, num_points: int) -> bool:
         config = self.config
@@ -230,14 +231,15 @@ class Tracker:
     ) -> Callable[[], list[FrameResult]]:
         """Start computing the results of B objects; returns a function that waits for them."""
         low_res, score, pointers = prediction.low_res_mask[..., 0], prediction.object_score, list(prediction.pointer)
+        iou = prediction.ious.max(axis=1)  # the mask with the highest one was chosen
         # the rows now, or each would wait for what is queued later, and keep the graph of its frame alive
-        mx.async_eval(low_res, score, pointers, [m for m in memories if m is not None])
+        mx.async_eval(low_res, score, iou, pointers, [m for m in memories if m is not None])
 
         def wait() -> list[FrameResult]:
-            masks_, scores = np.array(low_res), np.array(score)[:, 0].tolist()
+            masks_, scores, ious = np.array(low_res), np.array(score)[:, 0].tolist(), np.array(iou).tolist()
             if self.fill_hole_area > 0:
                 masks_ = masks.fill_holes(masks_, self.fill_hole_area, HOLE_LOGIT)
-            return [FrameResult(*row) for row in zip(masks_, pointers, scores, memories, strict=True)]
+            return [FrameResult(*row) for row in zip(masks_, pointers, scores, memories, ious, strict=True)]
 
         return wait
 

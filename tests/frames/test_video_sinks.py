@@ -20,6 +20,7 @@ from mlx_sam2.frames.opening import open_sink, open_source
 from mlx_sam2.frames.sinks import PngSink, RleSink, davis_palette
 from mlx_sam2.frames.source import Display, VideoError
 from mlx_sam2.images.drawing import draw_masks, object_colour
+from mlx_sam2.masks.scores import ObjectScores
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
 
@@ -116,8 +117,10 @@ def test_rle_lines(tmp_path: Path) -> None:
     #   99 -> 3, 3 | 2 | 46 -> 14, 1 | 2 - 2 = 0 | 2923 - 46 = 2877 -> 29, 25, 2
     assert counts == "".join(chr(48 + n) for n in (3 + 32, 3, 2, 14 + 32, 1, 0, 29 + 32, 25 + 32, 2))
     sink.write(4, GREY, {"cat": box(0, 0, 0, 0)})
+    sink.write(5, GREY, {1: box(3, 5, 2, 4)}, scores={1: ObjectScores(2.5, 0.75)})
     sink.close()
-    first, second = path.read_text().splitlines()
+    first, second, third = path.read_text().splitlines()
+    assert {"score": 2.5, "predicted_iou": 0.75}.items() <= json.loads(third)["objects"][0].items()
     assert first + "\n" == line
     empty = json.loads(second)
     assert "time" not in empty
