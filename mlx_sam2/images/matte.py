@@ -142,10 +142,11 @@ def _cleaned(field: np.ndarray, edges: Edges, ring: int) -> np.ndarray:
     half = edges.width / 2
     cleaned = clean_logits(field, 0, edges.fill_holes, edges.min_area, CLEAN_MARGIN + half)
     for sign in (1, -1):  # filled, removed
-        changed = (sign * cleaned > 0) & (sign * field <= 0)
+        same = (cleaned > 0) == (sign > 0)
+        changed = same & ((field > 0) != (sign > 0))
         part = part_around(changed, ring)
         if part[0].stop:
-            near = grow(changed[part], ring) & (sign * cleaned[part] > 0)
+            near = grow(changed[part], ring) & same[part]
             cleaned[part] = np.where(near & (sign * cleaned[part] < half), sign * half, cleaned[part])
     return cleaned
 
