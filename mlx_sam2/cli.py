@@ -208,7 +208,7 @@ def number(kind: type[int] | type[float], least: float, most: float = math.inf) 
 
     def parse(text: str) -> float:
         try:
-            value = kind(text) if kind is float or (text.isascii() and text.isdecimal()) else math.nan
+            value = kind(text) if kind is float or (text.isascii() and text.removeprefix("-").isdecimal()) else math.nan
         except ValueError:
             value = math.nan
         if not (math.isfinite(value) and least <= value <= most):
@@ -296,3 +296,47 @@ MASK_OPTIONS: Options = [  # of SAM2AutomaticMaskGenerator, for pictures and for
     ("stability-offset", "stability_score_offset", number(float, 0), 1.0, "of the score's two thresholds"),
     ("nms", "box_nms_thresh", number(float, 0, 1), 0.7, "of masks whose boxes have an IoU above this keep one"),
 ]
+
+
+# ---- edges of mattes, the settings of ``images.matte.Edges``
+
+EDGES: list[tuple[str, str, Any, str, str]] = [  # flag, setting, type, metavar, help
+    ("edge-width", "width", number(float, 0.1, 100), "X", "logits from outside to inside, of soft edges; default: 8"),
+    ("edge-radius", "radius", number(int, 1, 200), "N", "how far --edge guided looks, in pixels; default: two logits"),
+    ("feather", "feather", number(float, 0, 200), "X", "blur the edge, a standard deviation in pixels"),
+    ("grow", "grow", number(int, -200, 200), "N", "grow by N pixels; a negative number shrinks"),
+    ("fill-holes", "fill_holes", number(int, 0), "N", "fill holes of N pixels at most"),
+    ("min-area", "min_area", number(int, 0), "N", "remove specks of N pixels at most"),
+    ("smooth", "smooth", number(int, 0, 8), "N", "average N frames before and after, where the picture is the same"),
+]
+
+
+def add_edges(parser: argparse.ArgumentParser, *, without: Sequence[str] = ()) -> None:
+    """Add the options of edges, without some."""
+    group = parser.add_argument_group("edges")
+    group.add_argument(
+        "--edge",
+        choices=["hard", "soft", "guided"],
+        help="hard: the mask (default); soft: a ramp over the model's logits; guided: it follows the photo's edges",
+    )
+    for flag, _, kind, metavar, text in EDGES:
+        if flag not in without:
+            group.add_argument(f"--{flag}", type=kind, metavar=metavar, help=text)
+    group.add_argument(
+        "--decontaminate", action="store_true", help="cut-outs: take the background's colour out of the edge"
+    )
+
+
+def edge_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of ``Edges`` that were given."""
+    given = {name: getattr(args, flag.replace("-", "_"), None) for flag, name, *_ in EDGES}
+    given = {**given, "edge": args.edge, "decontaminate": args.decontaminate or None}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def edge_words(args: argparse.Namespace) -> list[str]:
+    """The options of edges that were given, as words of a command."""
+    settings = edge_settings(args)
+    words = [f"--edge={settings['edge']}"] if "edge" in settings else []
+    words += [f"--{flag}={settings[name]:g}" for flag, name, *_ in EDGES if name in settings]
+    return [*words, "--decontaminate"] if args.decontaminate else words

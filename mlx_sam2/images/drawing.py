@@ -26,12 +26,14 @@ Rounding = Callable[[np.ndarray], np.ndarray]
 
 
 def mask_picture(mask: np.ndarray) -> np.ndarray:
-    """(H, W) mask -> (H, W) uint8, 255 inside and 0 outside."""
+    """(H, W) mask, or a matte in 0..1 -> (H, W) uint8, 255 inside and 0 outside."""
+    if mask.dtype.kind == "f":
+        return np.rint(255 * np.clip(mask, 0, 1)).astype(np.uint8)
     return np.where(mask, np.uint8(255), np.uint8(0))
 
 
 def cutout(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """(H, W, 4) RGBA: the image inside the mask, transparent and black outside."""
+    """(H, W, 4) RGBA, straight: the image inside the mask or matte, transparent and black outside."""
     alpha = mask_picture(mask)
     return np.dstack([np.where(mask.astype(bool)[..., None], image, np.uint8(0)), alpha])
 

@@ -84,7 +84,7 @@ def refined_mask(mask: np.ndarray, edges: Edges) -> np.ndarray:
     return grow(cleaned, edges.grow)
 
 
-def alpha(logits: np.ndarray, pixels: np.ndarray, edges: Edges) -> np.ndarray:
+def alpha(logits: np.ndarray, pixels: np.ndarray, edges: Edges, cells: int | None = None) -> np.ndarray:
     """The matte of one object: (H, W) float32 in 0..1.
 
     Args:
@@ -92,12 +92,13 @@ def alpha(logits: np.ndarray, pixels: np.ndarray, edges: Edges) -> np.ndarray:
             which has no soft edge of its own (the guided filter and the feather give it one).
         pixels: the photo, (H, W, 3) uint8.
         edges: the settings.
+        cells: how many logits the model gives a side; None: those given, 256 where they are upscaled already.
 
     Raises:
         ValueError: a bool mask of another size than the photo.
     """
     size = pixels.shape[:2]
-    cells = CELLS if logits.shape == size else max(logits.shape)
+    cells = cells or (CELLS if logits.shape == size else max(logits.shape))
     field = _field(logits, size, edges.width)
     if edges.fill_holes or edges.min_area:
         field = _cleaned(field, edges, 2 * ceil(max(size) / cells) + 4)

@@ -84,6 +84,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_options(parser)
     cli.add_model_options(parser)
     cli.add_image_size(parser)
+    cli.add_edges(parser, without=("min-area", "smooth"))
     output = parser.add_argument_group("output")
     output.add_argument(
         "--output",
@@ -93,6 +94,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with its masks and prompts")
     output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
+    output.add_argument(
+        "--background",
+        metavar="COLOUR|IMAGE|blur|checker",
+        help="what stands behind the object in --cutout, instead of transparency",
+    )
     output.add_argument(
         "--json",
         action="store_true",

@@ -18,7 +18,13 @@ OPTIONS: cli.Options = [
     ("crop-nms", "crop_nms_thresh", _share, 0.7, "as --nms, between crops"),
     ("crop-overlap", "crop_overlap_ratio", _share, 512 / 1500, "how far crops overlap, of the short side"),
     ("crop-downscale", "crop_n_points_downscale_factor", cli.number(int, 1), 1, "fewer points a side in each layer"),
-    ("min-area", "min_mask_region_area", cli.number(int, 0), 0, "fill holes, remove specks up to this many pixels"),
+    (
+        "min-area",
+        "min_mask_region_area",
+        cli.number(int, 0),
+        0,
+        "fill holes, remove specks up to this many pixels; with prompts: remove specks",
+    ),
 ]
 
 
@@ -40,11 +46,14 @@ def refuse_options(args: argparse.Namespace) -> None:
         UsageError: one line.
     """
     if args.everything:
-        for name in ("point", "negative", "box", "mask", "multimask", "cutout"):
+        for name in ("point", "negative", "box", "mask", "multimask", "cutout", "background"):
             if getattr(args, name):
                 raise UsageError(f"--everything finds all masks by itself: --{name} does not go with it")
+        if words := cli.edge_words(args):
+            raise UsageError(f"{words[0].partition('=')[0]} needs prompts: --everything writes masks as they are found")
         return
     values = [(f"--{flag}", getattr(args, name)) for flag, name, *_ in OPTIONS]
+    values = [(flag, value) for flag, value in values if flag != "--min-area"]  # of edges, too
     for flag, value in [*values, ("--m2m", args.use_m2m), ("--coco", args.coco), ("--merge", args.merge)]:
         if value is not None and value is not False:
             raise UsageError(f"{flag} belongs to --everything")

@@ -17,6 +17,7 @@ from .. import cli, images
 from ..cli import UsageError
 from ..hub.client import HubError
 from ..hub.download import check_model
+from ..images.backgrounds import Backdrop, parse_background
 from ..images.files import ImageError
 from ..masks.boxes import mask_to_bbox
 from ..masks.polygons import mask_to_polygons
@@ -60,7 +61,7 @@ def _plan(args: argparse.Namespace) -> list[Job]:
         _check_prompts(args, job)
         job.outputs = _outputs(args, job)
         jobs.append(job)
-    _check_outputs(jobs, args.overwrite)
+    _check_outputs(jobs, args)
     if args.mask:
         mask = images.read_mask(args.mask)
         for job in jobs:
@@ -112,7 +113,23 @@ def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
     return outputs
 
 
-def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
+def _backdrop(args: argparse.Namespace) -> Backdrop | None:
+    """The background that was asked for.
+
+    Raises:
+        UsageError, ImageError: one line.
+    """
+    if args.background is None:
+        return None
+    if args.cutout is None:
+        raise UsageError("--background stands behind a cut-out: give --cutout PATH, too")
+    background = parse_background(args.background)
+    if background.kind == "video":
+        raise UsageError(f"--background {args.background} is no picture: films stand behind films (mlx_sam2.track)")
+    return Backdrop(background)
+
+
+def _check_outputs(jobs: list[Job], args: argparse.Namespace) -> None:
     taken = {os.path.realpath(job.path): f"the photo {job.path}" for job in jobs}
     for job in jobs:
         for kind, paths in job.outputs.items():
@@ -122,15 +139,23 @@ def _check_outputs(jobs: list[Job], overwrite: bool) -> None:
                 if real in taken:
                     raise UsageError(f"{path} would be both {taken[real]} and {user}")
                 taken[real] = user
-                images.check_output(path, overwrite, images.PICTURES if kind == "overlay" else images.LOSSLESS)
+                images.check_output(path, args.overwrite, _formats(kind, args))
+
+
+def _formats(kind: str, args: argparse.Namespace) -> tuple[str, ...]:
+    is_opaque = kind == "overlay" or (kind == "cutout" and args.background)
+    return images.PICTURES if is_opaque else images.LOSSLESS
 
 
 # ---- doing it
 
 
-def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) -> dict[str, Any]:
+def _segment(
+    args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job, backdrop: Backdrop | None
+) -> dict[str, Any]:
     """Predict, write the files, and return what --json prints."""
     from ..images.preprocess import mask_prompt  # MLX, which the checks do without
+    from .edges import cutout, edges_of, mask_and_matte
 
     pixels = images.read(job.path, args.levels) if job.pixels is None else job.pixels
     if pixels.shape[:2] != (job.height, job.width):
@@ -140,27 +165,28 @@ def _segment(args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job) 
     points = args.point + args.negative
     labels = [1] * len(args.point) + [0] * len(args.negative)
     is_click = len(points) == 1 and args.box is None and args.mask is None
+    edges = edges_of(args)
     masks, scores, _ = predictor.predict(
         point_coords=points or None,
         point_labels=labels or None,
         box=args.box,
         mask_input=None if job.mask is None else mask_prompt(job.mask, size),
         multimask_output=args.multimask or is_click,
+        return_logits=True,
     )
     if not np.isfinite(scores).all():
         raise ArithmeticError(f"{job.path}: the model gave no finite score; try --dtype float32")
     best_first = np.argsort(-scores, kind="stable")[: len(masks) if args.multimask else 1]
     entries = []
     for rank, i in enumerate(best_first):
-        mask = masks[i] > 0
+        mask, matte = mask_and_matte(masks[i], pixels, edges, max(size))
         files = {kind: paths[rank] for kind, paths in job.outputs.items()}
         for kind, path in files.items():
             if kind == "overlay":
-                picture, allowed = images.overlay(pixels, mask, points, labels, args.box), images.PICTURES
+                picture = images.overlay(pixels, mask, points, labels, args.box)
             else:
-                picture = images.mask_picture(mask) if kind == "mask" else images.cutout(pixels, mask)
-                allowed = images.LOSSLESS
-            images.write(path, picture, overwrite=args.overwrite, suffixes=allowed)
+                picture = images.mask_picture(matte) if kind == "mask" else cutout(pixels, matte, edges, backdrop)
+            images.write(path, picture, overwrite=args.overwrite, suffixes=_formats(kind, args))
         entries.append(_entry(mask, float(scores[i]), files, with_shapes=args.json))
     return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
 
@@ -195,6 +221,7 @@ def run_prompted(args: argparse.Namespace) -> int:
     try:
         refuse_options(args)
         check_model(args.model, args.revision)
+        backdrop = _backdrop(args)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
         return cli.fail(PROG, error)
@@ -206,7 +233,7 @@ def run_prompted(args: argparse.Namespace) -> int:
     quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
     for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
         try:
-            result = _segment(args, predictor, job)
+            result = _segment(args, predictor, job, backdrop)
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
             code = max(code, cli.fail(PROG, error))  # the other photos are still done
             continue
