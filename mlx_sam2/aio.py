@@ -201,6 +201,8 @@ class AsyncVideoPredictor(_Front[SAM2VideoPredictor]):
     remove_object = _awaited(SAM2VideoPredictor.remove_object)
     lock = _awaited(SAM2VideoPredictor.lock)
     unlock = _awaited(SAM2VideoPredictor.unlock)
+    reference = _awaited(SAM2VideoPredictor.reference)
+    add_reference = _awaited(SAM2VideoPredictor.add_reference)
     propagate_in_video_preflight = _awaited(SAM2VideoPredictor.propagate_in_video_preflight)
 
     async def close(self, inference_state: VideoState) -> None:
@@ -305,6 +307,7 @@ class AsyncVideoStream:
     push = _awaited(VideoStream.push)
     add_new_points_or_box = _awaited(VideoStream.add_new_points_or_box)
     add_new_mask = _awaited(VideoStream.add_new_mask)
+    add_reference = _awaited(VideoStream.add_reference)
     clear_all_prompts = _awaited(VideoStream.clear_all_prompts)
     remove_object = _awaited(VideoStream.remove_object)
     reset = _awaited(VideoStream.reset)

@@ -5,6 +5,7 @@ Signatures are the official ones; the work is done by ``video.state.VideoState``
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import closing
 from typing import Any
@@ -23,6 +24,7 @@ from .utils.video import OfficialVideoAttributes
 from .video.approximations import Approximations
 from .video.feature_cache import FeatureCache
 from .video.memory_bank import ResultStore
+from .video.reference import Reference, add, learn
 from .video.state import Masks, SessionOptions, VideoState
 from .video.stream import VideoStream
 from .video.tracker import Tracker
@@ -256,6 +258,35 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
     def unlock(self, inference_state: VideoState, frame_idx: int, obj_id: Any = None) -> None:
         """Undo ``lock``; nothing happens where nothing is locked. ValueError as there."""
         inference_state.unlock(frame_idx, obj_id)
+
+    # ---- objects from elsewhere
+
+    def reference(self, inference_state: VideoState, obj_id: Any) -> Reference:
+        """What was learned of an object from the frames on which it was prompted, to find it elsewhere.
+
+        ``Reference.save`` keeps it in a file. No official method.
+
+        Raises:
+            ValueError: for an object that does not exist, or has no prompt.
+        """
+        return learn(inference_state, obj_id)
+
+    def add_reference(
+        self, inference_state: VideoState, obj_id: Any, reference: Reference | str | os.PathLike[str]
+    ) -> list[Any]:
+        """Look for an object that was learned elsewhere; further references of one object add up.
+
+        Args:
+            obj_id: a new id makes a new object.
+            reference: from ``reference``, or the path of a file of ``Reference.save``, a stranger's perhaps.
+
+        Returns:
+            The ids of all objects.
+
+        Raises:
+            ValueError: one line, for a reference of another model or size, or a file that holds none.
+        """
+        return add(inference_state, obj_id, reference)
 
     # ---- propagation
 

@@ -297,9 +297,11 @@ class ObjectTrack:
         limit = limit if num_frames is None else min(num_frames, limit)
         pointers, distances = [], []
         for t in chosen:
-            if config.only_obj_ptrs_in_the_past_for_eval and (t < frame_idx if reverse else t > frame_idx):
+            # a reference, below 0, stands before the first frame of a way back too
+            place = num_frames - 1 - t if reverse and t < 0 and num_frames is not None else t
+            if config.only_obj_ptrs_in_the_past_for_eval and (place < frame_idx if reverse else place > frame_idx):
                 continue
-            distance = (frame_idx - t) * (-1 if reverse else 1)
+            distance = (frame_idx - place) * (-1 if reverse else 1)
             pointers.append(self.conditioning[t].memory)
             distances.append(distance if config.use_signed_tpos_enc_to_obj_ptrs else abs(distance))
         for distance in range(1, limit):

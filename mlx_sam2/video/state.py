@@ -338,7 +338,7 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         self.prepare()
         followed = dict(self.tracks)  # an object that comes, or comes again, between two frames is for the next run
         if start is None:
-            start = min(t for track in self.tracks.values() for t in track.conditioning)
+            start = max(0, min(t for track in self.tracks.values() for t in track.conditioning))  # references: below 0
         count = self.num_frames if limit is None else limit
         if reverse:
             frames = range(start, max(start - count, 0) - 1, -1) if start > 0 else range(0)

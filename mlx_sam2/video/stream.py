@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from ..frames.opening import open_source
 from ..frames.source import FrameSource, VideoError, as_frame
 from ..processes import OneProcess
 from .memory_bank import ResultStore
+from .reference import Reference, add
 from .state import Masks, SessionOptions, VideoState
 from .tracker import Tracker
 
@@ -153,6 +155,13 @@ class VideoStream(OneProcess, advice="open it there with predictor.stream", shar
     ) -> Masks:
         """Give the mask of an object, (H, W), by default on the frame that came last. Arguments as above."""
         return self.state.prompt_mask(self._editable_frame(frame_idx, frame), obj_id, mask)
+
+    def add_reference(self, obj_id: Any, reference: Reference | str | os.PathLike[str]) -> list[Any]:
+        """Look for an object that was learned elsewhere, from the next frame on, the first one perhaps.
+
+        Arguments, results and errors as for ``SAM2VideoPredictor.add_reference``.
+        """
+        return add(self.state, obj_id, reference)
 
     def clear_all_prompts(self, obj_id: Any) -> Masks:
         """Remove the prompts of an object on the frame that came last."""
