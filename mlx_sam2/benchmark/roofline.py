@@ -33,6 +33,7 @@ REACHED = {
     "sdpa": 0.76,  # MLX's fused attention with 72 channels on an M3 Ultra
     "mask_unit_attention": 0.70,  # counted, 65 to 76 %: its simdgroup products reach 80 % on an M1 Max
     "memory_attention": 0.70,
+    "axial_memory_attention": 0.60,  # counted: its sums A + B, exponentials and rescaling are a larger share
 }
 # The same with matrix units, in shares of the shader cores: 51 and 50 of 17.8 TFLOP/s in bfloat16 on an M5 Max.
 REACHED_WITH_MATRIX_UNITS = {**REACHED, "Matmul": 2.87, "AddMM": 2.87, "sdpa": 2.81}

@@ -8,6 +8,7 @@ from typing import Any
 
 import mlx.core as mx
 
+from ..kernels.axial_memory_source import COLUMNS
 from ..kernels.memory_attention import QUERIES
 from ..machine import Chip
 
@@ -18,7 +19,9 @@ ELEMENTWISE = {
 }  # fmt: skip
 VIEWS = {"Reshape", "Transpose", "Broadcast", "Slice", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Split"}
 WHOLE = ""  # the name of the part that is all of an array
-HEAVY = {"Matmul", "AddMM", "Convolution", "sdpa", "mask_unit_attention", "memory_attention"}
+ATTENTIONS = ("axial_memory_attention", "memory_attention", "mask_unit_attention", "sdpa")
+KERNELS = (*ATTENTIONS, "axial_rope", "layer_norm", "gelu")  # the first whose name occurs in that of a launch
+HEAVY = {"Matmul", "AddMM", "Convolution", *ATTENTIONS}
 ENTER, LEAVE = "compiled_enter", "compiled_leave"  # marks of a compiled stage, as names of kernels
 
 
@@ -85,9 +88,7 @@ class Arrays:
             if ENTER in arguments[0] or LEAVE in arguments[0]:
                 self._known[outputs[0][0]] = inputs[0][3]
                 return []
-            name = next(
-                (k for k in ("sdpa", "layer_norm", "gelu", *HEAVY, "axial_rope") if k in arguments[0]), "kernel"
-            )
+            name = next((k for k in KERNELS if k in arguments[0]), "kernel")
         copies: list[Step] = []
         if name in HEAVY and name != "Convolution":
             for n, shape, dtype, array in inputs:
@@ -109,6 +110,8 @@ class Arrays:
                 self._known[n].strides = (heads * tokens * dim, dim, heads * dim, 1)
         if name == "memory_attention":  # keys and values, once for every block of queries
             step.beyond = (-(-inputs[0][1][2] // QUERIES) - 1) * (inputs[1][3].touched + inputs[2][3].touched)
+        if name == "axial_memory_attention":
+            step.beyond = _read_again([shape for _, shape, *_ in inputs], [array.touched for *_, array in inputs])
         return [*copies, step]
 
     def _view(self, name: str, arguments: list[Any], source: tuple[Any, ...], outputs: list[Any]) -> list[Step]:
@@ -133,6 +136,17 @@ class Arrays:
                 return [Step("copy", 0, array.reading, {n: size})]
             self._known[n] = _Array(array.root, strides, min(size, array.touched), part)
         return []
+
+
+def _read_again(shapes: list[tuple[int, ...]], touched: list[int]) -> int:
+    """What ``axial_memory_attention`` reads more than once: half of the queries for each column, the rows' products
+    and offsets for each strip of columns, and table, keys and values for each block of queries."""
+    q, rows, offsets, table, keys, values = touched[:6]
+    (_, queries, _), (shared, _, height, _), (columns, *_), (batch, *_) = shapes[0], shapes[1], shapes[3], shapes[4]
+    strips, blocks, each = -(-columns // COLUMNS), -(-queries // QUERIES), batch // shared
+    of_rows = rows + offsets * height // (height + columns)
+    again = each * (columns * q // 2 + strips * of_rows) - q - rows
+    return again + (blocks * batch - 1) * table + (blocks - 1) * (keys + values)
 
 
 def _row_contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -190,6 +204,12 @@ def _flops(name: str, arguments: list[Any], inputs: list[Any], outputs: list[Any
         return 4 * math.prod(shapes[0]) * shapes[1][2]
     if name == "memory_attention":
         return 2 * math.prod(shapes[0][:3]) * shapes[1][2] * (shapes[1][3] + shapes[2][3])
+    if name == "axial_memory_attention":  # scores and values of 8 frames, of which some are empty; and A
+        (_, queries, dim), (columns, width, _), (batch, keys, _) = shapes[0], shapes[3], shapes[4]
+        cells = columns * shapes[1][2]
+        frames, tail = keys // cells, keys % cells
+        computed = -(-frames // 8) * 8 * cells + -(-tail // 32) * 32
+        return batch * queries * width * (4 * computed + dim * columns)
     if name == "mask_unit_attention":  # ..._<dtype>_D_WINDOW_STRIDE_...
         window = int(arguments[0].split("float16_t_" if "float16_t_" in arguments[0] else "float_", 1)[1].split("_")[1])
         return 4 * size * window**2

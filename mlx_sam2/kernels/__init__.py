@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 from .attention import attend
+from .axial_memory_attention import axial_memory_attention, expand_bias
 from .axial_rope import axial_rope
 from .mask_unit_attention import mask_unit_attention
 from .memory_attention import global_attention, memory_attention
@@ -15,7 +16,9 @@ from .shifted_layer_norm import shifted_layer_norm
 
 __all__ = [
     "attend",
+    "axial_memory_attention",
     "axial_rope",
+    "expand_bias",
     "global_attention",
     "mask_unit_attention",
     "memory_attention",

@@ -55,7 +55,7 @@ SOURCE = """
 
 
 @lru_cache(maxsize=16)
-def _angles(count: int, dim: int, theta: float) -> np.ndarray:
+def axis_angles(count: int, dim: int, theta: float) -> np.ndarray:
     """Angles along one axis, (count, D / 4): position times frequency."""
     frequency = 1.0 / np.float32(theta) ** (np.arange(0, dim, 4, dtype=np.float32) / np.float32(dim))
     return np.arange(count, dtype=np.float32)[:, None] * frequency
@@ -65,8 +65,8 @@ def _angles(count: int, dim: int, theta: float) -> np.ndarray:
 def _rotation_table(height: int, width: int, dim: int, theta: float) -> tuple[mx.array, mx.array]:
     """Cosine and sine of every angle, (height * width, D / 2): first those that turn with x, then with y."""
     shape = (height, width, dim // 4)
-    angle_x = np.broadcast_to(_angles(width, dim, theta)[None], shape)
-    angle_y = np.broadcast_to(_angles(height, dim, theta)[:, None], shape)
+    angle_x = np.broadcast_to(axis_angles(width, dim, theta)[None], shape)
+    angle_y = np.broadcast_to(axis_angles(height, dim, theta)[:, None], shape)
     angle = np.concatenate([angle_x, angle_y], axis=-1).reshape(height * width, dim // 2)
     return mx.array(np.cos(angle)), mx.array(np.sin(angle))
 
@@ -114,7 +114,7 @@ def axial_rope_kernel(x: mx.array, height: int, width: int, theta: float, num_ta
 
 def _cos_sin(count: int, dim: int, theta: float) -> np.ndarray:
     """(count, D / 4, 2): cosine and sine beside each other."""
-    angle = _angles(count, dim, theta)
+    angle = axis_angles(count, dim, theta)
     return np.stack([np.cos(angle), np.sin(angle)], axis=-1)
 
 

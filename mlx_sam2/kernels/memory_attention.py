@@ -240,12 +240,21 @@ def memory_attention_kernel(
         output_shapes=[(splits, b, heads, n, value_dim), (splits, b, heads, n, 1)],
         output_dtypes=[dtype, mx.float32],
     )
+    return merge_parts(out, weight, q.dtype)
+
+
+def merge_parts(out: mx.array, weight: mx.array, dtype: mx.Dtype) -> mx.array:
+    """Join results over parts of the keys, (parts, B, heads, N, Dv) with a weight (..., 1), into (B, heads, N, Dv).
+
+    The weight is the logarithm to base 2 of the sum of a part's exponentials.
+    """
+    splits = len(out)
     if splits == 1:
         return out.squeeze(0)
-    share = mx.softmax(weight * math.log(2), axis=0)  # of each part of the keys, (splits, B, heads, N, 1)
+    share = mx.softmax(weight * math.log(2), axis=0)  # of each part of the keys, (parts, B, heads, N, 1)
     # not sum(): under mx.compile a chain of elementwise operations on views is one launch
     parts = [a * b for a, b in zip(mx.split(out, splits), mx.split(share, splits), strict=True)]
-    return reduce(operator.add, parts).squeeze(0).astype(q.dtype)
+    return reduce(operator.add, parts).squeeze(0).astype(dtype)
 
 
 def _supports(q: mx.array, k: mx.array, v: mx.array, bias: mx.array | None = None) -> bool:

@@ -8,7 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import MemoryConfig, MemoryEncoderConfig
-from ..kernels import axial_rope, memory_attention
+from ..kernels import axial_memory_attention, axial_rope, expand_bias, memory_attention
 from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, split_heads
 from .position_encoding import sine_position_encoding
 
@@ -35,12 +35,19 @@ class RoPEAttention(Attention):
     ) -> mx.array:
         """q (B or 1, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
 
-        With ``pooling`` above 1 the keys are averaged after their rotation; ``v`` and ``bias`` are given pooled.
+        With ``pooling`` above 1 the keys are averaged after their rotation; ``v`` is given pooled. ``bias`` is
+        (B, frames + num_tail).
         """
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
+        if self.num_heads == 1 and pooling == 1 and _is_narrow(self.k_proj):
+            weight, offset = self.k_proj.weight, self.k_proj.bias
+            return self._project(
+                axial_memory_attention(q.squeeze(1), k, v, weight, offset, grid, self._theta, num_tail, bias)
+            )
         k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
         k = pool_cells(k, grid, num_tail, pooling)
         q = mx.broadcast_to(q, (len(k), *q.shape[1:]))
+        bias = expand_bias(bias, num_tail, grid[0] * grid[1] // pooling**2)
         if self.num_heads > 1:
             v = split_heads(self.v_proj(v), self.num_heads)
             return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
@@ -54,6 +61,11 @@ class RoPEAttention(Attention):
         if not (type(first) is type(second) is nn.Linear):  # quantised
             return second(first(x))
         return mx.addmm(second(first.bias), x, (second.weight @ first.weight).T)
+
+
+def _is_narrow(layer: nn.Module) -> bool:
+    """Whether a layer widens its input, as the projection of memories does, and is a linear layer as it was built."""
+    return type(layer) is nn.Linear and layer.weight.shape[1] < layer.weight.shape[0]
 
 
 def pool_cells(x: mx.array, grid: tuple[int, int], num_tail: int, pooling: int) -> mx.array:
@@ -146,22 +158,28 @@ class MemoryAttention(nn.Module):
         if self._config.pos_enc_at_input:
             x = x + POSITION_SCALE * position
         values = pool_cells(values, (h, w), num_tail, pooling)
-        bias = _key_bias(present, values, num_tail, h * w // pooling**2, pooling)
+        bias = _memory_bias(present, pooling, values.shape, num_tail, h * w)
         for layer in self.layers:
             x = layer(x, position, keys, values, (h, w), num_tail, bias, pooling)
         return self.norm(x).reshape(-1, h, w, c)
 
 
-def _key_bias(present: mx.array | None, keys: mx.array, num_tail: int, cells: int, pooling: int) -> mx.array | None:
-    """A bias for the scores of keys (B, Nk, M): (B, Nk) float32, -inf for padding. None if all are 0."""
-    b, n, _ = keys.shape
+def _memory_bias(
+    present: mx.array | None, pooling: int, shape: tuple[int, ...], num_tail: int, cells: int
+) -> mx.array | None:
+    """A bias for the scores of each frame and each token of the tail, (B, T + num_tail) float32, -inf for padding.
+
+    ``shape`` is that of the pooled values, (B, Nk, M). None if all are 0.
+    """
     if present is None and pooling == 1:
         return None
+    frames = (shape[1] - num_tail) // (cells // pooling**2)
     if present is None:
-        present = mx.ones((b, (n - num_tail) // cells + num_tail), mx.bool_)
+        present = mx.ones((shape[0], frames + num_tail), mx.bool_)
     bias = mx.where(present, 0.0, -math.inf)
-    frames = bias[:, : present.shape[1] - num_tail] + math.log(pooling**2)
-    return mx.concatenate([mx.repeat(frames, cells, axis=1), bias[:, present.shape[1] - num_tail :]], axis=1)
+    if pooling == 1:
+        return bias
+    return mx.concatenate([bias[:, :frames] + math.log(pooling**2), bias[:, frames:]], axis=1)
 
 
 class MaskDownSampler(nn.Module):

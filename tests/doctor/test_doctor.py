@@ -39,6 +39,7 @@ def test_text() -> None:
     blocks = 12
     layers, early, padded, four, four_padded = 4, 4, 4, 4 + 6, 4  # four objects share their first self-attention
     expected = {
+        "axial_memory_attention": 5 * layers,
         "axial_rope": 4 * layers + early,
         "memory_attention": 2 * layers + early + padded + four + four_padded,
         "mask_unit_attention": blocks - 3,

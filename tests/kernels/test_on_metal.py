@@ -46,7 +46,7 @@ def test_every_case(op: Op, dtype: str) -> None:
         args = make_arguments(case, metal.NAMES[dtype])
         if op.supports(*args):
             difference = relative_difference(op(*args), exact_reference(op, args))
-            assert difference <= metal.RELATIVE[metal.NAMES[dtype]], case
+            assert difference <= metal.allowed(op, metal.NAMES[dtype]), case
 
 
 @pytest.mark.parametrize("compiled", [False, True])

@@ -83,6 +83,9 @@ def test_the_variants_are_the_known_ones() -> None:
         for keys in ("split", "whole")
         for biased in biases
     }
+    assert found["axial_memory_attention"] == {
+        f"float16 D=256 M=64 columns {columns}{biased}" for columns in ("split", "whole") for biased in ("", " biased")
+    }
     assert len(found["shifted_layer_norm"]) == 12
     assert len(found["mask_unit_attention"]) == 20
     assert found["axial_rope"] == {"float16 D=256"}
