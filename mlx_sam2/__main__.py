@@ -11,6 +11,7 @@ from . import __version__, cli
 COMMANDS = {
     "segment": "masks of objects in photos: a click, a box, or everything",
     "track": "masks of objects through a video",
+    "datasets": "COCO, YOLO, VOC, DAVIS, Label Studio, CVAT: check and convert data sets of masks",
     "app": "both in the browser, on this machine (pip install 'mlx-sam2[app]')",
     "convert": "checkpoints to a folder for MLX, and back; publish and verify them",
     "doctor": "check this machine, and choose the faster kernels",

@@ -223,7 +223,7 @@ def test_import_is_light() -> None:
     assert done.stderr.split() == ["LOADED"]
 
 
-@pytest.mark.parametrize("command", [*COMMANDS, "app", ""])
+@pytest.mark.parametrize("command", [*COMMANDS, "datasets", "app", ""])
 def test_help_is_light(command: str) -> None:
     module = f"mlx_sam2.{command}".rstrip(".")
     run = f"import runpy; sys.argv[1:] = ['--help']; runpy.run_module({module!r}, run_name='__main__')"

@@ -10,35 +10,49 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .checking import Report, check
+    from .command import main
+    from .formats import open_writer, write_dataset
     from .items import Dataset, DatasetError, DatasetObject, Item
     from .masks import Mask, PictureMask, PolygonMask, RleMask
     from .opening import open_dataset
+    from .sink import DatasetSink
+    from .writing import WriteOptions
 
 _ROOMS = {
     "Dataset": "items",
     "DatasetError": "items",
     "DatasetObject": "items",
+    "DatasetSink": "sink",
     "Item": "items",
     "Mask": "masks",
     "PictureMask": "masks",
     "PolygonMask": "masks",
     "Report": "checking",
     "RleMask": "masks",
+    "WriteOptions": "writing",
     "check": "checking",
+    "main": "command",
     "open_dataset": "opening",
+    "open_writer": "formats",
+    "write_dataset": "formats",
 }
 __all__ = [
     "Dataset",
     "DatasetError",
     "DatasetObject",
+    "DatasetSink",
     "Item",
     "Mask",
     "PictureMask",
     "PolygonMask",
     "Report",
     "RleMask",
+    "WriteOptions",
     "check",
+    "main",
     "open_dataset",
+    "open_writer",
+    "write_dataset",
 ]
 
 if not TYPE_CHECKING:  # so that --help of the command loads no numpy

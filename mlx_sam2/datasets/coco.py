@@ -63,17 +63,19 @@ def read_coco(path: Path, value: Json, format_name: str, photos: Path | None = N
     for key, entry in entries.items():
         size = rle_size_of(entry, f"{path}: {brief(key)}")
         found = files[key]
-        frames: Frames = NoFrames(len(found), size, [Path(name).stem for name in found])
+        stems = [Path(name).stem for name in found]
+        stems = stems if len({*stems}) == len(stems) else [f"{i:05d}" for i in range(len(stems))]
+        frames: Frames = NoFrames(len(found), size, stems)
         if folder is not None:
-            frames = FileFrames([folder / name for name in found], size)
-        name = _name(found, is_video)
+            frames = FileFrames([folder / name for name in found], size, names=stems)
+        name = _name(found, is_video, key)
         items.append(
             Item(
                 name, frames, is_video, tuple(range(len(found))), partial(load, of[key], size, names, len(found), name)
             )
         )
     notes = [] if folder is not None else [f"{path}: its photos were not found beside it: only the masks can be used"]
-    return Dataset(path, format_name, _unique(items), tuple(names.values()) or (CLASS,), tuple(notes))
+    return Dataset(path, format_name, unique_items(items), tuple(names.values()) or (CLASS,), tuple(notes))
 
 
 def _by_id(value: Any, where: str) -> dict[Any, Json]:
@@ -95,7 +97,7 @@ def _classes(path: Path, value: Any) -> dict[Any, str]:
 
 def _files(entry: Json, where: str) -> list[str]:
     """The files of a photo or a video, checked."""
-    names = entry.get("file_names") or entry.get("file_name")
+    names = entry.get("file_names", entry.get("file_name"))
     if names is None and isinstance(url := entry.get("coco_url"), str):  # LVIS: .../train2017/000000391895.jpg
         names = "/".join(url.split("/")[-2:])
     names = names if isinstance(names, list) else [names]
@@ -128,13 +130,17 @@ def _find_photos(path: Path, names: Sequence[str]) -> Path | None:
     return next((place for place in places for name in names if (place / name).is_file()), None)
 
 
-def _name(files: Sequence[str], is_video: bool) -> str:
-    if not is_video:
-        return files[0][: len(files[0]) - len(Path(files[0]).suffix)]
-    return Path(files[0]).parent.as_posix() if len(Path(files[0]).parts) > 1 else Path(files[0]).stem
+def _name(files: Sequence[str], is_video: bool, number: Any) -> str:
+    """The name of a photo, or of a video: of the folder of its frames."""
+    if not files:
+        return str(number)
+    path = Path(files[0].removeprefix("images/"))
+    if is_video and len(path.parts) > 1:
+        return path.parent.as_posix()
+    return path.with_suffix("").as_posix()
 
 
-def _unique(items: list[Item]) -> list[Item]:
+def unique_items(items: list[Item]) -> list[Item]:
     """Items with names that differ: a number is added to a name that was there before."""
     taken: set[str] = set()
     for item in items:

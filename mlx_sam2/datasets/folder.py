@@ -7,6 +7,7 @@ images/NAME.jpg   masks/NAME.png                 one object in white, or object 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -33,9 +34,14 @@ def _pair(root: Path) -> tuple[Path, Path] | None:
     for images, masks in PAIRS:
         if (root / images).is_dir() and (root / masks).is_dir():
             inner = entries(root / masks)
-            if any(Path(entry.name).suffix.lower() in MASKS or entry.is_dir() for entry in inner):
+            inner += [found for entry in inner if entry.is_dir() for found in entries(Path(entry.path))]
+            if any(map(_is_mask, inner)):
                 return root / images, root / masks
     return None
+
+
+def _is_mask(entry: os.DirEntry[str]) -> bool:
+    return Path(entry.name).suffix.lower() in MASKS
 
 
 def read_folder(root: Path) -> Dataset:

@@ -35,6 +35,11 @@ class Frames:
     def path(self, i: int) -> Path | None:
         return None
 
+    def has_pixels(self, i: int) -> bool:
+        """Whether frame `i` is there to be read."""
+        path = self.path(i)
+        return path is None or path.is_file()
+
     def where(self, i: int) -> str:
         """Frame `i` in messages."""
         return str(self.path(i) or f"frame {i}")
@@ -145,6 +150,9 @@ class NoFrames(Frames):
 
     def name(self, i: int) -> str:
         return self._names[i] if self._names else super().name(i)
+
+    def has_pixels(self, i: int) -> bool:
+        return False
 
     def read(self, i: int) -> np.ndarray:
         raise DatasetError(f"the data set holds no pixels of frame {self.name(i)}: only its masks can be used")

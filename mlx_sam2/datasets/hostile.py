@@ -31,6 +31,14 @@ def _no_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no number in JSON")
 
 
+def read_text(path: Path, most: int) -> str:
+    """A text file in UTF-8. DatasetError: it cannot be read, is none, or has more than `most` bytes."""
+    try:
+        return _bytes(path, most).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{path} is no text in UTF-8") from None
+
+
 def read_xml(path: Path, most: int = MAX_XML) -> Element:
     """The root of an XML file.
 

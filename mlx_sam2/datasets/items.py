@@ -90,6 +90,10 @@ class Item:
             )
         return pixels
 
+    def has_pixels(self, i: int) -> bool:
+        """Whether frame `i` is there to be read."""
+        return self.frames.has_pixels(i)
+
     def masks(self, i: int) -> dict[int, Mask]:
         """Object id -> mask on frame `i`."""
         return {found.id: found.masks[i] for found in self.objects if i in found.masks}

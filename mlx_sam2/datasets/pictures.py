@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -84,18 +86,29 @@ def picture_size(path: Path) -> tuple[int, int]:
     Raises:
         DatasetError: there is none, or it cannot be read.
     """
+    with _header(path) as (image, turn):
+        width, height = image.size
+        return (width, height) if turn >= 5 else (height, width)
+
+
+def is_upright(path: Path) -> bool:
+    """Whether a photo is shown as it is stored: no EXIF orientation turns it. DatasetError as ``picture_size``."""
+    with _header(path) as (_, turn):
+        return turn == 1
+
+
+@contextmanager
+def _header(path: Path) -> Iterator[tuple[Image.Image, int]]:
+    """A photo whose pixels are not decoded, and its EXIF orientation."""
     try:
         with open_file(path) as file:
-            head = file.read(512)
-            if containers.is_heic(head):
-                height, width = decode(file, str(path)).pixels.shape[:2]
-                return height, width
+            if containers.is_heic(file.read(512)):
+                yield Image.fromarray(decode(file, str(path)).pixels), 1
+                return
             file.seek(0)
             with Image.open(file) as image:
                 check_size(image.height, image.width, str(path))
-                width, height = image.size
-                turned = containers.orientation(file, image.info, image.format) >= 5
-                return (width, height) if turned else (height, width)
+                yield image, containers.orientation(file, image.info, image.format)
     except ImageError as error:
         raise DatasetError(str(error)) from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:

@@ -38,7 +38,7 @@ def recognise(root: Path) -> str | None:
                 return "sav"
             if not (root / frames).is_dir():
                 continue
-            if any((root / name).is_file() for name in META):
+            if frames == "JPEGImages/" and any((root / name).is_file() for name in META):
                 return "ytvos"
             return "davis"
     return None
