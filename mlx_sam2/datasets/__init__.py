@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .checking import Report, check
     from .command import main
     from .formats import open_writer, write_dataset
+    from .frames import photo_item
     from .items import Dataset, DatasetError, DatasetObject, Item
     from .masks import Mask, PictureMask, PolygonMask, RleMask
     from .opening import open_dataset
@@ -34,6 +35,7 @@ _ROOMS = {
     "main": "command",
     "open_dataset": "opening",
     "open_writer": "formats",
+    "photo_item": "frames",
     "write_dataset": "formats",
 }
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "main",
     "open_dataset",
     "open_writer",
+    "photo_item",
     "write_dataset",
 ]
 

@@ -12,7 +12,7 @@ import numpy as np
 from .. import images
 from ..frames.opening import open_source
 from ..frames.source import FolderSource, FrameSource, SequenceSource, VideoError
-from .items import DatasetError
+from .items import DatasetError, DatasetObject, Item
 from .pictures import picture_size
 
 PHOTOS = (".jpg", ".jpeg", ".png", ".webp", ".tif", ".tiff", ".bmp", ".gif", ".avif", ".jp2", ".ppm", ".heic", ".heif")
@@ -94,6 +94,13 @@ class FileFrames(Frames):
 
     def source(self) -> FrameSource:
         return FolderSource(self.folder) if self.folder else super().source()
+
+
+def photo_item(
+    path: Path, objects: Sequence[DatasetObject], name: str | None = None, size: tuple[int, int] | None = None
+) -> Item:
+    """A photo and its objects as an item, to be written. Its name is that of the file unless given."""
+    return Item(name or path.stem, FileFrames([path], size), False, (0,), lambda: objects)
 
 
 class FilmFrames(Frames):

@@ -21,6 +21,7 @@ COMMANDS = {  # the page that has all options of a command
     "track": "video",
     "convert": "convert",
     "doctor": "doctor",
+    "datasets": "datasets",
     "app": "app",
     "benchmark": "performance",
     "export": "apps",
