@@ -11,6 +11,7 @@ from .. import cli
 from ..cli import UsageError
 from . import options
 from .options import PROG
+from .references import add_references
 
 DESCRIPTION = "Follow what points, boxes or masks pick out through a video, with SAM 2."
 EPILOG = """\
@@ -61,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     ):
         prompts.add_argument(flag, type=kind, action="append", default=[], metavar=form, help=text)
     prompts.add_argument("--prompts", type=Path, metavar="FILE.json", help="prompts in a file, see below")
+    add_references(parser)
     run = parser.add_argument_group("which frames")
     run.add_argument("--start", type=cli.number(int, 0), metavar="T", help="the first frame to track")
     run.add_argument("--frames", type=cli.number(int, 1), metavar="N", help="how many frames to track; default: all")

@@ -33,7 +33,7 @@ def run_davis(args: argparse.Namespace) -> int:
     Raises:
         UsageError, VideoError: one line.
     """
-    foreign = ("video", "point", "negative", "box", "mask", "prompts", "everything")
+    foreign = ("video", "point", "negative", "box", "mask", "prompts", "reference", "save_reference", "everything")
     foreign += ("start", "frames", "reverse", "overlay")
     for name in foreign:
         value = getattr(args, name)

@@ -11,6 +11,7 @@ from ..cli import UsageError
 from ..masks.scores import ObjectScores
 from .options import FOLLOW, MAX_OBJECT
 from .prompts import ObjectPrompt
+from .references import ObjectFile, save_references
 from .run import Plan, Progress, TrackedFrame, give_prompts, is_live
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from ..sam2_video_predictor import SAM2VideoPredictor
 
 
-def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt]) -> None:
+def refuse_numbers(args: argparse.Namespace, prompts: Sequence[ObjectPrompt | ObjectFile]) -> None:
     """Refuse prompts for objects with numbers above --max-objects."""
     limit = _limit(args)
     highest = max((prompt.object for prompt in prompts), default=0)
@@ -52,6 +53,7 @@ def track_all(
     with predictor.stream(source) if is_live(source) else predictor.init_state(source, memory=args.memory) as video:
         if not is_live(source):
             give_prompts(predictor, video, plan)
+            save_references(predictor, video, plan.to_save, plan.overwrite)
             follow["start"] = plan.start
         progress.note = "; nothing was found: lower --pred-iou or --stability"
         for frame in track_everything(predictor, video, generator, **follow):

@@ -45,18 +45,18 @@ def box_flag(text: str) -> Item:
 
 
 def mask_flag(text: str) -> Item:
-    value, obj, frame = _split(text)
+    value, obj, frame = split_prompt(text)
     if not value:
         raise argparse.ArgumentTypeError(f"{text!r} is not [object:]FILE[@frame]")
     return Item("mask", Path(value), obj, frame, f"--mask {text}")
 
 
 def _coordinates_flag(kind: str, count: int, form: str, text: str) -> Item:
-    value, obj, frame = _split(text)
+    value, obj, frame = split_prompt(text)
     return Item(kind, parse_numbers(value, count, form), obj, frame, f"--{kind} {text}")
 
 
-def _split(text: str) -> tuple[str, int | None, int | None]:
+def split_prompt(text: str) -> tuple[str, int | None, int | None]:
     """ "2:10,20@5" -> ("10,20", 2, 5); digits alone make an object or a frame, so that file names may hold : and @."""
     obj, value, frame = re.fullmatch(r"(?:(\d+):)?(.*?)(?:@(\d+))?", text, re.ASCII | re.DOTALL).groups()
     if obj is not None and not 1 <= int(obj) <= MAX_OBJECT:

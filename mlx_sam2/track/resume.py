@@ -35,6 +35,7 @@ def resume_arguments(
         words = [args.video, *_everything_words(args, plan, source, outputs, progress)]
     else:
         words = [args.video, *_prompt_words(plan, source, outputs, last)]
+    words += [word for file in plan.references for word in ("--reference", str(file))]
     words += ["--start", str(start)]
     words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []

@@ -18,6 +18,7 @@ import numpy as np
 from .. import cli
 from ..cli import UsageError
 from .options import approximations
+from .references import ObjectFile, give_references, save_references
 
 if TYPE_CHECKING:
     from ..frames.sinks import FrameSink
@@ -38,6 +39,9 @@ class Plan:
     start: int
     count: int | None
     reverse: bool
+    references: Sequence[ObjectFile] = ()  # objects that were learned elsewhere
+    to_save: Sequence[ObjectFile] = ()  # references to write
+    overwrite: bool = False  # of those
 
 
 def is_live(source: FrameSource) -> bool:
@@ -66,6 +70,9 @@ class TrackedFrame:
 
 
 def give_prompts(predictor: SAM2VideoPredictor, state: VideoState, plan: Plan) -> None:
+    """Give the session its prompts. Features of prompted frames are kept: they are all that a run needs twice."""
+    predictor.feature_cache.limit(len({prompt.frame for prompt in plan.prompts}), predictor.model)
+    give_references(predictor, state, plan.references)
     for prompt in plan.prompts:
         prompt.give(
             partial(predictor.add_new_mask, state, prompt.frame),
@@ -79,6 +86,7 @@ def track_session(
     """Track a video that can be read at random."""
     with predictor.init_state(source, memory=memory) as state:
         give_prompts(predictor, state, plan)
+        save_references(predictor, state, plan.to_save, plan.overwrite)
         for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
             masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
             yield TrackedFrame(t, state.frame(t), masks, state.scores(t), source.time(t))
@@ -87,6 +95,7 @@ def track_session(
 def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
     """Track frames as they come, from the first prompt on. A prompt is given when its frame has come."""
     with predictor.stream(source) as stream:
+        give_references(predictor, stream.state, plan.references)
         for t, ids, logits in stream:
             for prompt in plan.prompts:
                 if prompt.frame == t:

@@ -19,6 +19,7 @@ from ..frames.source import FrameSource, VideoError
 from . import prompts as track_prompts
 from .everything import refuse_numbers, track_all
 from .options import PROG
+from .references import check_references
 from .resume import resume_arguments
 from .run import (
     Plan,
@@ -43,28 +44,33 @@ def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
     """
     items = [*args.point, *args.negative, *args.box, *args.mask]
     items += track_prompts.read_prompts_file(args.prompts) if args.prompts else []
-    if not items and not args.everything:
-        forms = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE.json or --everything"
+    if not items and not args.everything and not args.reference:
+        forms = "--point X,Y, --box X0,Y0,X1,Y1, --mask PNG, --prompts FILE.json, --reference FILE or --everything"
         raise UsageError(f"nothing to follow: give {forms}")
     if is_live(source):
         if args.reverse or args.start is not None or args.memory != "disk":
             raise UsageError(f"{source.name} is live: --reverse, --start and --memory need a video file or a folder")
-        if items and args.everything:
+        if (items or args.reference) and args.everything:
             raise UsageError(f"{source.name} is live: prompts do not go with --everything there")
         prompts = track_prompts.gather(items, 0, None, (source.height, source.width))
-        return Plan(prompts, prompts[0].frame if prompts else 0, args.frames, False)
+        check_references(args, prompts, live=True)
+        first = prompts[0].frame if prompts and not args.reference else 0
+        return Plan(prompts, first, args.frames, False, args.reference)
     n = source.num_frames
     if args.start is not None and args.start >= n:
         raise UsageError(f"--start {args.start}: frame {args.start} does not exist; the video has frames 0 to {n - 1}")
     default = args.start if args.start is not None else n - 1 if args.reverse else 0
     prompts = track_prompts.gather(items, default, n, (source.height, source.width))
-    refuse_numbers(args, prompts)
+    refuse_numbers(args, [*prompts, *args.reference])
+    check_references(args, prompts, live=False)
     prompted = [0] if args.everything else [prompt.frame for prompt in prompts]
+    prompted += [n - 1 if args.reverse else 0] if args.reference else []
     start = args.start if args.start is not None else max(prompted) if args.reverse else min(prompted)
     if args.reverse and start == 0:
         raise UsageError("--reverse from frame 0: there is no frame before it; give --start or prompt a later frame")
     left = start + 1 if args.reverse else n - start
-    return Plan(prompts, start, min(args.frames or left, left), args.reverse)
+    references = {"references": args.reference, "to_save": args.save_reference, "overwrite": args.overwrite}
+    return Plan(prompts, start, min(args.frames or left, left), args.reverse, **references)
 
 
 def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:

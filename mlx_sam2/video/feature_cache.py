@@ -84,6 +84,11 @@ class FeatureCache:
     def session(self) -> SessionFeatures:
         return SessionFeatures(self, next(self._numbers))
 
+    def limit(self, frames: int, model: SAM2) -> None:
+        """Keep no more than a number of frames from now on."""
+        numbers = self._dtype or model.dtype
+        self.budget = min(self.budget, frames * frame_bytes(model.config, numbers.size))
+
     # ---- for SessionFeatures
 
     def get(self, key: Key, model: SAM2) -> ImageFeatures | None:
