@@ -80,6 +80,14 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PNG",
         help="a rough mask, white on black or in its alpha channel, of the photo's size, or square",
     )
+    prompts.add_argument(
+        "--reference",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="what `track --save-reference` wrote: that object in each photo; IMAGE may be a folder (repeatable)",
+    )
     prompts.add_argument("--multimask", action="store_true", help="write all three masks, best first, as NAME_1, ...")
     add_options(parser)
     cli.add_model_options(parser)

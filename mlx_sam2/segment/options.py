@@ -46,12 +46,15 @@ def refuse_options(args: argparse.Namespace) -> None:
         UsageError: one line.
     """
     if args.everything:
-        for name in ("point", "negative", "box", "mask", "multimask", "cutout", "background"):
+        for name in ("point", "negative", "box", "mask", "reference", "multimask", "cutout", "background"):
             if getattr(args, name):
                 raise UsageError(f"--everything finds all masks by itself: --{name} does not go with it")
         if words := cli.edge_words(args):
             raise UsageError(f"{words[0].partition('=')[0]} needs prompts: --everything writes masks as they are found")
         return
+    for name in ("point", "negative", "box", "mask", "multimask") if args.reference else ():
+        if getattr(args, name):
+            raise UsageError(f"--reference says by itself what to look for: --{name} does not go with it")
     values = [(f"--{flag}", getattr(args, name)) for flag, name, *_ in OPTIONS]
     values = [(flag, value) for flag, value in values if flag != "--min-area"]  # of edges, too
     for flag, value in [*values, ("--m2m", args.use_m2m), ("--coco", args.coco), ("--merge", args.merge)]:

@@ -23,9 +23,11 @@ from ..masks.boxes import mask_to_bbox
 from ..masks.polygons import mask_to_polygons
 from ..masks.rle import mask_to_rle
 from .options import PROG, refuse_options
+from .outputs import find_photos
 
 if TYPE_CHECKING:
     from ..sam2_image_predictor import SAM2ImagePredictor
+    from .references import ReferencePredictor
 
 
 # ---- what is to be done
@@ -49,8 +51,11 @@ def _plan(args: argparse.Namespace) -> list[Job]:
     Raises:
         UsageError, ImageError: one line.
     """
-    if not (args.point or args.negative or args.box or args.mask):
-        raise UsageError("nothing to look for: give --point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask)")
+    if not (args.point or args.negative or args.box or args.mask or args.reference):
+        forms = "--point X,Y or --box X0,Y0,X1,Y1 (or --negative, --mask, --reference)"
+        raise UsageError(f"nothing to look for: give {forms}")
+    if args.reference:
+        _take_folders(args)
     jobs = []
     for path in args.images:
         with images.open_file(path) as file:
@@ -68,6 +73,16 @@ def _plan(args: argparse.Namespace) -> list[Job]:
             _check_mask(args.mask, mask, job)
             job.mask = mask
     return jobs
+
+
+def _take_folders(args: argparse.Namespace) -> None:
+    """With --reference: let photos stand for the folders that hold them, and check the references' files."""
+    for path in args.reference:
+        if not path.is_file():
+            raise UsageError(f"--reference {path}: there is no such file")
+    if any(map(os.path.isdir, args.images)) and not (args.output or args.overlay or args.cutout or args.json):
+        raise UsageError("where to? for a folder give --output FOLDER, --overlay FOLDER, --cutout FOLDER or --json")
+    args.images = [photo.path for photo in find_photos(args.images)]
 
 
 def _check_prompts(args: argparse.Namespace, job: Job) -> None:
@@ -151,7 +166,7 @@ def _formats(kind: str, args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _segment(
-    args: argparse.Namespace, predictor: SAM2ImagePredictor, job: Job, backdrop: Backdrop | None
+    args: argparse.Namespace, predictor: SAM2ImagePredictor | ReferencePredictor, job: Job, backdrop: Backdrop | None
 ) -> dict[str, Any]:
     """Predict, write the files, and return what --json prints."""
     from ..images.preprocess import mask_prompt  # MLX, which the checks do without
@@ -209,7 +224,11 @@ def _line(result: dict[str, Any]) -> str:
     )
 
 
-def load_predictor(args: argparse.Namespace) -> SAM2ImagePredictor:
+def load_predictor(args: argparse.Namespace) -> SAM2ImagePredictor | ReferencePredictor:
+    if args.reference:
+        from .references import ReferencePredictor
+
+        return ReferencePredictor.load(args)
     from ..sam2_image_predictor import SAM2ImagePredictor
 
     options = {"dtype": args.dtype, "revision": args.revision, **cli.weights_key(args), **cli.image_size(args)}
