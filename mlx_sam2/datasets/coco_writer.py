@@ -6,12 +6,13 @@ import json
 from collections import Counter
 from typing import Any
 
+from ..files import make_folder
 from ..masks.rle import rle_area, rle_to_bbox
 from .items import Item
 from .masks import Mask
 from .writing import Writer, outlines
 
-NAME = "annotations.json"  # in a folder
+NAME = "annotations/instances.json"  # in a folder, beside images/
 
 
 class _JsonWriter(Writer):
@@ -19,6 +20,7 @@ class _JsonWriter(Writer):
 
     def finish(self) -> None:
         path = self.out if self.is_file else self.out / NAME
+        make_folder(path.parent)
         with open(path, "w", encoding="utf-8") as file:
             json.dump(self._value(), file, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
@@ -52,9 +54,9 @@ class CocoWriter(_JsonWriter):
         first = {found.id: len(self._annotations) + k for k, found in enumerate(item.objects, 1)}
         for part in self.parts(item):
             suffix = self.copy_frame(item, part.index, self.out / "images" / part.name)
-            file_name = f"{part.name}{suffix}" if self.is_file else f"images/{part.name}{suffix}"
+            file_name = f"{part.name}{suffix}"
             image = {"id": len(self._images) + 1, "file_name": file_name, "height": height, "width": width}
-            self._images.append({**image, **self._image_fields(image["file_name"])})
+            self._images.append({**image, **self._image_fields(file_name)})
             for found in item.objects:
                 if part.index not in found.masks:
                     continue
@@ -114,7 +116,7 @@ class CocoVideoWriter(_JsonWriter):
         for i in item.keyframes:
             frame = f"{name}/{item.frames.name(i) if item.is_video else '00000'}"
             suffix = self.copy_frame(item, i, self.out / "images" / frame)
-            files.append(f"{frame}{suffix}" if self.is_file else f"images/{frame}{suffix}")
+            files.append(f"{frame}{suffix}")
         number = len(self._videos) + 1
         video = {"id": number, "name": name, "file_names": files, "length": len(files)}
         self._videos.append({**video, "height": height, "width": width})
