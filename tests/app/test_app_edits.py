@@ -16,6 +16,7 @@ from app_machine import (
     HEIGHT,
     SLOW,
     WIDTH,
+    Brake,
     Listener,
     Machine,
     all_of,
@@ -193,7 +194,8 @@ def test_tracking_itself_can_be_undone(machine: Machine, tracked: str) -> None:
 
 
 @pytest.mark.slow
-def test_a_click_while_objects_are_followed_is_undone_alone(machine: Machine) -> None:
+def test_a_click_while_objects_are_followed_is_undone_alone(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    brake = Brake(monkeypatch, 3)
     frames = [*frames_of_clip(4)] * 10
     session = machine.client.post("/api/sessions", files=form(frames)).json()["id"]
     machine.prompt(session, 1, 0, points=[A])
@@ -202,6 +204,7 @@ def test_a_click_while_objects_are_followed_is_undone_alone(machine: Machine) ->
     machine.prompt(session, 2, 0, points=[B])  # frame 0 has been tracked already
     assert machine.job(session, job)["status"] == "running", "the job was over before the click"
     assert code(restore(machine, session, 1)) == (409, "busy")
+    brake.let_go()
     assert machine.finish(session, job)["status"] == "done"
     assert restore(machine, session, 2).status_code == 200  # before the click: the tracking stays, whole
     state = machine.session(session)

@@ -231,7 +231,7 @@ def test_the_timeline_can_be_seen_in_every_colour(app_server: str, browser: Any,
         page.tab.get_by_label("Colour of Object 1").click()
         page.tab.get_by_role("button", name=colour, exact=True).click()
         page.settled()
-        page.tab.wait_for_timeout(50)  # until it is painted
+        page.painted()
         found = page.tab.evaluate(LANES)
         assert min(found["tracked"], found["prompt"], found["number"]) >= 3, (colour, found)
     assert page.tab.locator(".swatch").get_attribute("data-number") == "1"

@@ -96,7 +96,7 @@ def test_tracking_that_kill_9_has_cut_off_keeps_its_frames(browser: Any, tmp_pat
         page.open(clip)
         page.click(60, 165)
         page.tab.click("#track-on")
-        until(lambda: page.tab.evaluate("app.session.job?.done >= 4"), "tracked frames")
+        until(lambda: page.tab.evaluate("app.session.tracks.framesOf(1).length >= 4"), "tracked frames")
         server.kill()
         done = page.tab.evaluate("app.session.tracks.framesOf(1).length")
         server.start()

@@ -36,18 +36,6 @@ def ball(frame: int) -> tuple[float, float]:
     return 480 * (0.12 + 0.76 * frame / (FRAMES - 1)), BALL[1]
 
 
-# Looked at within the page: from outside a clip so short may be tracked between two looks.
-STOP_LIVE = """() => new Promise((resolve, reject) => {
-    setTimeout(() => reject(new Error("no live frames in 60 s")), 60000);
-    const look = () => {
-        if (!(app.session.job?.done >= 3)) return requestAnimationFrame(look);
-        document.querySelector("#job-stop").click();
-        resolve();
-    };
-    look();
-})"""
-
-
 def track_cancel_and_correct(page: Page) -> None:
     # prompts on the first frame
     page.click(*BALL)
@@ -58,8 +46,7 @@ def track_cancel_and_correct(page: Page) -> None:
 
     # live frames, then cancelled: what was done stays
     page.tab.click("#track-on")
-    page.tab.evaluate(STOP_LIVE)
-    page.job_over()
+    page.stop_tracking(3)
     done = page.tracked(1)
     assert 3 <= len(done) < FRAMES and done == page.tracked(2)
     followed = page.tab.evaluate("app.session.frame")

@@ -20,6 +20,7 @@ pytest.importorskip("fastapi", reason="the app's extra is not installed: pip ins
 from app_machine import (
     SLOW,
     WIDTH,
+    Brake,
     Listener,
     Machine,
     code,
@@ -56,15 +57,16 @@ def frames_done(machine: Machine, session: str, job: str) -> int:
 # ---- jobs
 
 
-def test_a_job_is_followed_live_and_can_be_cancelled(machine: Machine) -> None:
+def test_a_job_is_followed_live_and_can_be_cancelled(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    Brake(monkeypatch, 3)
     session = long_video(machine)
     listener = Listener(machine, session)
     assert listener.events[0][0] == "state" and listener.events[0][1] == machine.session(session)
     job = machine.start(session, "propagate", frame=0)
     assert code(machine.client.post(f"/api/sessions/{session}/propagate", json={"frame": 0})) == (409, "busy")
     wait_for(lambda: listener.names().count("frame") >= 2)
-    seconds = machine.prompt(session, 2, points=[(60, 20, 1)])["seconds"]  # a click is answered in between
-    assert machine.job(session, job)["status"] == "running", f"the click took {seconds} s: it had to wait for the job"
+    machine.prompt(session, 2, points=[(60, 20, 1)])  # a click is answered in between
+    assert machine.job(session, job)["status"] == "running"
     machine.client.delete(f"/api/sessions/{session}/jobs/{job}")
     state = machine.finish(session, job)
     assert state["status"] == "cancelled" and 2 <= state["done"] < 60
@@ -77,7 +79,8 @@ def test_a_job_is_followed_live_and_can_be_cancelled(machine: Machine) -> None:
     listener.close()
 
 
-def test_a_browser_that_is_killed_frees_its_work(machine: Machine) -> None:
+def test_a_browser_that_is_killed_frees_its_work(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    Brake(monkeypatch, 3)
     session = long_video(machine)
     listener = Listener(machine, session)
     job = machine.start(session, "propagate", frame=0)
@@ -108,7 +111,10 @@ def test_a_job_without_a_page_runs_on(machine: Machine) -> None:
     assert machine.run(session, "propagate", frame=57)["done"] == 3
 
 
-def test_a_closed_session_ends_its_job_and_gives_its_files_back(machine: Machine) -> None:
+def test_a_closed_session_ends_its_job_and_gives_its_files_back(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Brake(monkeypatch, 3)
     session = long_video(machine)
     listener = Listener(machine, session)
     machine.start(session, "propagate", frame=0)
@@ -160,7 +166,6 @@ def test_superseded_previews_never_run(machine: Machine, monkeypatch: pytest.Mon
         threads.append(threading.Thread(target=ask, args=(serial,)))
         threads[-1].start()
         wait_for(lambda n=serial: len(answers) == n - 1)  # each one is there before the next is sent
-        time.sleep(0.05)
     hold.set()
     for thread in threads:
         thread.join(60)

@@ -21,7 +21,9 @@ import uvicorn
 from PIL import Image
 
 import synthetic
+from mlx_sam2.app import job_routes
 from mlx_sam2.app.app import App
+from mlx_sam2.app.job import Job, Steps
 from mlx_sam2.app.media import Limits
 from mlx_sam2.app.saves import Saves
 from mlx_sam2.app.security import Access
@@ -116,6 +118,30 @@ def running(
             server.should_exit = True
             thread.join(SLOW)
             app.worker.shutdown()
+
+
+class Brake:
+    """Tracking stands still after `frames` frames until it is let go; other calls are answered meanwhile."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, frames: int) -> None:
+        self._free = threading.Event()
+        make = job_routes.propagate_steps
+
+        def slow(*args: Any) -> Any:
+            steps = make(*args)
+
+            def braked(job: Job) -> Steps:
+                for done, _ in enumerate(steps(job), start=1):
+                    while done == frames and not self._free.wait(0.005):
+                        yield
+                    yield
+
+            return braked
+
+        monkeypatch.setattr(job_routes, "propagate_steps", slow)
+
+    def let_go(self) -> None:
+        self._free.set()
 
 
 def code(answer: httpx.Response) -> tuple[int, str]:

@@ -274,6 +274,28 @@ class Page:
         until(lambda: self.tab.evaluate("app.session.job === null"), "the job to end", seconds)
         self.settled()
 
+    def stop_tracking(self, done: int) -> None:
+        """Press Stop once so many frames are tracked: from outside, a short clip may be done between two looks."""
+        self.tab.evaluate(
+            """(done) => new Promise((resolve, reject) => {
+              setTimeout(() => reject(new Error("no tracked frames in 60 s")), 60000);
+              const look = () => {
+                if (!(app.session.job?.done >= done)) return;
+                app.session.removeEventListener("job", look);
+                document.querySelector("#job-stop").click();
+                resolve();
+              };
+              app.session.addEventListener("job", look);
+              look();
+            })""",
+            done,
+        )
+        self.job_over()
+
+    def painted(self) -> None:
+        """Wait until the browser has drawn what is to be drawn now."""
+        self.tab.evaluate("new Promise((next) => requestAnimationFrame(() => requestAnimationFrame(next)))")
+
     def press(self, keys: str) -> None:
         self.tab.keyboard.press(keys)
         self.settled()
