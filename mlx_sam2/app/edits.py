@@ -145,7 +145,7 @@ class Edits:
     def put_prompt(
         self, session: Session, asked: Asked, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
     ) -> tuple[Object, int]:
-        """Note an answered prompt and its mask; None removes both. Returns the object and the revision."""
+        """Note an answered prompt and its mask (None: it has none). Returns the object and the revision."""
         with self.edit(session, "prompt", asked.anyway()) as edit:
             self.set_prompt(session, edit, obj_id, frame, prompt, mask)
             return session.objects[obj_id], edit.revision
@@ -156,7 +156,7 @@ class Edits:
         """``put_prompt`` as a part of an edit."""
         obj = session.object_or_new(obj_id, self.sessions.limits)
         frames = {t: kept for t, kept in obj.frames.items() if t != str(frame)}
-        if mask is not None:
+        if not prompt.is_empty:
             frames[str(frame)] = prompt
         self.put_mask(session, edit, obj_id, frame, mask)
         self.put_object(session, edit, obj_id, obj.model_copy(update={"frames": frames}))

@@ -103,7 +103,7 @@ class Engine:
             elif self._video is None:
                 raise ApiError(503, "model_failed", "this model holds the image half of SAM 2 only: no videos")
             else:
-                session.work = VideoWork(self._video, session.source, session.prompts())
+                session.work = VideoWork(self._video, session.source, session.prompts(), session.masks)
         if session.work is None:
             raise ApiError(404, "not_found", "this session was closed")
         return session.work

@@ -107,6 +107,14 @@ class History:
                 return since
         return []
 
+    def mask_before_prompt(self, obj_id: int, frame: int) -> Mask | None:
+        """The mask of a frame when the prompt that an object has there came; None if that is forgotten."""
+        for edit in reversed(self.edits):
+            old = edit.objects.get(obj_id)
+            if obj_id in edit.objects and (old is None or str(frame) not in old.frames):
+                return edit.masks.get((obj_id, frame))
+        return None
+
     def replaced_since(self, revision: int) -> tuple[Objects, Masks]:
         """The values that objects and masks had at a revision, for all that have changed since."""
         objects: Objects = {}

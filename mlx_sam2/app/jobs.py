@@ -15,6 +15,7 @@ from .schemas import ApiError, Direction
 from .session import Session
 from .session_store import Sessions
 
+FORGOTTEN = "What was tracked before this frame is shown, but not remembered: tracking goes on from the prompts."
 KEPT = 4  # finished jobs of a session whose state and file stay available
 
 
@@ -102,6 +103,8 @@ def propagate_steps(
         count = session.num_frames
         ways = {"forward": [False], "backward": [True], "both": [False, True]}[direction]
         total = sum((frame + 1 if frame else 0) if reverse else count - frame for reverse in ways)
+        if any(work.has_forgotten(frame, reverse, session.masks) for reverse in ways):
+            job.enter("running", FORGOTTEN)
         job.progress(0, total)
         for reverse in ways:
             for t, masks in work.propagate(frame, reverse):

@@ -28,11 +28,14 @@ def _put(edits: Edits, session: Session, work: Work, asked: Asked, obj_id: int, 
         if prompt.is_empty and obj_id not in session.objects:
             return Answer(masks=[], chosen=None, object=None, revision=session.history.revision, seconds=0)
         obj = session.object_or_new(obj_id, edits.sessions.limits)
+        if prompt.is_empty and str(frame) not in obj.frames:
+            return Answer(masks=[], chosen=None, object=obj, revision=session.history.revision, seconds=0)
         if not prompt.is_empty and str(frame) not in obj.frames:
             _require_room(edits, session)
     try:
         if isinstance(work, VideoWork):
             mask = work.answer(obj_id, frame, prompt)
+            mask = session.mask_before_prompt(obj_id, frame) if prompt.is_empty else mask
             found, chosen = ([], None) if mask is None else ([mask], 0)
         else:
             found, chosen = ([], None) if prompt.is_empty else work.answer(prompt)
@@ -66,7 +69,7 @@ def _follow(session: Session, work: Work | None) -> None:
     if not isinstance(work, VideoWork):
         return
     try:
-        work.restore(session.prompts())
+        work.restore(session.prompts(), session.masks)
     except BaseException:
         session.work = None  # it is made again from the prompts
         work.close()

@@ -169,6 +169,12 @@ class Session:
         if not frames:
             del self.masks[obj_id]
 
+    def mask_before_prompt(self, obj_id: int, frame: int) -> Mask | None:
+        """What tracking had found on a frame before it was prompted."""
+        with self.lock:
+            is_prompted = obj_id in self.objects and str(frame) in self.objects[obj_id].frames
+            return self.history.mask_before_prompt(obj_id, frame) if is_prompted else None
+
     # ---- pages and jobs
 
     @property

@@ -2,12 +2,15 @@
 
 The page sends the whole prompt of a frame; the predictor takes clicks one after the other. New clicks are added. If
 clicks were taken away, the frame is prompted again, or the whole object if the tracker remembers that frame.
+
+What the tracker remembers of a frame counts only as long as the session has the mask that it gave: undo takes it away
+with the mask. The tracks of removed objects are laid aside, so that undo brings their memory back too.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -21,22 +24,36 @@ if TYPE_CHECKING:
     from ..frames.source import FrameSource
     from ..model.results import ImageFeatures
     from ..sam2_video_predictor import SAM2VideoPredictor
+    from ..video.memory_bank import ObjectTrack
 
 Prompts = dict[int, dict[int, Prompt]]  # object -> frame -> prompt
+Masks = dict[int, dict[int, Mask]]  # object -> frame -> mask
+ASIDE = 8  # tracks of removed objects
+
+
+class Aside(NamedTuple):
+    """A removed object: what it was prompted with, its track, and the masks that tracking gave."""
+
+    obj_id: int
+    prompts: dict[int, Prompt]
+    track: ObjectTrack
+    found: dict[int, Mask]
 
 
 class VideoWork:
     """A state of the predictor and the prompts that it was given. Only the worker thread uses it.
 
     Args:
-        prompts: of a session that is opened again.
+        prompts, masks: of a session that is opened again.
     """
 
-    def __init__(self, predictor: SAM2VideoPredictor, source: FrameSource, prompts: Prompts) -> None:
+    def __init__(self, predictor: SAM2VideoPredictor, source: FrameSource, prompts: Prompts, masks: Masks) -> None:
         self.predictor = predictor
         self.state = predictor.init_state(source)
         self._applied: Prompts = {}
-        self.restore(prompts)
+        self._found: Masks = {}  # by tracking
+        self._aside: list[Aside] = []  # the latest last
+        self.restore(prompts, masks)
 
     def answer(self, obj_id: int, frame: int, prompt: Prompt) -> Mask | None:
         """Replace the prompt of an object on a frame. Returns its mask there, None for an empty prompt."""
@@ -51,20 +68,46 @@ class VideoWork:
             return as_given(prompt.mask, prompt.score)
         return self._mask(obj_id, frame)
 
-    def restore(self, prompts: Prompts) -> None:
-        """Replace the prompts of all objects; objects whose prompts differ are prompted again."""
+    def restore(self, prompts: Prompts, masks: Masks) -> None:
+        """Replace the prompts of all objects, and forget what gave other masks than these."""
         for obj_id, applied in list(self._applied.items()):
-            if not applied or applied != prompts.get(obj_id):
+            wanted = prompts.get(obj_id, {})
+            if applied == wanted and applied:
+                continue
+            if self._laid_aside(obj_id, wanted) or not self._drop_prompts(obj_id, wanted):
                 self.remove(obj_id)
-        for obj_id, frames in prompts.items():
-            if obj_id not in self._applied:
-                for frame in sorted(frames):
-                    self._add(obj_id, frame, frames[frame])
+        for obj_id, wanted in prompts.items():
+            if obj_id not in self._applied and (aside := self._laid_aside(obj_id, wanted)):
+                self._aside = [other for other in self._aside if other is not aside]
+                self.state.tracks[obj_id] = aside.track
+                self._applied[obj_id], self._found[obj_id] = aside.prompts, aside.found
+            applied = self._applied.get(obj_id, {})
+            for frame in sorted(wanted):
+                if applied.get(frame) != wanted[frame]:
+                    self._add(obj_id, frame, wanted[frame], applied.get(frame))
+        for obj_id, track in self.state.tracks.items():
+            shown, found = masks.get(obj_id, {}), self._found.get(obj_id, {})
+            for t in list(track.tracked):
+                if t not in track.prompts and not _same(shown.get(t), found.get(t)):
+                    del track.tracked[t]
+                    track.directions.pop(t, None)
+
+    def has_forgotten(self, frame: int, reverse: bool, masks: Masks) -> bool:
+        """Whether tracking from a frame begins without the memory of tracked frames just before it."""
+        before = frame + 1 if reverse else frame - 1
+        tracks = self.state.tracks.items()
+        return any(before in masks.get(obj_id, {}) and track.latest(before) is None for obj_id, track in tracks)
 
     def remove(self, obj_id: int) -> None:
-        """Remove an object."""
-        self.predictor.remove_object(self.state, obj_id, need_output=False)
-        self._applied.pop(obj_id, None)
+        """Remove an object; its track is laid aside."""
+        track = self.state.tracks.pop(obj_id, None)
+        prompts, found = self._applied.pop(obj_id, {}), self._found.pop(obj_id, {})
+        if track is None:
+            return
+        self._aside.append(Aside(obj_id, prompts, track, found))
+        for old in self._aside[:-ASIDE]:
+            old.track.clear()
+        del self._aside[:-ASIDE]
 
     def encode(self, frame: int) -> ImageFeatures:
         """Features of a frame. Only the latest frame's are kept."""
@@ -88,12 +131,37 @@ class VideoWork:
         """
         for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
             scores = self.state.scores(t)
-            yield t, {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+            masks = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+            for obj_id, mask in masks.items():
+                self._found.setdefault(obj_id, {})[t] = mask
+            yield t, masks
 
     def close(self) -> None:
         self.state.close()
 
     # ---- one object on one frame
+
+    def _laid_aside(self, obj_id: int, prompts: dict[int, Prompt]) -> Aside | None:
+        """The object as it was removed with these prompts, if it was, the latest time."""
+        for aside in reversed(self._aside):
+            if aside.obj_id == obj_id and aside.prompts == prompts:
+                return aside
+        return None
+
+    def _drop_prompts(self, obj_id: int, wanted: dict[int, Prompt]) -> bool:
+        """Take back the prompts that an object is not to have; False where it has to be prompted again."""
+        track, applied = self.state.tracks[obj_id], self._applied[obj_id]
+        if applied.keys() != track.prompts.keys():  # a prompt has failed half way
+            return False
+        changed = [t for t, old in applied.items() if t not in wanted or not _extends(wanted[t], old)]
+        if len(changed) == len(applied) or any(t in wanted and t in track.conditioning for t in changed):
+            return False
+        for t in changed:
+            if t in track.conditioning:
+                self._found.get(obj_id, {}).pop(t, None)  # what becomes a tracked result was none
+            self.predictor.clear_all_prompts_in_frame(self.state, t, obj_id, need_output=False)
+            del applied[t]
+        return True
 
     def _add(self, obj_id: int, frame: int, prompt: Prompt, old: Prompt | None = None) -> None:
         """Send the predictor the steps of a prompt that `old` does not have."""
@@ -130,6 +198,10 @@ class VideoWork:
         result = self.state.tracks[obj_id].latest(frame)
         logits = video_masks([result.low_res_mask], self.state.video_size, non_overlap=False)
         return as_mask(logits[0, 0] > 0, *result.scores)
+
+
+def _same(mask: Mask | None, other: Mask | None) -> bool:
+    return mask is not None and other is not None and (mask is other or mask.counts == other.counts)
 
 
 def _extends(prompt: Prompt, old: Prompt) -> bool:

@@ -135,7 +135,8 @@ def test_regions_stay_on_their_frame_and_keep_their_scores(page: Page) -> None:
     page.go_to(3)
     page.tab.get_by_role("radio", name="Everything").check()
     page.tab.locator("#density").fill("8")
-    page.tab.locator("#least-score").fill("0.5")
+    page.tab.locator("#least-score").fill("0.3")
+    page.tab.locator("#least-stability").fill("0.5")
     page.tab.click("#everything-find")
     page.wait("found", "#everything-count")
     page.settled()
@@ -158,6 +159,16 @@ def test_regions_stay_on_their_frame_and_keep_their_scores(page: Page) -> None:
     assert {frame for item in page.objects() for frame in item["frames"]} == {"3"}
     coco = json.loads(page.download("COCO JSON").read_text())
     assert sorted(item["score"] for item in coco["annotations"]) == pytest.approx(sorted(scores))
-    assert min(scores) < 1
+    assert min(scores) < 1 and len(scores) > 1
     page.press("Control+z")
     assert page.objects() == [] and page.text("#everything-count") == found
+
+    page.click(*place)  # one is kept, and the page is loaded again: the others are still there
+    [kept] = page.objects()
+    page.tab.reload()
+    until(lambda: page.tab.evaluate("app.session !== null"), "the session to come back")
+    page.settled()
+    page.press("a")
+    regions = page.tab.evaluate("app.session.regionsAt(3).map(({ counts }) => counts)")
+    assert len(regions) == len(scores) - 1 and kept["frames"]["3"]["mask"]["counts"] not in regions
+    assert page.text("#everything-count") == f"{len(regions)} found"

@@ -20,6 +20,7 @@ pytestmark = [
 PHOTO = Path(__file__).parents[2] / "examples" / "coffee.jpg"  # 600 x 400
 CUP, SPOON = (290, 150), (380, 310)
 FRAMES = 12
+KILLS = 10
 
 
 @pytest.fixture(scope="module")
@@ -69,25 +70,47 @@ def test_a_restarted_server_is_met_again(browser: Any, tmp_path: Path) -> None:
 
 
 def test_kill_9_at_any_moment_loses_nothing(browser: Any, tmp_path: Path, clip: Path) -> None:
+    """20 sessions, two at a time: each is clicked on until the server is killed."""
     rng = np.random.default_rng(1)
+    sizes = ((600, 400), (480, 270))
     with page_browser.killable(tmp_path / "data") as server:
-        for media, width, height in ((PHOTO, 600, 400), (clip, 480, 270)):
-            page = Page(browser, server.url)
-            page.open(media)
-            clicks = 0
-            for _ in range(4):
-                for _ in range(int(rng.integers(1, 6))):
+        pages = [Page(browser, server.url), Page(browser, server.url)]
+        for _ in range(KILLS):
+            for page, media in zip(pages, (PHOTO, clip), strict=True):
+                page.open(media)
+            clicks = rng.integers(1, 6, 2)
+            for page, (width, height), count in zip(pages, sizes, clicks, strict=True):
+                for _ in range(count):
                     place = page.place_of(width, height, rng.integers(5, width - 5), rng.integers(5, height - 5))
                     page.tab.mouse.click(*place)
-                    clicks += 1
-                page.tab.wait_for_timeout(float(rng.uniform(0, 250)))
-                server.kill()
-                server.start()
+            page.tab.wait_for_timeout(float(rng.uniform(0, 250)))
+            server.kill()
+            server.start()
+            for page, count in zip(pages, clicks, strict=True):
                 saved(page)
                 [object_] = page.objects()
-                assert len(object_["frames"]["0"]["points"]) == clicks
+                assert len(object_["frames"]["0"]["points"]) == count
                 assert page.tab.evaluate("app.session.doc.objects") == [object_]
+        for page in pages:
             page.close()
+
+
+def test_kill_9_again_and_again_loses_nothing_of_a_session(browser: Any, tmp_path: Path) -> None:
+    rng = np.random.default_rng(2)
+    with page_browser.killable(tmp_path / "data") as server:
+        page = Page(browser, server.url)
+        page.open(PHOTO)
+        clicks = 0
+        for _ in range(2):
+            for _ in range(int(rng.integers(1, 6))):
+                page.tab.mouse.click(*page.place_of(600, 400, rng.integers(5, 595), rng.integers(5, 395)))
+                clicks += 1
+            server.kill()
+            server.start()
+            saved(page)
+            [object_] = page.objects()
+            assert len(object_["frames"]["0"]["points"]) == clicks
+        page.close()
 
 
 def test_tracking_that_kill_9_has_cut_off_keeps_its_frames(browser: Any, tmp_path: Path, clip: Path) -> None:
@@ -160,4 +183,40 @@ def test_a_disk_that_is_full_is_said_and_stops_nothing(browser: Any, tmp_path: P
         page.press("n")
         page.click(200, 200)
         assert len(page.objects()) == 2
+        page.close()
+
+
+FILL = """async () => {
+  const { width, height, id } = app.session, size = [height, width];
+  for (let object = 100; ; object++) { // a mask of 200 kB each: rows of the smallest runs
+    const body = JSON.stringify({ mask: { size, counts: "11".repeat(1e5) + "" } });
+    const headers = { "Content-Type": "application/json" };
+    const { ok } = await fetch(`/api/sessions/${id}/objects/${object}/frames/0`, { method: "PUT", headers, body });
+    const { saving } = await (await fetch(`/api/sessions/${id}`)).json();
+    if (!ok || saving === "failed" || object > 200) return { ok, saving, object };
+  }
+}"""
+
+
+def test_a_disk_that_becomes_full_keeps_what_was_saved(browser: Any, tmp_path: Path) -> None:
+    """Autosave fails in the middle of a session: it is said, nothing stops, and with room again all of it is saved."""
+    with page_browser.killable(tmp_path / "data", arguments=["--data-limit", "0.001"]) as server:
+        page = Page(browser, server.url)
+        page.open(PHOTO)
+        page.click(*CUP)
+        assert page.session()["saving"] == "on"
+        filled = page.tab.evaluate(FILL)
+        assert filled["ok"] and filled["saving"] == "failed", filled
+        page.tab.get_by_text("Not saved:").first.wait_for()
+        page.settled()
+        last = filled["object"]
+        for item in range(100, last + 1):  # room again
+            page.tab.evaluate("(n) => app.objects.remove(n)", item)
+        saved(page)
+        page.click(*SPOON)
+        saved(page)
+        server.kill()
+        server.start()
+        saved(page)
+        assert [len(item["frames"]["0"]["points"]) for item in page.objects()] == [2]
         page.close()

@@ -77,6 +77,7 @@ export class Jobs {
     if (going(job)) {
       if (this.current === null) this.current = { ...job, follow: false, isOurs: false };
       this.session.tell("job");
+      if (job.message) this.session.tell("said", job.message);
       return;
     }
     if (!this.#ours(job)) return;

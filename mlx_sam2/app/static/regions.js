@@ -1,11 +1,18 @@
 // Regions that everything-mode has found. They belong to their frame; one that is kept as an object is listed no more,
-// and comes back when that is undone.
+// and comes back when that is undone. They are kept over a reload of the page.
 const NONE = Object.freeze([]);
 
 export class Regions {
-  constructor() {
+  /** `id`: the session's. */
+  constructor(id) {
+    this.key = `regions ${id}`;
     this.found = new Map(); // frame -> masks, the largest first
     this.last = {}; // what `at` said, for equal questions
+    try {
+      this.found = new Map(JSON.parse(sessionStorage.getItem(this.key)) ?? []);
+    } catch {
+      // written by another version, or storage is off
+    }
   }
 
   /** What was found on a frame; null or nothing forgets it. */
@@ -13,6 +20,11 @@ export class Regions {
     if (masks?.length) this.found.set(frame, [...masks].sort((a, b) => b.area - a.area));
     else this.found.delete(frame);
     this.last = {};
+    try {
+      sessionStorage.setItem(this.key, JSON.stringify([...this.found]));
+    } catch {
+      sessionStorage.removeItem(this.key); // too many for it, or storage is off: they last until a reload
+    }
   }
 
   /** Those of a frame that are no objects of the document. */

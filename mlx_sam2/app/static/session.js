@@ -39,7 +39,7 @@ export class Session extends EventTarget {
     });
     this.fetching = 0; // requests for masks under way
     this.jobs = new Jobs(this);
-    this.regions = new Regions();
+    this.regions = new Regions(info.id);
     this.line = new Line(this);
     this.jobs.take(info.jobs);
   }
