@@ -159,7 +159,7 @@ def image_stages(model: SAM2) -> list[Stage]:
 
 def encode_graph(model: SAM2, pixels: mx.array) -> Graph:
     """An image encode after the first one: all that is cached from image to image exists."""
-    mx.eval(model.image_encoder.trunk.position_of(pixels.astype(model.dtype)))
+    mx.eval(model.image_encoder.prepared(pixels.astype(model.dtype)))
     return lambda x: tuple(model.encode_image(x).arrays()), (pixels,)
 
 
@@ -193,8 +193,8 @@ def video_stages(model: SAM2) -> list[Stage]:
 def frame_graph(model: SAM2, features: ImageFeatures, count: int) -> Graph:
     """A tracked frame with a full memory bank, after its image was encoded."""
     config = model.config
-    side, pointers = config.embedding_size, config.max_obj_ptrs_in_encoder
-    memories = mx.zeros((count, config.num_maskmem, side, side, config.memory_encoder.out_dim), mx.bfloat16)
+    pointers = config.max_obj_ptrs_in_encoder
+    memories = mx.zeros((count, config.num_maskmem, *config.memory_shape), mx.bfloat16)
     times = mx.array([list(range(config.num_maskmem))] * count)
     pointer_times = mx.zeros((count, pointers))
 
@@ -235,11 +235,11 @@ def modelled_graphs(model: SAM2) -> dict[str, Callable[[], Graph]]:
 def full_track(model: SAM2, now: int, seed: int = 0) -> ObjectTrack:
     """An object seen on every frame before ``now``, with all memories and pointers that a frame can recall."""
     config, random = model.config, np.random.default_rng(seed)
-    side, width = config.embedding_size, config.memory_encoder.out_dim
+    side = config.embedding_size
     track = ObjectTrack.empty(ResultStore(on_disk=False))
 
     def result() -> FrameResult:
-        features = mx.array(random.standard_normal((side, side, width), dtype=np.float32)).astype(mx.bfloat16)
+        features = mx.array(random.standard_normal(config.memory_shape, dtype=np.float32)).astype(mx.bfloat16)
         pointer = mx.array(random.standard_normal(config.neck.d_model, dtype=np.float32))
         mx.eval(features, pointer)
         return FrameResult(np.zeros((4 * side, 4 * side), np.float32), pointer, 1.0, features)

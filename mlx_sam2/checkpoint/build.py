@@ -15,7 +15,8 @@ from ..config.parts import ConfigError, DecoderConfig
 from ..config.sam2 import SAM2Config
 from ..model.sam2 import SAM2
 from ..text import brief
-from .loading import KEPT_FLOAT32, load, parse_dtype
+from .key_map import kept_float32
+from .loading import load, parse_dtype
 from .reader import read_config
 
 _GPU_NAMES = ("gpu", "mps", "metal", "cuda")
@@ -72,8 +73,8 @@ def _untrained(config: SAM2Config | dict[str, Any] | str | None, dtype: mx.Dtype
     if config is None:
         raise ValueError("without a checkpoint a model gets random weights, and needs a configuration: give one")
     model = SAM2(read_config(config))
-    kept = dict.fromkeys(KEPT_FLOAT32, mx.float32)
-    model.load_weights([(key, value.astype(kept.get(key, dtype))) for key, value in tree_flatten(model.parameters())])
+    values = tree_flatten(model.parameters())
+    model.load_weights([(key, value.astype(mx.float32 if kept_float32(key) else dtype)) for key, value in values])
     return model.eval()
 
 

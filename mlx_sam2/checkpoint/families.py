@@ -12,8 +12,6 @@ _FAMILIES: tuple[tuple[tuple[str, ...], str], ...] = (
     (("detector.backbone.vision_backbone.",), "SAM 3"),
     (("detector_model.",), "SAM 3 (of transformers)"),
     (("sam_mask_decoder.hf_token.",), "HQ-SAM 2, which adds to SAM 2's decoder"),
-    (("spatial_perceiver.",), "EdgeTAM"),
-    (("image_encoder.trunk.body.",), "EdgeTAM"),
     (("mask_decoder.hf_token.",), "HQ-SAM, which adds to SAM 1"),
     (("image_encoder.patch_embed.seq.",), "MobileSAM (SAM 1 with a smaller encoder)"),
     (("image_encoder.backbone.", "mask_decoder.", "prompt_encoder."), "SAM 1 with another encoder"),

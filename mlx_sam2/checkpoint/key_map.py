@@ -5,8 +5,9 @@ tables follow. ``RENAMES`` pairs official names with those of transformers (``Sa
 ``Sam2Model``); no tensor changes its layout there. ``MLX_AXES`` lists the tensors whose axes MLX orders
 otherwise than PyTorch.
 
-Two things are no renaming. Transformers keeps the four point embeddings as the rows of one table, and it
-stores the matrix of the random position encoding twice (a file may also hold either copy alone).
+Three things are no renaming. Transformers keeps the four point embeddings as the rows of one table, it stores the
+matrix of the random position encoding twice (a file may also hold either copy alone), and it splits the matrix that
+gives EdgeTAM's perceiver keys and values.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ RENAMES: tuple[tuple[str, str], ...] = (
     ("image_encoder.trunk.blocks.{i}.norm{i}.", "vision_encoder.backbone.blocks.{i}.layer_norm{i}."),
     ("image_encoder.trunk.blocks.{i}.mlp.layers.0.", "vision_encoder.backbone.blocks.{i}.mlp.proj_in."),
     ("image_encoder.trunk.blocks.{i}.mlp.layers.1.", "vision_encoder.backbone.blocks.{i}.mlp.proj_out."),
+    ("image_encoder.trunk.body.", "vision_encoder.backbone.timm_model."),  # EdgeTAM
     ("image_encoder.trunk.", "vision_encoder.backbone."),
     ("image_encoder.neck.convs.{i}.conv.", "vision_encoder.neck.convs.{i}."),
     # prompt encoder
@@ -116,6 +118,43 @@ RENAMES: tuple[tuple[str, str], ...] = (
         "memory_encoder.fuser.layers.{i}.pwconv{i}.",
         "memory_encoder.memory_fuser.layers.{i}.pointwise_conv{i}.",
     ),
+    # spatial perceiver
+    ("spatial_perceiver.latents_2d", "spatial_perceiver.latents_2d"),
+    ("spatial_perceiver.latents", "spatial_perceiver.latents_1d"),
+    ("spatial_perceiver.norm.", "spatial_perceiver.layer_norm."),
+    *(
+        (f"spatial_perceiver.layers.{{i}}.{ours}", f"spatial_perceiver.layers.{{i}}.{theirs}")
+        for ours, theirs in (
+            ("attn.norm_x.", "layer_norm_input."),
+            ("attn.norm_latents.", "layer_norm_latents."),
+            ("attn.to_q.", "cross_attention.q_proj."),
+            ("attn.to_out.", "cross_attention.o_proj."),
+            ("self_attn.norm.", "layer_norm_self."),
+            ("self_attn.to_q.", "self_attention.q_proj."),
+            ("self_attn.to_out.", "self_attention.o_proj."),
+            ("ff.0.", "mlp.layer_norm."),
+            ("ff.1.", "mlp.up_proj."),
+            ("ff.3.", "mlp.down_proj."),
+            ("self_ff.0.", "self_mlp.layer_norm."),
+            ("self_ff.1.", "self_mlp.up_proj."),
+            ("self_ff.3.", "self_mlp.down_proj."),
+        )
+    ),
+)
+
+# Names that transformers has only in a model with a perceiver (EdgeTAM): they go before the others.
+PERCEIVER_RENAMES: tuple[tuple[str, str], ...] = (
+    ("memory_attention.layers.{i}.linear1.", "memory_attention.layers.{i}.mlp.up_proj."),
+    ("memory_attention.layers.{i}.linear2.", "memory_attention.layers.{i}.mlp.down_proj."),
+)
+
+# One official matrix (2C, M) whose halves have names of their own in transformers: keys, then values.
+HALVES: tuple[tuple[str, tuple[str, str]], ...] = tuple(
+    (
+        f"spatial_perceiver.layers.{{i}}.{ours}.to_kv.weight",
+        tuple(f"spatial_perceiver.layers.{{i}}.{theirs}.{part}_proj.weight" for part in "kv"),
+    )
+    for ours, theirs in (("attn", "cross_attention"), ("self_attn", "self_attention"))
 )
 
 # Transformers' table of point embeddings, (4, C), and the official names of its rows, (1, C) each.
@@ -136,6 +175,8 @@ MLX_AXES: tuple[tuple[str, tuple[int, ...]], ...] = (
     ("image_encoder.trunk.pos_embed", CHANNELS_LAST),
     ("image_encoder.trunk.pos_embed_window", CHANNELS_LAST),
     ("image_encoder.trunk.patch_embed.proj.weight", CONV),
+    ("image_encoder.trunk.body.{path}.c.weight", CONV),
+    ("image_encoder.trunk.body.{path}.fc{i}.weight", CONV),
     ("image_encoder.neck.convs.{i}.conv.weight", CONV),
     ("sam_prompt_encoder.mask_downscaling.0.weight", CONV),
     ("sam_prompt_encoder.mask_downscaling.3.weight", CONV),
@@ -166,7 +207,15 @@ VIDEO_ONLY = (
     "mask_downsample.",
     "memory_attention.",
     "memory_encoder.",
+    "spatial_perceiver.",
 )
+
+# Float32 in a model of any precision. Half precision would move clicks: the position matrix gives angles of hundreds of
+# radians. The convolutions of RepViT are folded into their norms before they take the precision of the model.
+POSITION_MATRIX = "sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"
+_BATCH_NORMED = "image_encoder.trunk.body."
+# Integers beside a batch norm, which count the steps of its training. They are not loaded, but conversions keep them.
+COUNTER, BESIDE_COUNTER = ".num_batches_tracked", ".running_mean"
 
 # Names of any layout that are not loaded, and why.
 IGNORED: tuple[tuple[str, str], ...] = (
@@ -175,7 +224,7 @@ IGNORED: tuple[tuple[str, str], ...] = (
     ("n_averaged", "torch's AveragedModel counts in it"),
 )
 
-_WILDCARDS = {r"\{i\}": r"(\d+)", r"\{x\}": r"(\w+)"}
+_WILDCARDS = {r"\{i\}": r"(\d+)", r"\{x\}": r"(\w+)", r"\{path\}": r"([\w.]+)"}
 
 
 def _pattern(template: str) -> re.Pattern[str]:
@@ -191,7 +240,10 @@ def _filler(template: str) -> str:
 
 
 _TO_TRANSFORMERS = [(_pattern(ours), _filler(theirs)) for ours, theirs in RENAMES]
-_FROM_TRANSFORMERS = [(_pattern(theirs), _filler(ours)) for ours, theirs in RENAMES]
+_TO_PERCEIVING = [(_pattern(ours), _filler(theirs)) for ours, theirs in PERCEIVER_RENAMES] + _TO_TRANSFORMERS
+_FROM_TRANSFORMERS = [(_pattern(theirs), _filler(ours)) for ours, theirs in (*PERCEIVER_RENAMES, *RENAMES)]
+_TO_HALVES = [(_pattern(ours), tuple(map(_filler, theirs))) for ours, theirs in HALVES]
+_FROM_HALVES = [(_pattern(name), _filler(ours), i) for ours, theirs in HALVES for i, name in enumerate(theirs)]
 _AXES = [(_pattern(name), axes) for name, axes in MLX_AXES]
 
 
@@ -203,15 +255,17 @@ def _rename(key: str, rules: list[tuple[re.Pattern[str], str]]) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def to_transformers(key: str) -> str:
-    """The transformers name of an official name.
+def to_transformers(key: str, perceives: bool = False) -> str:
+    """The transformers name of an official name; ``perceives`` says whether the model has a perceiver.
 
-    The rows of ``POINT_TABLE`` have no names of their own there; of ``POSITION_COPIES`` the first is given.
+    The rows of ``POINT_TABLE`` and the matrices of ``HALVES`` have no names of their own there; of ``POSITION_COPIES``
+    the first is given.
 
     Raises:
         KeyError: there is no such name.
     """
-    name = None if key in POINT_ROWS else _rename(key, _TO_TRANSFORMERS)
+    absent = key in POINT_ROWS or halves(key) is not None
+    name = None if absent else _rename(key, _TO_PERCEIVING if perceives else _TO_TRANSFORMERS)
     if name is None:
         raise KeyError(key)
     return name
@@ -223,8 +277,28 @@ def from_transformers(key: str) -> str | None:
     if key in POSITION_COPIES:
         key = POSITION_COPIES[0]
     name = None if key == POINT_TABLE else _rename(key, _FROM_TRANSFORMERS)
+    if name is None or name in POINT_ROWS or halves(name) is not None:
+        return None
     # An official name that slipped into a transformers file would come out unchanged by the general rules.
-    return name if name is not None and name not in POINT_ROWS and to_transformers(name) == key else None
+    return name if key in (to_transformers(name), to_transformers(name, perceives=True)) else None
+
+
+@lru_cache(maxsize=4096)
+def halves(key: str) -> tuple[str, str] | None:
+    """The transformers names of the two halves of an official matrix, or None if it is one matrix there too."""
+    for pattern, fillers in _TO_HALVES:
+        if match := pattern.fullmatch(key):
+            return tuple(filler % match.groups() for filler in fillers)
+    return None
+
+
+@lru_cache(maxsize=4096)
+def half(key: str) -> tuple[str, int] | None:
+    """The official matrix that a transformers name is a half of, and which half (0 or 1); None: it is none."""
+    for pattern, filler, index in _FROM_HALVES:
+        if match := pattern.fullmatch(key):
+            return filler % match.groups(), index
+    return None
 
 
 @lru_cache(maxsize=4096)
@@ -242,6 +316,20 @@ def torch_axes(key: str) -> tuple[int, ...] | None:
 
 def is_video_only(key: str) -> bool:
     return key.startswith(VIDEO_ONLY)
+
+
+def kept_float32(key: str) -> bool:
+    """Whether a tensor is float32 in a model of any precision."""
+    return key == POSITION_MATRIX or key.startswith(_BATCH_NORMED)
+
+
+def stored_float32(key: str) -> bool:
+    """Whether it is float32 in files of any precision: statistics of batch norms are, convolutions are not."""
+    return key == POSITION_MATRIX or (key.startswith(_BATCH_NORMED) and ".bn." in key)
+
+
+def is_counter(key: str) -> bool:
+    return key.endswith(COUNTER)
 
 
 def ignored(key: str) -> str | None:

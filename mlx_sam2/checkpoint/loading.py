@@ -14,7 +14,6 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
-from ..config.published import DEMO, PUBLISHED
 from ..config.sam2 import SAM2Config
 from ..files import beside, make_folder
 from ..formats import safetensors_writer, torch_file
@@ -29,6 +28,7 @@ from . import folder as converted
 from . import key_map
 from .config_file import read_config
 from .reader import Checkpoint, Weight, read
+from .recognition import recognise
 from .tensors import CheckpointError
 
 __all__ = [
@@ -101,48 +101,7 @@ def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:
     raise ValueError(f"dtype={dtype!r} is not one that weights may have: use {', '.join(DTYPES)}")
 
 
-SAY_WHICH = "pass config= (a SAM2Config, a dict, a JSON or YAML file, or a name: 'tiny')"
-
-
-def recognise(checkpoint: Checkpoint, remedy: str = SAY_WHICH) -> SAM2Config:
-    """Recognise a published model or the demo by the names and shapes of a checkpoint's tensors.
-
-    ``remedy`` is what the error tells the user to do.
-
-    Raises:
-        CheckpointError: it is none of these; ``config=`` has to say what it is.
-    """
-    shapes = {key: weight.mlx_shape for key, weight in checkpoint.weights.items()}
-    found = _signature(shapes)
-    for config in (*(model.config for model in PUBLISHED.values()), read_config(DEMO)):
-        trunk = config.trunk
-        if found == ((trunk.embed_dim,), trunk.total_blocks, trunk.window_pos_embed_bkg_spatial_size) and (
-            _is_2_1(shapes) == config.no_obj_embed_spatial
-        ):
-            return config
-    width, blocks, grid = (list(part) if isinstance(part, tuple) else part for part in found)
-    raise CheckpointError(
-        f"{checkpoint.path}: cannot tell which model this is (trunk of {blocks} blocks, {width} channels, "
-        f"position grid {grid}); {remedy}"
-    )
-
-
-def _signature(shapes: dict[str, tuple[int, ...]]) -> tuple[tuple[int, ...], int, tuple[int, ...]]:
-    """Width, number of blocks and position grid of the trunk, which differ between all sizes."""
-    blocks = {key.split(".")[3] for key in shapes if key.startswith("image_encoder.trunk.blocks.")}
-    width = shapes.get("image_encoder.trunk.patch_embed.proj.weight", ())[:1]
-    return width, len(blocks), shapes.get("image_encoder.trunk.pos_embed", ())[1:3]
-
-
-def _is_2_1(shapes: dict[str, tuple[int, ...]]) -> bool:
-    """Whether the two parameters are there that 2.1 added to the memory. Image halves are alike, and count as 2.1."""
-    if not any(map(key_map.is_video_only, shapes)):
-        return True
-    return "no_obj_embed_spatial" in shapes or any(key.startswith("obj_ptr_tpos_proj.") for key in shapes)
-
-
-# Half precision would move clicks: this matrix turns positions into angles of hundreds of radians.
-KEPT_FLOAT32 = ("sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix",)
+KEPT_FLOAT32 = (key_map.POSITION_MATRIX,)  # of Hiera models; ``key_map.kept_float32`` knows all
 
 
 def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
@@ -158,7 +117,7 @@ def build(checkpoint: Checkpoint, config: SAM2Config, dtype: mx.Dtype) -> SAM2:
         for key, weight in checkpoint.weights.items():
             value = weight.read()
             if value.dtype != mx.uint32:  # packed weights stay
-                value = value.astype(mx.float32 if key in KEPT_FLOAT32 else dtype)
+                value = value.astype(mx.float32 if key_map.kept_float32(key) else dtype)
             mx.eval(value)  # one by one: the file's copy of a tensor is gone before the next is read
             loaded.append((key, value))
     except torch_file.TorchFileError as error:
@@ -191,7 +150,8 @@ def empty_model(checkpoint: Checkpoint, config: SAM2Config) -> SAM2:
 def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], bool]]) -> None:
     """Check names, shapes and types against the model's; ``expected`` is {key: (shape, whether it is packed)}."""
     weights = checkpoint.weights
-    missing = [_file_name(checkpoint.layout, key) for key in expected if key not in weights]
+    perceives = any(key.startswith("spatial_perceiver.") for key in expected)
+    missing = [_file_name(checkpoint.layout, key, perceives) for key in expected if key not in weights]
     unexpected = [*checkpoint.unknown, *(w.name for key, w in weights.items() if key not in expected)]
     misshapen = []
     for key in expected.keys() & weights.keys():
@@ -210,14 +170,14 @@ def _compare(checkpoint: Checkpoint, expected: dict[str, tuple[tuple[int, ...], 
         raise CheckpointError(f"{checkpoint.path}: its tensors are not the {len(expected)} of this model: {problems}")
 
 
-def _file_name(layout: str, key: str) -> str:
+def _file_name(layout: str, key: str, perceives: bool) -> str:
     """The name of an official key in a file of this layout."""
     if layout != "transformers":
         return key
     if key in key_map.POINT_ROWS:
         return key_map.POINT_TABLE
     try:
-        return key_map.to_transformers(key)
+        return (key_map.halves(key) or (key_map.to_transformers(key, perceives),))[0]
     except KeyError:  # a part that transformers' SAM 2 does not know
         return key
 
@@ -233,10 +193,7 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
     folder = Path(os.path.expanduser(folder))
     if os.path.lexists(folder):
         raise CheckpointError(f"{folder} exists already: name another folder or remove it")
-    tensors = [
-        safetensors_writer.Tensor(key, tuple(value.shape), dtype_name(value.dtype), lambda v=value: v)
-        for key, value in tree_flatten(model.parameters())
-    ]
+    tensors = [_to_write(key, value, model.dtype) for key, value in tree_flatten(model.parameters())]
     describe = partial(converted.config_json, model.config, dtype=dtype_name(model.dtype), schemes=schemes_of(model))
     metadata = converted.metadata(describe(files={}))
     try:
@@ -245,3 +202,9 @@ def save(model: SAM2, folder: str | os.PathLike[str]) -> None:
             converted.write(part, tensors, metadata, lambda files: {CONFIG: converted.json_text(describe(files=files))})
     except OSError as error:
         raise CheckpointError(f"cannot write {folder}: {error.strerror or error}") from None
+
+
+def _to_write(key: str, value: mx.array, dtype: mx.Dtype) -> safetensors_writer.Tensor:
+    if key_map.kept_float32(key) and not key_map.stored_float32(key):
+        value = value.astype(dtype)
+    return safetensors_writer.Tensor(key, tuple(value.shape), dtype_name(value.dtype), lambda: value)

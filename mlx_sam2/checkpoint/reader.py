@@ -29,7 +29,11 @@ from .config_file import read_config, read_json_config
 from .copies import Copy, CopyError, choose, find
 from .tensors import CheckpointError, Contents, Raw, read_tensors, weights_file
 
-_TRUNKS = ("image_encoder.trunk.blocks.", "vision_encoder.backbone.blocks.")
+_TRUNKS = tuple(
+    f"{encoder}.{part}"
+    for encoder, body in (("image_encoder.trunk", "body"), ("vision_encoder.backbone", "timm_model"))
+    for part in ("blocks.", f"{body}.")
+)
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,7 @@ class Checkpoint:
     files: tuple[Path, ...] = ()  # that hold the tensors
     values: dict[str, Any] = field(default_factory=dict)  # config.json as it stands, where it was read
     copy: str | None = None  # the label of the copy, where the file holds several
+    counters: dict[str, Weight] = field(default_factory=dict)  # by official name; conversions keep them
 
 
 def read(path: str | os.PathLike[str], config: SAM2Config | None = None, weights_key: str | None = None) -> Checkpoint:
@@ -151,6 +156,8 @@ def _interpret(found: Checkpoint, copy: Copy) -> Checkpoint:
     else:
         layout = "mlx" if found.metadata.get("format") == "mlx" else "official"
     weights: dict[str, Weight] = {}
+    counters: dict[str, Weight] = {}
+    halves: dict[str, dict[int, str]] = {}
     unknown = []
     for name, value in raw.items():
         if key_map.ignored(name):
@@ -158,16 +165,42 @@ def _interpret(found: Checkpoint, copy: Copy) -> Checkpoint:
         if layout == "transformers" and name == key_map.POINT_TABLE:
             weights.update(_point_rows(path, value))
             continue
+        if layout == "transformers" and (half := key_map.half(name)) is not None:
+            halves.setdefault(half[0], {})[half[1]] = name
+            continue
         key = key_map.from_transformers(name) if layout == "transformers" else name
         if key is None:
             unknown.append(name)
+            continue
+        if key_map.is_counter(key):
+            counters[key] = _counter(path, name, value)
             continue
         fetch = value.fetch
         if name in key_map.POSITION_COPIES and all(copy in raw for copy in key_map.POSITION_COPIES):
             fetch = _same(path, *(raw[copy].fetch for copy in key_map.POSITION_COPIES))
         axes = None if layout == "mlx" else key_map.mlx_axes(key)
         weights[key] = Weight(name, value.shape, value.dtype, axes, fetch)
-    return dataclasses.replace(found, layout=layout, weights=weights, unknown=tuple(unknown))
+    for key, names in halves.items():
+        if len(names) == 2:
+            weights[key] = _joined(path, names[0], raw[names[0]], raw[names[1]])
+        else:
+            unknown += names.values()
+    return dataclasses.replace(found, layout=layout, weights=weights, unknown=tuple(unknown), counters=counters)
+
+
+def _counter(path: Path, name: str, value: Raw) -> Weight:
+    if value.shape not in ((), (1,)):
+        raise CheckpointError(f"{path}: {name} has the shape {list(value.shape)}; it counts steps, so it is one number")
+    return Weight(name, value.shape, value.dtype, None, value.fetch)
+
+
+def _joined(path: Path, name: str, first: Raw, second: Raw) -> Weight:
+    """Two matrices (C, M) as one (2 C, M)."""
+    if len(first.shape) != 2 or first.shape != second.shape or first.dtype != second.dtype:
+        shapes = f"{first.dtype} {list(first.shape)} and {second.dtype} {list(second.shape)}"
+        raise CheckpointError(f"{path}: {name} and the values beside it do not fit each other: {shapes}")
+    rows, columns = first.shape
+    return Weight(name, (2 * rows, columns), first.dtype, None, lambda: mx.concatenate([first.fetch(), second.fetch()]))
 
 
 def _point_rows(path: Path, table: Raw) -> dict[str, Weight]:

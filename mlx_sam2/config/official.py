@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..text import brief
+from .edgetam import REPVIT, PerceiverConfig
 from .parts import ConfigError
 from .paths import check_fixed, lookup, nest, put
 
@@ -22,6 +23,8 @@ _TRUNK = "image_encoder.trunk"
 _NECK = "image_encoder.neck"
 _LAYER = "memory_attention.layer"
 _EXTRA = "sam_mask_decoder_extra_args"
+_PERCEIVER = "spatial_perceiver"
+_TIMM, _REPVIT_M1 = f"{_TRUNK}.name", "repvit_m1.dist_in1k"  # a trunk of timm, by its name there; EdgeTAM's
 OFFICIAL_PATHS: dict[str, str] = {
     **{f"trunk.{n}": f"{_TRUNK}.{n}" for n in (
         "embed_dim", "num_heads", "q_pool", "q_stride", "stages", "dim_mul", "head_mul",
@@ -57,6 +60,10 @@ OFFICIAL_PATHS: dict[str, str] = {
     **{f"memory_encoder.fuser_{n}": f"memory_encoder.fuser.layer.{n}" for n in (
         "kernel_size", "padding", "layer_scale_init_value", "use_dwconv",
     )},
+    **{f"spatial_perceiver.{n}": f"{_PERCEIVER}.{n}" for n in (
+        "dim", "depth", "dim_head", "heads", "ff_mult", "num_latents", "num_latents_2d", "pos_enc_at_key_value",
+    )},
+    "spatial_perceiver.temperature": f"{_PERCEIVER}.position_encoding.temperature",
     **{f"decoder.{n}": f"{_EXTRA}.{n}" for n in (
         "dynamic_multimask_via_stability", "dynamic_multimask_stability_delta", "dynamic_multimask_stability_thresh",
     )},
@@ -103,6 +110,8 @@ OFFICIAL_IGNORED = (
     "normalize", "scale", "embedding_dim", "fuser.layer.dim", "mask_downsampler.embed_dim", "layer.d_model",
     "self_attention", "return_interm_layers", "fill_hole_area", "non_overlap_masks", "input_projection",
     "clear_non_cond_mem_around_input", "add_all_frames_to_correct_as_cond", "batch_first",
+    "trunk.name", "trunk.features", "q_sizes", "k_sizes", "hidden_dropout_p", "attention_dropout_p",
+    "spatial_perceiver.position_encoding.num_pos_feats",
     # of the trainer's model (official training/model/sam2.py)
     "num_correction_pt_per_frame", "pt_sampling_for_eval", "use_act_ckpt_iterative_pt_sampling",
     "forward_backbone_per_frame_for_eval", "freeze_image_encoder", "prob_to_sample_from_gt_for_train",
@@ -120,6 +129,10 @@ OFFICIAL_FIXED: dict[str, Any] = {
     "memory_encoder.position_encoding.scale": None,
     "memory_encoder.fuser.input_projection": False,
     f"{_LAYER}.cross_attention.rope_k_repeat": True,
+    f"{_PERCEIVER}.position_encoding.normalize": True,
+    f"{_PERCEIVER}.position_encoding.scale": None,
+    f"{_PERCEIVER}.concat_kv_latents": False,
+    f"{_PERCEIVER}.use_self_attn": True,
 }
 # Official defaults of the keys that self- and cross-attention must share: we have one field for both.
 ATTENTION_SHARED: dict[str, Any] = {"num_heads": None, "downsample_rate": 1, "rope_theta": 10000.0}
@@ -149,7 +162,7 @@ def from_official(values: dict[str, Any], unsaid: dict[str, Any] | None = None) 
         ConfigError: a key neither describes a model of ours nor is known to have no effect on it.
     """
     model = _model_part(values)
-    known = set(OFFICIAL_PATHS.values())
+    known = {*OFFICIAL_PATHS.values(), *OFFICIAL_FIXED}
     for path in _leaf_paths(model):
         dotted = f".{path}."
         if path not in known and not any(f".{name}." in dotted for name in OFFICIAL_IGNORED):
@@ -169,10 +182,44 @@ def from_official(values: dict[str, Any], unsaid: dict[str, Any] | None = None) 
         value = _resolved(values, lookup(model, path), path)
         if value is not None:  # PyYAML reads 1e-6 as a string
             flat[ours] = parse_override_value(value) if isinstance(value, str) else value
+    if (trunk := lookup(model, _TIMM)) is not None:
+        flat = _with_timm_trunk(flat, trunk)
     for part, fields in unsaid.items() if unsaid else ():
         if part in ("trunk", "decoder"):
             flat |= {p: v for k, v in fields.items() if (p := f"{part}.{k}") not in OFFICIAL_PATHS}
-    return nest(flat)
+    ours = nest(flat)
+    _check_rotary_grids(model, ours)
+    return ours
+
+
+def _with_timm_trunk(flat: dict[str, Any], name: Any) -> dict[str, Any]:
+    """The fields with a trunk of timm in the place of Hiera.
+
+    Raises:
+        ConfigError: it is another one than EdgeTAM's.
+    """
+    if not isinstance(name, str) or name.partition(".")[0] != _REPVIT_M1.partition(".")[0]:
+        raise ConfigError(f"official configuration: {_TIMM} = {brief(name)} is not supported, only {_REPVIT_M1!r}")
+    return {k: v for k, v in flat.items() if not k.startswith("trunk.")} | {"trunk.architecture": REPVIT}
+
+
+def _check_rotary_grids(model: dict[str, Any], ours: dict[str, Any]) -> None:
+    """Compare the grids of the cross-attention (EdgeTAM) with those that other keys imply.
+
+    Raises:
+        ConfigError: they differ.
+    """
+    said = {name: lookup(model, f"{_LAYER}.cross_attention.{name}") for name in ("q_sizes", "k_sizes")}
+    if _PERCEIVER not in ours or not any(said.values()):
+        return
+    side, stride = PerceiverConfig.from_dict(ours[_PERCEIVER]).side, ours.get("backbone_stride", 16)
+    cells = ours["image_size"] // stride if type(ours["image_size"]) is type(stride) is int and stride > 0 else None
+    for name, only in (("q_sizes", cells), ("k_sizes", side)):
+        if said[name] is not None and only is not None and said[name] != [only, only]:
+            raise ConfigError(
+                f"official configuration: {_LAYER}.cross_attention.{name} = {brief(said[name])}: must be "
+                f"{[only, only]}, as other keys say"
+            )
 
 
 def _resolved(root: dict[str, Any], value: Any, path: str) -> Any:
@@ -212,7 +259,10 @@ def to_official(ours: dict[str, Any]) -> dict[str, Any]:
     """The ``model`` part of an official YAML that describes a configuration given in our form."""
     tree: dict[str, Any] = {}
     for name, path in OFFICIAL_PATHS.items():
-        put(tree, path, lookup(ours, name))
+        if (value := lookup(ours, name)) is not None:
+            put(tree, path, value)
+    if lookup(ours, "trunk.architecture") == REPVIT:
+        put(tree, _TIMM, _REPVIT_M1)
     layer = tree["memory_attention"]["layer"]
     layer["self_attention"] = {name: layer["cross_attention"][name] for name in ATTENTION_SHARED}
     return tree

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -59,19 +60,26 @@ class Config:
         elif kind == "tuple[int, ...]":
             ok = isinstance(value, tuple) and len(value) <= 256 and all(is_int(v, 0) for v in value)
             require(ok, self, f.name, "must be a list of non-negative integers")
-        elif kind.endswith("Config"):
-            ok = isinstance(value, Config) and type(value).__name__ == kind
+        elif "Config" in kind:  # "FpnConfig", or several: "PerceiverConfig | None"
+            ok = (type(value).__name__ if isinstance(value, Config) else str(value)) in kind.split(" | ")
             require(ok, self, f.name, f"must be a {kind}")
+
+    @classmethod
+    def _part(cls, name: str, values: dict[str, Any]) -> Config | None:
+        """The part of this name, given as a dict; None if there is no such part."""
+        return PARTS[name].from_dict(values) if name in PARTS else None
 
     def _rules(self) -> Iterator[Rule]:
         """Rules between fields, as (holds, owner, field, text); overridden where there are any."""
         yield from ()
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-ready dict; ``from_dict(to_dict())`` gives an equal object."""
+        """A JSON-ready dict; ``from_dict(to_dict())`` gives an equal object. A part that is None is left out."""
         out: dict[str, Any] = {}
         for f in dataclasses.fields(self):
             value = getattr(self, f.name)
+            if value is None:
+                continue
             if isinstance(value, Config):
                 value = value.to_dict()
             out[f.name] = list(value) if isinstance(value, tuple) else value
@@ -86,7 +94,7 @@ class Config:
         unknown = sorted(set(map(str, values)) - set(parts))
         if unknown:
             raise ConfigError(f"{cls.__name__}: unknown field {brief(unknown[0])}; known fields: {', '.join(parts)}")
-        nested = {k: PARTS[k].from_dict(v) for k, v in values.items() if k in PARTS and isinstance(v, dict)}
+        nested = {k: part for k, v in values.items() if isinstance(v, dict) and (part := cls._part(k, v)) is not None}
         return cls(**{**values, **nested})
 
 
@@ -151,6 +159,16 @@ class HieraConfig(Config):
             stage = self.stage_of_block(block)
             ok = self.embed_dim_at_stage(stage) != self.embed_dim_at_stage(stage - 1)
             yield ok, self, "dim_mul", "must change the channels wherever queries are pooled"
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of the feature levels, highest resolution first."""
+        return tuple(self.embed_dim_at_stage(stage) for stage in range(len(self.stages)))
+
+    @property
+    def image_unit(self) -> int:
+        """The side of the image is a multiple of it: the strides and the first window must divide it."""
+        return math.lcm(self.stride_at_stage(len(self.stages) - 1), self.patch_stride * self.window_spec[0])
 
     @property
     def total_blocks(self) -> int:
@@ -314,7 +332,7 @@ class MemoryEncoderConfig(Config):
         return layers
 
 
-# The parts of a model, by their field in SAM2Config.
+# The parts of a model, by their field in SAM2Config. ``edgetam`` has others in their place.
 PARTS: dict[str, type[Config]] = {
     "trunk": HieraConfig,
     "neck": FpnConfig,

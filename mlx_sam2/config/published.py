@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .parts import FpnConfig, HieraConfig
+from .edgetam import PerceiverConfig, RepViTConfig
+from .parts import FpnConfig, HieraConfig, MemoryConfig
 from .sam2 import SAM2Config
 
 DEMO = "demo"  # the name of the model in the package
@@ -59,7 +60,22 @@ def _published() -> dict[str, PublishedModel]:
             name = f"sam{version}_hiera_{size}"
             repo_id = f"facebook/sam{version}-hiera-{size.replace('_', '-')}"
             table[name] = PublishedModel(name, prefix + size, repo_id, config)
+    table["edgetam"] = PublishedModel("edgetam", "edgetam", "facebook/EdgeTAM", _edgetam())
     return table
+
+
+def _edgetam() -> SAM2Config:
+    trunk = RepViTConfig()
+    return SAM2Config(
+        trunk=trunk,
+        neck=FpnConfig(backbone_channel_list=trunk.widths[::-1]),
+        memory_attention=MemoryConfig(num_layers=2),
+        spatial_perceiver=PerceiverConfig(),
+        no_obj_embed_spatial=False,
+        proj_tpos_enc_in_obj_ptrs=False,
+        use_signed_tpos_enc_to_obj_ptrs=False,
+        add_tpos_enc_to_obj_ptrs=False,
+    )
 
 
 PUBLISHED: dict[str, PublishedModel] = _published()

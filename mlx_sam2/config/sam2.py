@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..text import brief
 from . import official, transformers
+from .edgetam import REPVIT, PerceiverConfig, RepViTConfig
 from .parts import (
     Config,
     ConfigError,
@@ -26,13 +26,17 @@ BESIDE = ("model_type", "quantization", "mlx_sam2")  # keys of our config.json t
 
 @dataclass(frozen=True)
 class SAM2Config(Config):
-    """A whole model (official ``SAM2Base``). The defaults are SAM 2.1 tiny, built with post-processing."""
+    """A whole model (official ``SAM2Base``). The defaults are SAM 2.1 tiny, built with post-processing.
 
-    trunk: HieraConfig = field(default_factory=HieraConfig)
+    EdgeTAM is such a model too: its trunk is a ``RepViTConfig``, and it has a ``spatial_perceiver``.
+    """
+
+    trunk: HieraConfig | RepViTConfig = field(default_factory=HieraConfig)
     neck: FpnConfig = field(default_factory=FpnConfig)
     decoder: DecoderConfig = field(default_factory=DecoderConfig)
     memory_attention: MemoryConfig = field(default_factory=MemoryConfig)
     memory_encoder: MemoryEncoderConfig = field(default_factory=MemoryEncoderConfig)
+    spatial_perceiver: PerceiverConfig | None = None  # None: memories stay maps
     scalp: int = 1
     image_size: int = 1024
     backbone_stride: int = 16
@@ -67,16 +71,15 @@ class SAM2Config(Config):
 
     def _rules(self) -> Iterator[Rule]:
         trunk, neck, memory, encoder = self.trunk, self.neck, self.memory_attention, self.memory_encoder
-        coarsest = trunk.stride_at_stage(len(trunk.stages) - 1)
-        unit = math.lcm(coarsest, trunk.patch_stride * trunk.window_spec[0])
         yield self.image_size <= 8192, self, "image_size", "must be at most 8192"
-        ok = self.image_size % unit == 0
-        yield ok, self, "image_size", f"must be a multiple of {unit}: the strides and the first window must divide it"
-        widths = tuple(trunk.embed_dim_at_stage(s) for s in reversed(range(len(trunk.stages))))
+        ok = self.image_size % trunk.image_unit == 0
+        rule = f"must be a multiple of {trunk.image_unit}: the trunk's strides and windows must divide it"
+        yield ok, self, "image_size", rule
+        widths = trunk.widths[::-1]
         if neck.backbone_channel_list != widths:
             yield False, neck, "backbone_channel_list", f"must be {list(widths)}, the trunk's widths"
-        yield self.scalp < len(trunk.stages), self, "scalp", "drops every feature level"
-        level = len(trunk.stages) - 1 - self.scalp
+        yield self.scalp < len(widths), self, "scalp", "drops every feature level"
+        level = len(widths) - 1 - self.scalp
         ok = self.backbone_stride == trunk.stride_at_stage(level)
         yield ok, self, "backbone_stride", f"must be the stride of the last kept level, {trunk.stride_at_stage(level)}"
         if self.use_high_res_features_in_sam:
@@ -94,6 +97,12 @@ class SAM2Config(Config):
         ok = encoder.mask_downsampler_total_stride == self.backbone_stride
         yield ok, encoder, "mask_downsampler_total_stride", f"must equal backbone_stride = {self.backbone_stride}"
         yield neck.d_model % encoder.out_dim == 0, encoder, "out_dim", f"must divide d_model = {neck.d_model}"
+        if (perceiver := self.spatial_perceiver) is not None:
+            ok = perceiver.dim == encoder.out_dim
+            yield ok, perceiver, "dim", f"must equal the memory encoder's out_dim = {encoder.out_dim}"
+            side = self.embedding_size
+            ok = side % perceiver.side == 0
+            yield ok, perceiver, "num_latents_2d", f"its root, {perceiver.side}, must divide the {side} cells of a side"
         yield self.max_cond_frames_in_attn not in (0, 1), self, "max_cond_frames_in_attn", "must be -1 or at least 2"
         yield self.directly_add_no_mem_embed, self, "directly_add_no_mem_embed", "must be true, as published"
         needs = self.pred_obj_scores and self.use_obj_ptrs_in_encoder
@@ -110,6 +119,20 @@ class SAM2Config(Config):
     def embedding_size(self) -> int:
         """Side of the stride-16 feature map, in tokens."""
         return self.image_size // self.backbone_stride
+
+    @property
+    def memory_shape(self) -> tuple[int, ...]:
+        """Shape of the memory of one object on one frame: a map (h, w, M), or a perceiver's tokens (N, M)."""
+        width = self.memory_encoder.out_dim
+        if self.spatial_perceiver is not None:
+            return self.spatial_perceiver.num_tokens, width
+        return self.embedding_size, self.embedding_size, width
+
+    @classmethod
+    def _part(cls, name: str, values: dict[str, Any]) -> Config | None:
+        if name == "trunk" and values.get("architecture") == REPVIT:
+            return RepViTConfig.from_dict(values)
+        return PerceiverConfig.from_dict(values) if name == "spatial_perceiver" else super()._part(name, values)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready dict, marked as ours; ``from_dict`` gives an equal object back."""
@@ -135,7 +158,8 @@ class SAM2Config(Config):
             ours = {k: v for k, v in ours.items() if k in {f.name for f in dataclasses.fields(cls)}}
         if values.get("model_type", "mlx_sam2") != "mlx_sam2":
             raise ConfigError(
-                f"model_type {brief(values['model_type'])} is not a SAM 2 model (mlx_sam2, sam2 or sam2_video)"
+                f"model_type {brief(values['model_type'])} is not a SAM 2 model "
+                "(mlx_sam2, sam2 or sam2_video, edgetam or edgetam_video)"
             )
         if "trunk" not in ours:
             raise ConfigError(

@@ -186,7 +186,7 @@ def _check(found: Checkpoint, layout: str, packed: Mapping[str, Scheme], video: 
 
 def _own_dtype(parameters: Mapping[str, layouts.Parameter]) -> tuple[str, bool]:
     """The precision of a checkpoint's weights, and whether it is mixed; float32 holds every mixture."""
-    found = {p.dtype for key, p in parameters.items() if key not in loading.KEPT_FLOAT32}
+    found = {p.dtype for key, p in parameters.items() if layouts.has_precision(key)}
     return ("float32", True) if len(found) > 1 else (found.pop(), False)
 
 

@@ -9,10 +9,12 @@ from functools import lru_cache, partial
 import mlx.core as mx
 
 from ..checkpoint import key_map
-from ..checkpoint.loading import DTYPES, KEPT_FLOAT32
-from ..checkpoint.reader import Checkpoint
+from ..checkpoint.loading import DTYPES
+from ..checkpoint.reader import Checkpoint, Weight
 from ..formats.safetensors_writer import Tensor
 from ..model.quantization import Scheme, pack, unpack
+
+COUNTED_IN = "int64"
 
 
 class ConversionError(ValueError):
@@ -43,7 +45,22 @@ def parameters(checkpoint: Checkpoint, packed: Mapping[str, Scheme]) -> dict[str
         else:
             dtype = "float32" if weight.dtype == "float64" else weight.dtype  # as Weight.read gives it
             found[key] = Parameter(weight.mlx_shape, dtype, weight.read)
+        if key.endswith(key_map.BESIDE_COUNTER):
+            counter = key.removesuffix(key_map.BESIDE_COUNTER) + key_map.COUNTER
+            found[counter] = _counter(checkpoint.counters.get(counter))
     return found
+
+
+def _counter(stored: Weight | None) -> Parameter:
+    """The steps of a batch norm's training; 0 where they are not known."""
+    if stored is None:
+        return Parameter((), COUNTED_IN, lambda: mx.zeros((), mx.int64))
+    return Parameter(stored.shape, COUNTED_IN, lambda: stored.read().astype(mx.int64))
+
+
+def has_precision(key: str) -> bool:
+    """Whether the precision of a tensor is that of the model's weights."""
+    return not key_map.stored_float32(key) and not key_map.is_counter(key)
 
 
 def _read(parts: tuple) -> tuple[mx.array, ...]:
@@ -88,14 +105,18 @@ def transformers_layout(found: Mapping[str, Parameter], dtype: str | None) -> li
     Raises:
         ConversionError: a parameter has no name there.
     """
+    perceives = any(key.startswith("spatial_perceiver.") for key in found)
     tensors = []
     rows: dict[str, Tensor] = {}
     for tensor in official_layout(found, dtype):
         if tensor.name in key_map.POINT_ROWS:
             rows[tensor.name] = tensor
             continue
+        if names := key_map.halves(tensor.name):
+            tensors += _split(tensor, names)
+            continue
         try:
-            name = key_map.to_transformers(tensor.name)
+            name = key_map.to_transformers(tensor.name, perceives)
         except KeyError:
             raise ConversionError(f"transformers has no name for {tensor.name}; write --to official instead") from None
         for copy in key_map.POSITION_COPIES if name in key_map.POSITION_COPIES else (name,):
@@ -106,10 +127,20 @@ def transformers_layout(found: Mapping[str, Parameter], dtype: str | None) -> li
     return [*tensors, table]
 
 
+def _split(tensor: Tensor, names: tuple[str, str]) -> list[Tensor]:
+    """The upper and the lower half of the rows, under these names."""
+    (rows, columns), half = tensor.shape, tensor.shape[0] // 2
+    ranges = (slice(0, half), slice(half, rows))
+    return [
+        Tensor(name, (half, columns), tensor.dtype, lambda part=part: mx.contiguous(tensor.make()[part]))
+        for name, part in zip(names, ranges, strict=True)
+    ]
+
+
 def _dtype_of(key: str, parameter: Parameter, dtype: str | None) -> str:
-    if dtype is None:
+    if dtype is None or parameter.dtype == COUNTED_IN:
         return parameter.dtype
-    return "float32" if key in KEPT_FLOAT32 else dtype
+    return "float32" if key_map.stored_float32(key) else dtype
 
 
 def _cast(key: str, parameter: Parameter, dtype: str, axes: tuple[int, ...] | None = None) -> mx.array:
@@ -120,6 +151,8 @@ def _cast(key: str, parameter: Parameter, dtype: str, axes: tuple[int, ...] | No
     """
     with mx.stream(mx.cpu):
         value = parameter.read()
+        if dtype == COUNTED_IN:
+            return value
         cast = value.astype(DTYPES[dtype])
         if not mx.isfinite(cast).all().item():
             if mx.isfinite(value).all().item():

@@ -10,9 +10,8 @@ import mlx.core as mx
 import numpy as np
 
 from ..checkpoint import folder as converted
-from ..checkpoint import loading
+from ..checkpoint import key_map, loading
 from ..checkpoint.folder import Source
-from ..checkpoint.loading import KEPT_FLOAT32
 from ..checkpoint.reader import Checkpoint
 from ..config.parts import ConfigError
 from ..config.sam2 import SAM2Config
@@ -120,7 +119,8 @@ def _check_files(folder: Path, files: dict[str, Any]) -> None:
 def _check_precision(found: Checkpoint, dtype: str, values: dict[str, Any], schemes: dict[str, Scheme]) -> None:
     for key, weight in found.weights.items():
         layer, _, leaf = key.rpartition(".")
-        expected = "uint32" if leaf == "weight" and layer in schemes else "float32" if key in KEPT_FLOAT32 else dtype
+        expected = "float32" if key_map.stored_float32(key) else dtype
+        expected = "uint32" if leaf == "weight" and layer in schemes else expected
         if weight.dtype != expected:
             raise VerificationError(f"{found.path}: {key} is {weight.dtype}, but config.json says {expected}")
     for layer, scheme in schemes.items():
@@ -198,16 +198,17 @@ def compare(found: Verified, source: Path, weights_key: str | None = None) -> Ag
         raise VerificationError(f"{source} is not what {found.folder} was made from: its sha256 is another one")
     model = loading.empty_model(raw, found.config)
     parameters = layouts.parameters(raw, schemes_of(model))
-    own = {parameter.dtype for key, parameter in parameters.items() if key not in KEPT_FLOAT32}
+    own = {parameter.dtype for key, parameter in parameters.items() if layouts.has_precision(key)}
     rounded = bool(found.schemes) or (found.dtype != "float32" and own != {found.dtype})
-    weights = loading.read(found.folder).weights
+    ours = loading.read(found.folder)
+    weights = {**ours.weights, **ours.counters}
     tensors = layouts.mlx_layout(parameters, found.dtype, found.schemes)
     if {tensor.name for tensor in tensors} != weights.keys():
         raise VerificationError(f"{found.folder} and {source} are not of the same parts: one lacks what video needs")
     for tensor in tensors:
         if not mx.array_equal(tensor.make(), weights[tensor.name].read()).item():
             raise VerificationError(f"{found.folder}: {tensor.name} is not what converting {source} gives")
-    del model, parameters, weights, tensors
+    del model, parameters, ours, weights, tensors
     pixels = _picture(found.config.image_size)
     expected = _masks(loading.build(raw, found.config, mx.float32), pixels)
     model = loading.load(found.folder, dtype="float32")

@@ -106,8 +106,7 @@ def record(model: SAM2) -> list[Call]:
 def _attended(model: SAM2, embedding: mx.array, frame: Frame) -> mx.array:
     """The features of a frame after memory attention."""
     config, count = model.config, model.config.num_maskmem if frame.memories is None else frame.memories
-    side, width = config.embedding_size, config.memory_encoder.out_dim
-    memories = mx.zeros((frame.objects, count, side, side, width), mx.bfloat16)
+    memories = mx.zeros((frame.objects, count, *config.memory_shape), mx.bfloat16)
     order = mx.broadcast_to(mx.arange(count), (frame.objects, count))
     pointers = times = None
     recalled = 0

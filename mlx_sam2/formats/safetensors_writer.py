@@ -20,8 +20,8 @@ import numpy as np
 
 from ..text import dtype_name
 
-_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint32": "U32"}
-_ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint32": 4}
+_CODES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "uint32": "U32", "int64": "I64"}
+ITEMSIZES = {"float32": 4, "float16": 2, "bfloat16": 2, "uint32": 4, "int64": 8}
 
 
 @dataclass(frozen=True)
@@ -30,12 +30,12 @@ class Tensor:
 
     name: str
     shape: tuple[int, ...]
-    dtype: str  # "float32", "float16", "bfloat16" or "uint32"
+    dtype: str  # one of ITEMSIZES
     make: Callable[[], mx.array]
 
     @property
     def nbytes(self) -> int:
-        return math.prod(self.shape) * _ITEMSIZES[self.dtype]
+        return math.prod(self.shape) * ITEMSIZES[self.dtype]
 
     def data(self) -> memoryview:
         """The bytes, row by row, in native order."""

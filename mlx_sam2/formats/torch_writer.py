@@ -12,9 +12,9 @@ import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from .safetensors_writer import Tensor
+from .safetensors_writer import ITEMSIZES, Tensor
 
-_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage"}
+_STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "bfloat16": "BFloat16Storage", "int64": "LongStorage"}
 _ROOT = "archive"
 _ALIGNMENT = 64  # of the bytes of a storage, as torch.save writes them
 
@@ -56,7 +56,7 @@ def _pickle(tensors: Sequence[Tensor]) -> bytes:
 
 def _tensor(tensor: Tensor, key: str) -> bytes:
     """A call of torch's _rebuild_tensor_v2: storage, offset, shape, strides, requires_grad, hooks."""
-    numel = tensor.nbytes // (4 if tensor.dtype == "float32" else 2)
+    numel = tensor.nbytes // ITEMSIZES[tensor.dtype]
     storage = b"(" + _text("storage") + _global("torch", _STORAGES[tensor.dtype]) + _text(key) + _text("cpu")
     storage += _integer(numel) + b"tQ"
     shape, strides = _tuple(tensor.shape), _tuple(tuple(_strides(tensor.shape)))

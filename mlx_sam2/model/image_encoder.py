@@ -1,12 +1,14 @@
-"""The image encoder: Hiera trunk and FPN neck (official ``modeling/backbones/``; Hiera, arXiv 2306.00989)."""
+"""The image encoder: trunk and FPN neck (official ``modeling/backbones/``; Hiera, arXiv 2306.00989)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..config.edgetam import RepViTConfig
 from ..config.parts import FpnConfig, HieraConfig
 from ..config.sam2 import SAM2Config
 from ..kernels import global_attention, mask_unit_attention
@@ -14,6 +16,7 @@ from ..kernels.cpu import in_pieces
 from ..kernels.windows import max_pool
 from .derived import Derived
 from .layers import MLP, pointwise
+from .repvit import RepViT
 from .residual import ResidualStream, by_rows
 from .resize import resize_bicubic, resize_bilinear
 
@@ -119,7 +122,7 @@ class Hiera(nn.Module):
         window = self.pos_embed_window.shape[1]
         return background + mx.tile(self.pos_embed_window, (1, height // window, width // window, 1))
 
-    def position_of(self, pixels: mx.array) -> mx.array:
+    def prepared(self, pixels: mx.array) -> mx.array:
         """The position embedding for images of this size and dtype; cached until its parameters or the size change."""
         kernel, stride = self._patches
         key = (*((side - kernel) // stride + 1 for side in pixels.shape[1:3]), pixels.dtype)
@@ -132,7 +135,7 @@ class Hiera(nn.Module):
     def __call__(self, pixels: mx.array, position: mx.array | None = None) -> list[mx.array]:
         """(B, H, W, 3) normalised pixels -> one (B, H / stride, W / stride, width) per stage.
 
-        ``position`` is ``position_of(pixels)`` if the caller has it.
+        ``position`` is ``prepared(pixels)`` if the caller has it.
         """
         x = self.patch_embed(pixels)
         x = x + (self.position_embedding(*x.shape[1:3]).astype(x.dtype) if position is None else position)
@@ -203,20 +206,25 @@ class FpnNeck(nn.Module):
         return resize_bilinear(x, (2 * x.shape[1], 2 * x.shape[2]))
 
 
+TRUNKS: dict[type, type[Hiera] | type[RepViT]] = {HieraConfig: Hiera, RepViTConfig: RepViT}
+
+
 class ImageEncoder(nn.Module):
     """Trunk and neck; ``scalp`` drops that many of the lowest resolutions after the neck has used them."""
 
     def __init__(self, config: SAM2Config):
         super().__init__()
-        self._levels = len(config.trunk.stages) - config.scalp
-        self.trunk = Hiera(config.trunk)
+        self._levels = len(config.trunk.widths) - config.scalp
+        self.trunk = TRUNKS[type(config.trunk)](config.trunk)
         self.neck = FpnNeck(config.neck)
 
-    def __call__(
-        self, pixels: mx.array, position: mx.array | None = None, heads: Sequence[nn.Conv2d] = ()
-    ) -> list[mx.array]:
+    def prepared(self, pixels: mx.array) -> Any:
+        """What the trunk computes from its weights alone, for pixels of this size and dtype; cached."""
+        return self.trunk.prepared(pixels)
+
+    def __call__(self, pixels: mx.array, prepared: Any = None, heads: Sequence[nn.Conv2d] = ()) -> list[mx.array]:
         """(B, S, S, 3) -> feature maps of strides 4, 8 and 16, each with d_model channels or those of its head.
 
-        ``position`` as for ``Hiera``, ``heads`` as for ``FpnNeck``.
+        ``prepared`` as from the method, or None; ``heads`` as for ``FpnNeck``.
         """
-        return self.neck(self.trunk(pixels, position), heads)[: self._levels]
+        return self.neck(self.trunk(pixels, prepared), heads)[: self._levels]

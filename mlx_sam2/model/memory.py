@@ -7,10 +7,12 @@ import math
 import mlx.core as mx
 import mlx.nn as nn
 
+from ..config.edgetam import PerceiverConfig
 from ..config.parts import MemoryConfig, MemoryEncoderConfig
+from ..config.sam2 import SAM2Config
 from ..kernels import axial_memory_attention, axial_rope, expand_bias, memory_attention
 from .layers import ACTIVATIONS, GELU, Attention, gelu, merge_heads, split_heads
-from .position_encoding import sine_position_encoding
+from .position_encoding import sine_position_encoding, sine_time_encoding
 
 ENCODER_NORM_EPS = 1e-6  # LayerNorm2d; memory attention uses 1e-5, MLX's default
 POSITION_SCALE = 0.1  # of the sine encoding added to the input of memory attention
@@ -32,22 +34,25 @@ class RoPEAttention(Attention):
         num_tail: int = 0,
         bias: mx.array | None = None,
         pooling: int = 1,
+        key_grid: tuple[int, int] | None = None,
     ) -> mx.array:
         """q (B or 1, h * w, C), k and v (B, frames * h * w + num_tail, C_kv) -> (B, h * w, C).
 
         With ``pooling`` above 1 the keys are averaged after their rotation; ``v`` is given pooled. ``bias`` is
         (B, frames + num_tail).
+        ``key_grid`` is that of the frames in the keys, if it is not that of the queries.
         """
+        key_grid = grid if key_grid is None else key_grid
         q = axial_rope(split_heads(self.q_proj(q), self.num_heads), *grid, self._theta)
         if self.num_heads == 1 and pooling == 1 and _is_narrow(self.k_proj):
             weight, offset = self.k_proj.weight, self.k_proj.bias
             return self._project(
-                axial_memory_attention(q.squeeze(1), k, v, weight, offset, grid, self._theta, num_tail, bias)
+                axial_memory_attention(q.squeeze(1), k, v, weight, offset, key_grid, self._theta, num_tail, bias)
             )
-        k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *grid, self._theta, num_tail)
-        k = pool_cells(k, grid, num_tail, pooling)
+        k = axial_rope(split_heads(self.k_proj(k), self.num_heads), *key_grid, self._theta, num_tail)
+        k = pool_cells(k, key_grid, num_tail, pooling)
         q = mx.broadcast_to(q, (len(k), *q.shape[1:]))
-        bias = expand_bias(bias, num_tail, grid[0] * grid[1] // pooling**2)
+        bias = expand_bias(bias, num_tail, key_grid[0] * key_grid[1] // pooling**2)
         if self.num_heads > 1:
             v = split_heads(self.v_proj(v), self.num_heads)
             return self.out_proj(merge_heads(memory_attention(q, k, v, bias)))
@@ -105,6 +110,7 @@ class MemoryAttentionLayer(nn.Module):
         num_tail: int,
         bias: mx.array | None,
         pooling: int,
+        key_grid: tuple[int, int],
     ) -> mx.array:
         """x (B or 1, h * w, C) attends to itself and to memories; arguments as in ``RoPEAttention``."""
         normed = self.norm1(x)
@@ -113,16 +119,17 @@ class MemoryAttentionLayer(nn.Module):
 
         normed = self.norm2(x)
         q = normed + position if self._config.pos_enc_at_cross_attn_queries else normed
-        x = x + self.cross_attn_image(q, keys, values, grid, num_tail, bias, pooling)
+        x = x + self.cross_attn_image(q, keys, values, grid, num_tail, bias, pooling, key_grid)
         return x + self.linear2(self._activation(self.linear1(self.norm3(x))))
 
 
 class MemoryAttention(nn.Module):
     """Conditions the features of a frame on the memories of an object."""
 
-    def __init__(self, config: MemoryConfig):
+    def __init__(self, config: MemoryConfig, perceiver: PerceiverConfig | None = None):
         super().__init__()
         self._config = config
+        self._perceiver = perceiver
         self.layers = [MemoryAttentionLayer(config) for _ in range(config.num_layers)]
         self.norm = nn.LayerNorm(config.d_model)
 
@@ -141,8 +148,9 @@ class MemoryAttention(nn.Module):
         Args:
             features: (B or 1, h, w, C) of the frame; with 1, the self-attention of the first layer runs once for all.
             position: (1, h, w, C) sine encoding of the frame.
-            keys, values: (B, Nk, M) tokens: T whole frames of h * w, then ``num_tail`` tokens of object pointers. The
-                keys include their positions if the configuration adds these.
+            keys, values: (B, Nk, M) tokens: T whole memories, then ``num_tail`` tokens of object pointers. A memory is
+                a map of h * w cells, or what the perceiver made of it. The keys include their positions if the
+                configuration adds these.
             num_tail: tokens at the end of memory that are not rotated.
             present: (B, T + num_tail) bool, False for frames and pointer tokens that are padding; these are left out
                 exactly. None if there is no padding.
@@ -157,29 +165,71 @@ class MemoryAttention(nn.Module):
         x = features.reshape(-1, h * w, c)
         if self._config.pos_enc_at_input:
             x = x + POSITION_SCALE * position
-        values = pool_cells(values, (h, w), num_tail, pooling)
-        bias = _memory_bias(present, pooling, values.shape, num_tail, h * w)
+        key_grid, placeless = (h, w), 0
+        if self._perceiver is not None:
+            key_grid, placeless = (self._perceiver.side, self._perceiver.side), self._perceiver.num_latents
+        cells = key_grid[0] * key_grid[1]
+        memories = (keys.shape[1] - num_tail) // (placeless + cells)
+        if placeless:
+            keys, values = (_placed_first(t, placeless, cells, num_tail) for t in (keys, values))
+        tail = num_tail + memories * placeless
+        values = pool_cells(values, key_grid, tail, pooling)
+        bias = _memory_bias(present, pooling, (len(keys), memories + num_tail), num_tail, placeless)
         for layer in self.layers:
-            x = layer(x, position, keys, values, (h, w), num_tail, bias, pooling)
+            x = layer(x, position, keys, values, (h, w), tail, bias, pooling, key_grid)
         return self.norm(x).reshape(-1, h, w, c)
 
 
-def _memory_bias(
-    present: mx.array | None, pooling: int, shape: tuple[int, ...], num_tail: int, cells: int
-) -> mx.array | None:
-    """A bias for the scores of each frame and each token of the tail, (B, T + num_tail) float32, -inf for padding.
+def _placed_first(tokens: mx.array, placeless: int, cells: int, num_tail: int) -> mx.array:
+    """Move tokens without a place in a grid behind all that have one; attention does not depend on the order of keys.
 
-    ``shape`` is that of the pooled values, (B, Nk, M). None if all are 0.
+    (B, T * (placeless + cells) + num_tail, M) -> the cells of T memories, their placeless tokens, and the tail.
+    """
+    b, n, m = tokens.shape
+    memories = tokens[:, : n - num_tail].reshape(b, -1, placeless + cells, m)
+    parts = [memories[:, :, placeless:].reshape(b, -1, m), memories[:, :, :placeless].reshape(b, -1, m)]
+    return mx.concatenate([*parts, tokens[:, n - num_tail :]] if num_tail else parts, axis=1)
+
+
+def _memory_bias(
+    present: mx.array | None, pooling: int, shape: tuple[int, int], num_tail: int, placeless: int
+) -> mx.array | None:
+    """A bias for the scores of each frame and each token behind the frames, float32, -inf for padding.
+
+    ``shape`` is that of ``present``, (B, T + num_tail). Each frame counts for its ``placeless`` tokens too. None if all
+    are 0.
     """
     if present is None and pooling == 1:
         return None
-    frames = (shape[1] - num_tail) // (cells // pooling**2)
+    frames = shape[1] - num_tail
     if present is None:
-        present = mx.ones((shape[0], frames + num_tail), mx.bool_)
+        present = mx.ones(shape, mx.bool_)
     bias = mx.where(present, 0.0, -math.inf)
-    if pooling == 1:
+    if pooling == 1 and not placeless:
         return bias
-    return mx.concatenate([bias[:, :frames] + math.log(pooling**2), bias[:, frames:]], axis=1)
+    parts = [bias[:, :frames] + math.log(pooling**2), bias[:, frames:]]
+    if placeless:
+        parts.insert(1, mx.repeat(bias[:, :frames], placeless, axis=1))
+    return mx.concatenate(parts, axis=1)
+
+
+def pointer_tokens(
+    pointers: mx.array, times: mx.array, config: SAM2Config, projection: nn.Module | None, dtype: mx.Dtype
+) -> tuple[mx.array, mx.array]:
+    """Pointers (B, P, C) at times (B, P) -> tokens and positions, each (B, P * C / M, M).
+
+    ``projection`` of the encodings of times, in ``dtype``, if the configuration asks for it.
+    """
+    b, count, dim = pointers.shape
+    mem_dim = config.memory_encoder.out_dim
+    if not config.add_tpos_enc_to_obj_ptrs:
+        position = mx.zeros((b * count, mem_dim))
+    elif projection is not None:
+        position = projection(sine_time_encoding(times.flatten(), dim).astype(dtype))
+    else:
+        position = sine_time_encoding(times.flatten(), mem_dim)
+    position = mx.repeat(position, dim // mem_dim, axis=0)  # the parts of a pointer share its position
+    return pointers.reshape(b, -1, mem_dim), position.reshape(b, -1, mem_dim)
 
 
 class MaskDownSampler(nn.Module):

@@ -15,12 +15,13 @@ from .compiled import compiled
 from .image_encoder import ImageEncoder
 from .layers import MLP
 from .mask_decoder import DecoderOutput, MaskDecoder
-from .memory import MemoryAttention, MemoryEncoder
-from .position_encoding import sine_position_encoding, sine_time_encoding
+from .memory import MemoryAttention, MemoryEncoder, pointer_tokens
+from .position_encoding import sine_position_encoding
 from .prompt_encoder import PADDING, PromptEncoder
 from .quantization import quantize, schemes_of
 from .resize import resize_bilinear
 from .results import Candidates, ImageFeatures, ObjectPrediction
+from .spatial_perceiver import SpatialPerceiver
 from .two_way_transformer import ImageProjections
 
 NO_OBJECT_LOGIT = -1024.0
@@ -38,8 +39,10 @@ class SAM2(nn.Module):
         self.image_encoder = ImageEncoder(config)
         self.sam_prompt_encoder = PromptEncoder(config)
         self.sam_mask_decoder = MaskDecoder(config)
-        self.memory_attention = MemoryAttention(config.memory_attention)
+        self.memory_attention = MemoryAttention(config.memory_attention, config.spatial_perceiver)
         self.memory_encoder = MemoryEncoder(config.memory_encoder)
+        if config.spatial_perceiver is not None:
+            self.spatial_perceiver = SpatialPerceiver(config.spatial_perceiver)
         self.maskmem_tpos_enc = mx.zeros((config.num_maskmem, 1, 1, mem_dim))
         self.no_mem_embed = mx.zeros((1, 1, dim))
         self.no_mem_pos_enc = mx.zeros((1, 1, dim))  # unused, as in the official code; kept for round trips
@@ -87,15 +90,15 @@ class SAM2(nn.Module):
         """(B, S, S, 3) normalised pixels -> features; S is ``config.image_size``."""
         before_computing()
         pixels = pixels.astype(self.dtype)
-        embedding, high_res = self._encode(pixels, self.image_encoder.trunk.position_of(pixels))
+        embedding, high_res = self._encode(pixels, self.image_encoder.prepared(pixels))
         return ImageFeatures(embedding, high_res)
 
     @compiled
-    def _encode(self, pixels: mx.array, position: mx.array) -> tuple[mx.array, tuple[mx.array, mx.array] | None]:
+    def _encode(self, pixels: mx.array, prepared: Any) -> tuple[mx.array, tuple[mx.array, mx.array] | None]:
         if not self._config.use_high_res_features_in_sam:
-            return self.image_encoder(pixels, position)[-1], None
+            return self.image_encoder(pixels, prepared)[-1], None
         decoder = self.sam_mask_decoder
-        stride_4, stride_8, *_, stride_16 = self.image_encoder(pixels, position, (decoder.conv_s0, decoder.conv_s1))
+        stride_4, stride_8, *_, stride_16 = self.image_encoder(pixels, prepared, (decoder.conv_s0, decoder.conv_s1))
         return stride_16, (stride_4, stride_8)
 
     def add_no_memory(self, embedding: mx.array) -> mx.array:
@@ -268,7 +271,7 @@ class SAM2(nn.Module):
     def encode_memory(
         self, embedding: mx.array, mask: mx.array, object_score: mx.array, binarize: bool = False
     ) -> mx.array:
-        """Memories (B, h, w, M) of B objects on a frame (official ``_encode_new_memory``).
+        """Memories of B objects on a frame, (B, *config.memory_shape) (official ``_encode_new_memory``).
 
         Args:
             embedding: (B or 1, h, w, C) of the frame, without the no-memory embedding.
@@ -283,6 +286,9 @@ class SAM2(nn.Module):
         if self._config.no_obj_embed_spatial:
             absent = (object_score <= 0).astype(memory.dtype)[:, :, None, None]  # (B, 1, 1, 1)
             memory = memory + absent * self.no_obj_embed_spatial
+        if "spatial_perceiver" in self:
+            position = self.memory_encoder.position_encoding(*memory.shape[1:3])
+            memory = self.spatial_perceiver(memory, position)
         return memory
 
     def attend_memory(
@@ -299,7 +305,7 @@ class SAM2(nn.Module):
 
         Args:
             embedding: (B or 1, h, w, C) of the frame, without the no-memory embedding.
-            memories: (B, T, h, w, M), T memories of each object in the order of attention.
+            memories: (B, T, *config.memory_shape), T memories of each object in the order of attention.
             time_indices: (B, T) integers, rows of ``maskmem_tpos_enc``.
             pointers: (B, P, C) object pointers, or None.
             pointer_times: (B, P) distances in frames, divided by the largest one in use.
@@ -322,13 +328,18 @@ class SAM2(nn.Module):
         present: mx.array | None = None,
     ) -> tuple[mx.array, mx.array, int, mx.array | None]:
         """Keys, values, ``num_tail`` and ``present`` for ``MemoryAttention``. Arguments as for ``attend_memory``."""
-        b, count, h, w, mem_dim = memories.shape
-        spatial = self.memory_encoder.position_encoding(h, w).reshape(1, 1, h * w, mem_dim)
+        b, count, *cells, mem_dim = memories.shape
+        if "spatial_perceiver" in self:
+            spatial = self.spatial_perceiver.position_encoding()
+        else:
+            spatial = self.memory_encoder.position_encoding(*cells)
+        spatial = spatial.reshape(1, 1, -1, mem_dim)
         position = spatial + self.maskmem_tpos_enc[time_indices].reshape(b, count, 1, mem_dim)
         values = memories.reshape(b, -1, mem_dim).astype(self.dtype)
         keys, num_tail = self._with_position(values, position.reshape(b, -1, mem_dim)), 0
         if pointers is not None:
-            tail, tail_position = self._pointer_tokens(pointers, pointer_times)
+            projection = self.get("obj_ptr_tpos_proj")
+            tail, tail_position = pointer_tokens(pointers, pointer_times, self._config, projection, self.dtype)
             tail, num_tail = tail.astype(self.dtype), tail.shape[1]
             keys = mx.concatenate([keys, self._with_position(tail, tail_position)], axis=1)
             values = mx.concatenate([values, tail], axis=1)
@@ -381,20 +392,6 @@ class SAM2(nn.Module):
 
     @compiled
     def remember(self, embedding: mx.array, low_res_mask: mx.array, object_score: mx.array, binarize: bool) -> mx.array:
-        """(B, 4h, 4w, 1) logits -> memories (B, h, w, M) bfloat16; the rounding is part of the official result."""
+        """(B, 4h, 4w, 1) logits -> memories, bfloat16; the rounding is part of the official result."""
         mask = resize_bilinear(low_res_mask, (self._config.image_size, self._config.image_size))
         return self.encode_memory(embedding, mask, object_score, binarize).astype(mx.bfloat16)
-
-    def _pointer_tokens(self, pointers: mx.array, times: mx.array) -> tuple[mx.array, mx.array]:
-        """Pointers (B, P, C) at times (B, P) -> tokens and positions, each (B, P * C / M, M)."""
-        b, count, dim = pointers.shape
-        mem_dim = self._config.memory_encoder.out_dim
-        parts = dim // mem_dim
-        if not self._config.add_tpos_enc_to_obj_ptrs:
-            position = mx.zeros((b * count, mem_dim))
-        elif self._config.proj_tpos_enc_in_obj_ptrs:
-            position = self.obj_ptr_tpos_proj(sine_time_encoding(times.flatten(), dim).astype(self.dtype))
-        else:
-            position = sine_time_encoding(times.flatten(), mem_dim)
-        position = mx.repeat(position, parts, axis=0)  # the parts of a pointer share its position
-        return pointers.reshape(b, -1, mem_dim), position.reshape(b, -1, mem_dim)

@@ -12,7 +12,6 @@ from mlx.utils import tree_flatten
 
 from ..checkpoint import key_map
 from ..checkpoint.build import set_device
-from ..checkpoint.loading import KEPT_FLOAT32
 from ..config.sam2 import SAM2Config
 from ..model.sam2 import SAM2
 from ..text import some
@@ -164,7 +163,7 @@ def as_official(model: Any) -> Any:
 
 def _cast(model: SAM2, dtype: mx.Dtype) -> None:
     cast = [
-        (key, value.astype(mx.float32 if key in KEPT_FLOAT32 else dtype))
+        (key, value.astype(mx.float32 if key_map.kept_float32(key) else dtype))
         for key, value in tree_flatten(SAM2.parameters(model))
         if mx.issubdtype(value.dtype, mx.floating)
     ]

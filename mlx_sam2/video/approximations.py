@@ -26,6 +26,10 @@ class Approximations:
 
     def check(self, config: SAM2Config) -> None:
         """Raise a ValueError for options that do not fit the model."""
+        if config.spatial_perceiver is not None and self.memory_pooling != 1:
+            raise ValueError(
+                f"memory_pooling={self.memory_pooling!r}: this model's memories are tokens already, not maps to average"
+            )
         side = config.embedding_size
         if not _is_whole(self.memory_pooling) or self.memory_pooling < 1 or side % self.memory_pooling:
             fitting = [n for n in range(1, side + 1) if side % n == 0][:4]

@@ -27,7 +27,7 @@ REMEDY = f"{slot_file.REMEDY}, or use memory='ram'"
 class FrameMemory(NamedTuple):
     """The memory of one object on one frame, which attention recalls."""
 
-    features: mx.array  # (h, w, M) bfloat16, as the official code stores them
+    features: mx.array  # config.memory_shape, bfloat16, as the official code stores them
     pointer: mx.array  # (C,) float32
 
 
@@ -38,7 +38,7 @@ class FrameResult:
     low_res_mask: np.ndarray  # (4h, 4w) float32 logits
     pointer: mx.array  # (C,) float32
     object_score: float
-    features: mx.array | None = None  # (h, w, M) bfloat16; None until the frame is committed to memory
+    features: mx.array | None = None  # config.memory_shape, bfloat16; None until the frame is committed to memory
     iou: float = 1.0  # the decoder's estimate for this mask; 1 for a mask that the user gave
 
     @property

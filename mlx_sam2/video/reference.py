@@ -129,9 +129,8 @@ def _check_shapes(arrays: dict[str, mx.array], config: SAM2Config, image_size: i
     views = arrays["features"].shape[0] if "features" in arrays and arrays["features"].ndim else 0
     if not 1 <= views <= MAX_VIEWS:
         raise ValueError(f"{name} holds {views} views of an object: 1 to {MAX_VIEWS} are possible")
-    memory = config.embedding_size, config.embedding_size, config.memory_encoder.out_dim
     expected = {
-        "features": ((views, *memory), mx.bfloat16),
+        "features": ((views, *config.memory_shape), mx.bfloat16),
         "pointers": ((views, config.neck.d_model), mx.float32),
         "scores": ((views,), mx.float32),
         "times": ((config.num_maskmem, config.memory_encoder.out_dim), mx.float32),

@@ -5,6 +5,7 @@ Official ``SAM2Base.track_step`` and ``SAM2VideoPredictor._run_single_frame_infe
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -35,7 +36,7 @@ CPU_SHARE = 4  # on a CPU so many times fewer: a batch beyond its caches is slow
 class Recalled(NamedTuple):
     """The memories of B objects as ``SAM2.attend_memory`` takes them, padded to equal counts."""
 
-    memories: mx.array  # (B, T, h, w, M)
+    memories: mx.array  # (B, T, *config.memory_shape)
     times: mx.array  # (B, T) int, rows of maskmem_tpos_enc
     pointers: mx.array | None  # (B, P, C)
     pointer_times: mx.array | None  # (B, P) float32
@@ -156,7 +157,7 @@ class Tracker:
         Objects whose memories have equal shapes go through memory attention, decoder and memory encoder as one batch.
 
         Args:
-            memories: (h, w, M) of each object; if given, they are kept for this frame and none is encoded.
+            memories: ``config.memory_shape`` of each object; if given, they are kept here and none is encoded.
             meanwhile: called once, after the last batch is queued and before its results are read.
         """
         recalls = [
@@ -183,8 +184,8 @@ class Tracker:
         most = MAX_SCORES // (CPU_SHARE if mx.default_device().type == mx.cpu else 1)
         batches = []
         for (num_memories, _), group in groupby(sorted(range(len(recalls)), key=shape), key=shape):
-            cells = self.config.embedding_size**2
-            size = max(most // (cells * cells * max(num_memories, 1)), 1)
+            cells, tokens = self.config.embedding_size**2, math.prod(self.config.memory_shape[:-1])
+            size = max(most // (cells * tokens * max(num_memories, 1)), 1)
             members = list(group)
             batches += [members[i : i + size] for i in range(0, len(members), size)]
         return batches

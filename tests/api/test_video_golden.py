@@ -11,11 +11,12 @@ from golden_runs import build, compare, run_script
 pytestmark = goldens.needs_goldens
 
 NANO = ["two_objects", "empty_clear_reverse_reset", "options", "pointers", "long", "masks_two_cond", "nopost"]
+EDGETAM = ["video_edgetam", *(f"video_edgetam_nano_{name}" for name in ("two_objects", "masks", "long"))]
 FILES = [f"video_nano_{name}" for name in NANO] + ["video_nano20"]
 RUNS = [
     *((name, "disk") for name in FILES),
     *(pytest.param(name, "ram", marks=pytest.mark.slow) for name in FILES),
-    pytest.param("video_tiny", "disk", marks=pytest.mark.slow),
+    *(pytest.param(name, "disk", marks=pytest.mark.slow) for name in ("video_tiny", *EDGETAM)),
 ]
 
 

@@ -214,7 +214,6 @@ FAMILIES = {
     "HQ-SAM 2": ["image_encoder.trunk.blocks.0.norm1.weight", "sam_mask_decoder.hf_token.weight"],
     "SAM 3": ["detector.backbone.vision_backbone.trunk.blocks.0.norm1.weight", "tracker.maskmem_tpos_enc"],
     "SAM 3 (of": ["detector_model.vision_encoder.backbone.layers.0.layer_norm1.weight", "tracker_model.x"],
-    "EdgeTAM": ["image_encoder.trunk.body.stem_0.c.weight", "spatial_perceiver.latents"],
     "EfficientTAM": ["image_encoder.trunk.pos_embed", "image_encoder.trunk.blocks.0.attn.qkv.weight"],
     "a YOLO": ["model.0.conv.weight", "model.1.conv.weight"],
     "Grounding DINO": ["transformer.level_embed", "bbox_embed.0.layers.0.weight"],

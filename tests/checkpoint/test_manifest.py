@@ -15,7 +15,14 @@ from synthetic import config_dict, shapes
 
 
 def listed(path: Path) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(entry["shape"]) for key, entry in json.loads(path.read_text())["keys"].items()}
+    """Without the counters of batch norms, which are not loaded."""
+    keys = json.loads(path.read_text())["keys"].items()
+    return {key: tuple(entry["shape"]) for key, entry in keys if not key_map.is_counter(key)}
+
+
+def test_the_small_edgetam(golden: Path) -> None:
+    expected = listed(golden / "manifest" / "official_edgetam_nano.json")
+    assert parameter_shapes(SAM2Config.from_dict(config_dict("edgetam_nano"))) == expected
 
 
 @pytest.mark.parametrize("name", ["nano", "nano20"])
@@ -38,5 +45,11 @@ def test_transformers_names(name: str, golden: Path) -> None:
     theirs[key_map.to_transformers(key_map.from_transformers(key_map.POSITION_COPIES[0]))] = matrix
     rows = [official.pop(key) for key in key_map.POINT_ROWS]
     assert theirs.pop(key_map.POINT_TABLE) == (len(rows), rows[0][1])
-    assert {key_map.to_transformers(key): shape for key, shape in official.items()} == theirs
+    for key in [key for key in official if key_map.halves(key)]:
+        rows, columns = official.pop(key)
+        for i, half in enumerate(key_map.halves(key)):
+            assert key_map.half(half) == (key, i)
+            assert theirs.pop(half) == (rows // 2, columns)
+    perceives = any(key.startswith("spatial_perceiver.") for key in official)
+    assert {key_map.to_transformers(key, perceives): shape for key, shape in official.items()} == theirs
     assert {key_map.from_transformers(key) for key in theirs} == set(official)

@@ -20,7 +20,8 @@ def published(size: str) -> HieraConfig:
 
 
 def test_table_of_published_models() -> None:
-    assert [entry.short_name for entry in PUBLISHED.values()] == [*SIZES, *(f"sam2-{size}" for size in SIZES)]
+    short = [*SIZES, *(f"sam2-{size}" for size in SIZES), "edgetam"]
+    assert [entry.short_name for entry in PUBLISHED.values()] == short
     for name, entry in PUBLISHED.items():
         assert entry.name == name
         assert entry.filename == f"{name}.pt"

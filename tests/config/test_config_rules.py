@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import synthetic
+from mlx_sam2.config.edgetam import PerceiverConfig, RepViTConfig
 from mlx_sam2.config.parts import ConfigError, DecoderConfig, FpnConfig, HieraConfig, MemoryConfig, MemoryEncoderConfig
 from mlx_sam2.config.sam2 import SAM2Config
 
@@ -23,7 +24,16 @@ SCALARS: dict[str, list[Any]] = {
     "float": ["0.1", None, True, math.nan, math.inf, -math.inf, 10**400, [0.5]],
     "tuple[int, ...]": [3, "8,4", None, [0.5], [True], [-1], [[1, 2]], [1] * 257, {"0": 1}],
 }
-PARTS = (HieraConfig, FpnConfig, DecoderConfig, MemoryConfig, MemoryEncoderConfig, SAM2Config)
+PARTS = (
+    RepViTConfig,
+    PerceiverConfig,
+    HieraConfig,
+    FpnConfig,
+    DecoderConfig,
+    MemoryConfig,
+    MemoryEncoderConfig,
+    SAM2Config,
+)
 WRONG_TYPES = [
     pytest.param(part, f.name, value, id=f"{part.__name__}.{f.name}-{str(value)[:12]}")
     for part in PARTS
@@ -109,6 +119,15 @@ RULES: list[tuple[type, dict[str, Any], str, str]] = [
     (SAM2Config, {"add_tpos_enc_to_obj_ptrs": False}, "proj_tpos_enc_in_obj_ptrs", "needs add_tpos_enc_to_obj_ptrs"),
     (SAM2Config, {"trunk": NANO.trunk}, "backbone_channel_list", r"[128, 64, 32, 16]"),
     (SAM2Config, {"trunk": FpnConfig()}, "trunk", "must be a HieraConfig"),
+    (SAM2Config, {"spatial_perceiver": FpnConfig()}, "spatial_perceiver", "must be a PerceiverConfig"),
+    (SAM2Config, {"spatial_perceiver": PerceiverConfig(num_latents_2d=81)}, "num_latents_2d", "its root, 9, must"),
+    (SAM2Config, {"spatial_perceiver": PerceiverConfig(dim=32, dim_head=32)}, "dim", "must equal the memory encoder"),
+    (PerceiverConfig, {"num_latents_2d": 255}, "num_latents_2d", "square number"),
+    (PerceiverConfig, {"heads": 2}, "dim_head", "times heads it must be dim = 64"),
+    (RepViTConfig, {"architecture": "vit"}, "architecture", "must be repvit"),
+    (RepViTConfig, {"depths": [2, 2]}, "depths", "each of 4 stages"),
+    (RepViTConfig, {"embed_dims": [48, 97], "depths": [1, 1]}, "embed_dims", "even numbers"),
+    (RepViTConfig, {"kernel_size": 4}, "kernel_size", "must be odd"),
     (SAM2Config, {"memory_attention": NANO.memory_attention}, "d_model", "must equal the neck's d_model = 256"),
     (SAM2Config, {"memory_encoder": NANO.memory_encoder}, "in_dim", "must equal the neck's d_model = 256"),
     (SAM2Config, {"memory_attention": MemoryConfig(kv_in_dim=32)}, "kv_in_dim", "memory encoder's out_dim = 64"),

@@ -13,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import synthetic
+import synthetic_edgetam
 
 if TYPE_CHECKING:
     import mlx.core as mx
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 # Official against official on another CPU backend (golden/README.md); tests allow ten times that.
 FEATURE_TOL, LOGIT_TOL, SCORE_TOL = 7e-5, 4e-4, 1e-5
+EDGETAM_TOL = 4e-4, 1e-2, 3e-5  # the same three
 
 MISSING = f"no goldens at {synthetic.GOLDEN}: they are not part of the repository"
 needs_goldens = pytest.mark.skipif(not synthetic.GOLDEN.is_dir(), reason=MISSING)
@@ -32,6 +34,11 @@ class Golden:
 
     about: dict[str, Any]
     tensors: dict[str, np.ndarray]
+
+    @property
+    def tolerances(self) -> tuple[float, float, float]:
+        """Of features, logits and scores."""
+        return EDGETAM_TOL if self.about["config"].startswith("edgetam") else (FEATURE_TOL, LOGIT_TOL, SCORE_TOL)
 
     def model(self) -> SAM2:
         weights = self.about["weights"]
@@ -50,8 +57,8 @@ def input_path(name: str) -> Path:
 
 
 def official_name(config: str) -> str:
-    """ "sam2.1_tiny" -> "sam2.1_hiera_tiny"; nano and nano20 stay."""
-    return config if config.startswith("nano") else config.replace("_", "_hiera_", 1)
+    """ "sam2.1_tiny" -> "sam2.1_hiera_tiny"; nano, nano20 and EdgeTAM's stay."""
+    return config if config.startswith(("nano", "edgetam")) else config.replace("_", "_hiera_", 1)
 
 
 @lru_cache(maxsize=1)
@@ -61,9 +68,10 @@ def _model(config: str, seed: int, overrides: str, sha256: str) -> SAM2:
     name = official_name(config)
     manifest = json.loads((synthetic.GOLDEN / "manifest" / f"official_{name}.json").read_text())["keys"]
     shapes = {key: tuple(entry["shape"]) for key, entry in manifest.items()}
-    state = synthetic.make_state(shapes, seed, json.loads(overrides))
+    recipe = synthetic_edgetam if name.startswith("edgetam") else synthetic
+    state = recipe.make_state(shapes, seed, json.loads(overrides))
     assert synthetic.digest(state) == sha256, "the recipe has made other weights than the golden's"
-    chosen = synthetic.nano_config(name) if name.startswith("nano") else PUBLISHED[name].config
+    chosen = PUBLISHED[name].config if name in PUBLISHED else synthetic.nano_config(name)
     return synthetic.build_model(chosen, state)
 
 

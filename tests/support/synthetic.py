@@ -88,6 +88,8 @@ def build_model(config: SAM2Config, state: dict[str, np.ndarray]) -> SAM2:
     model = SAM2(config)
     weights = {}
     for key, value in state.items():
+        if key_map.is_counter(key):
+            continue
         axes = key_map.mlx_axes(key)
         weights[key] = mx.array(value if axes is None else np.ascontiguousarray(value.transpose(axes)))
     model.load_weights(list(weights.items()), strict=True)
