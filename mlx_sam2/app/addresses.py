@@ -40,6 +40,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 BYTES = {"content": {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}}
 UPLOAD = {"requestBody": {"required": True, **BYTES}}
 JPEG = {"content": {"image/jpeg": {"schema": {"type": "string", "format": "binary"}}}}
+PNG = {"content": {"image/png": {"schema": {"type": "string", "format": "binary"}}}}
 EVENTS = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
 
 

@@ -38,9 +38,14 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
             why = "hidden objects are not exported: show one" if session.masks else "there is no mask to export yet"
             raise ApiError(409, "empty", why)
         moving = session.kind == "video" and ask.frame is None
+        alone = not moving and sum(bool(mask.area) for masks in export.masks.values() for mask in masks.values()) == 1
         write, suffix, media_type = {
-            "masks": (_write_masks, "_masks.zip", "application/zip"),
-            "cutouts": (_write_cutouts, "_cutouts.zip", "application/zip"),
+            "masks": (_write_mask, "_mask.png", "image/png")
+            if alone
+            else (_write_masks, "_masks.zip", "application/zip"),
+            "cutouts": (_write_cutout, "_cutout.png", "image/png")
+            if alone
+            else (_write_cutouts, "_cutouts.zip", "application/zip"),
             "coco": (_write_coco, "_coco.json", "application/json"),
             "overlay": (_write_video, "_overlay.mp4", "video/mp4")
             if moving
@@ -121,6 +126,23 @@ def _write_cutouts(export: Snapshot, path: Path) -> Steps:
                 part = np.s_[y : y + h, x : x + w]
                 _write_png(archive, _name(export, obj_id, t), cutout(frame[part], mask[part]))
             yield
+
+
+def _write_mask(export: Snapshot, path: Path) -> Steps:
+    """The mask of the only object, without an archive."""
+    [mask] = export.seen(export.frames[0]).values()
+    Image.fromarray(mask_picture(mask)).save(path, format="PNG", compress_level=3)
+    yield
+
+
+def _write_cutout(export: Snapshot, path: Path) -> Steps:
+    """The only object, without an archive."""
+    [t] = export.frames
+    [mask] = export.seen(t).values()
+    x, y, w, h = mask_to_bbox(mask)
+    part = np.s_[y : y + h, x : x + w]
+    Image.fromarray(cutout(export.source[t][part], mask[part])).save(path, format="PNG", compress_level=3)
+    yield
 
 
 def drawn(frame: np.ndarray, masks: dict[int, np.ndarray], objects: dict[int, Object]) -> np.ndarray:

@@ -11,6 +11,7 @@ from .app import App
 from .edit_routes import add_edits
 from .examples import EXAMPLES
 from .job_routes import add_jobs
+from .picture_routes import add_pictures
 from .schemas import MAX_POINTS, ApiError, AppState, LimitsState, Login
 from .session_routes import add_opening, add_sessions
 
@@ -23,6 +24,7 @@ def routes(app: App) -> APIRouter:
     add_sessions(router, app)
     add_edits(router, app)
     add_jobs(router, app)
+    add_pictures(router, app)
     return router
 
 

@@ -67,6 +67,8 @@ export const putObject = (id, object, looks, edit) => json("PUT", of(id, `/objec
 export const deleteObject = (id, object, edit) => json("DELETE", of(id, `/objects/${object}${query(edit)}`));
 export const putPrompts = (id, object, frame, { points, box, choice, mask, score, refine }, edit) =>
   json("PUT", of(id, `/objects/${object}/frames/${frame}${query(edit)}`), { points, box, choice, mask, score, refine });
+export const cutoutUrl = (id, object, frame) => of(id, `/objects/${object}/frames/${frame}/cutout`);
+export const cutout = async (id, object, frame) => (await send("GET", cutoutUrl(id, object, frame))).blob();
 export const restore = (id, revision, edit) => json("POST", of(id, `/restore${query(edit)}`), { revision });
 export const preview = (id, ask, signal) => json("POST", of(id, "/preview"), ask, signal);
 export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));

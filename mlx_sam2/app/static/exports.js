@@ -17,6 +17,7 @@ export class Exports {
     const hidden = session.doc.objects.filter(({ visible }) => !visible).length;
     openMenu(this.button, [
       ...(hidden ? [{ label: `Without ${hidden === 1 ? "the hidden object" : `${hidden} hidden objects`}`, note: "What is hidden is in no export but the project." }, null] : []),
+      ...(session.hasMask ? [{ label: "Copy cut-out", note: "The active object, to paste anywhere", act: () => this.app.cutouts.copy() }, null] : []),
       { label: "Mask PNGs", note: many ? "One picture for each object and frame" : "One black and white picture for each object", act: () => this.make("masks") },
       { label: "Cut-outs", note: "The objects on a transparent ground", act: () => this.make("cutouts") },
       { label: "COCO JSON", note: "Run lengths, boxes and areas", act: () => this.make("coco") },

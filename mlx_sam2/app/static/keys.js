@@ -14,7 +14,9 @@ const HELP = [
     [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
     [[CMD, "Z"], "Undo"], [["⇧", CMD, "Z"], "Redo"],
   ]],
-  ["Files", [[["O"], "Open"], [["X"], "Export"], [["?"], "This list"]]],
+  ["Files", [
+    [["O"], "Open"], [["X"], "Export"], [[CMD, "C"], "Copy the cut-out"], [[CMD, "S"], "Save as a project"], [["?"], "This list"],
+  ]],
   ["Without a pointer", [
     [["Tab"], "Go to the picture, then"], [["←", "↑", "→", "↓"], "Move the crosshair; with ⇧ farther"],
     [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
@@ -104,6 +106,8 @@ export class Keys {
     const key = event.key.toLowerCase();
     if (key === "z") return () => this.app[event.shiftKey ? "redo" : "undo"]();
     if (key === "y") return () => this.app.redo();
+    if (key === "s") return this.app.session && (() => this.app.exports.make("project"));
+    if (key === "c") return this.app.session && !String(getSelection()) && (() => this.app.cutouts.copy());
     if (key === "o") return () => this.app.files.pick("file");
     return null;
   }
@@ -115,7 +119,7 @@ export class Keys {
     const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
     if (general || !session || event.altKey) return general;
     const onControl = target.matches("button, input"); // there Space and Enter press it
-    if (event.key === " " && onControl) return null;
+    if (event.key === " " && onControl && target.type !== "range") return null; // a slider does nothing with it
     if (event.key.startsWith("Arrow") && onControl) return null; // radio buttons and sliders use them
     if (event.key === " ") return session.video ? () => !event.repeat && transport.toggle() : () => this.#hold();
     return {

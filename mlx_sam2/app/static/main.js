@@ -4,6 +4,7 @@ import { Painter } from "./canvas/paint.js";
 import { Pointer } from "./canvas/pointer.js";
 import { View } from "./canvas/view.js";
 import { Chooser, EverythingPanel } from "./chooser.js";
+import { Cutouts } from "./cutouts.js";
 import { find, withLooks } from "./document.js";
 import { announce, byId, toast, watchMenus, watchTheme } from "./dom.js";
 import { Exports } from "./exports.js";
@@ -32,6 +33,7 @@ class App {
       tap: (x, y, event) => this.tools.tap(x, y, event), drag: (box) => this.tools.drag(box),
       drop: (box) => this.tools.drop(box), pans: () => this.tools.pans,
     });
+    this.cutouts = new Cutouts(this);
     this.objects = new Objects(this);
     this.chooser = new Chooser(this);
     this.everything = new EverythingPanel(this);
@@ -145,7 +147,7 @@ class App {
     session.on("doc", mine(() => this.changed()))
       .on("masks", mine((frame) => this.#arrived(frame)))
       .on("frame", mine(() => { this.tools.forgetPreview(); this.changed(); this.painter.picture(); session.askAgain(); }))
-      .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) this.chooser.show(); this.status.show(); }))
+      .on("picture", mine((frame) => { this.painter.arrived(frame); if (frame === session.frame) { this.chooser.show(); this.objects.show(); } this.status.show(); }))
       .on("tracks", mine(() => { this.timeline.draw(); this.#showPrimary(); }))
       .on("regions", mine((regions) => this.#found(regions)))
       .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.status.show(); this.#tellEnd(ended); }))

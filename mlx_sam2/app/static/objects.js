@@ -88,6 +88,7 @@ export class Objects {
       if (given && given !== object.name) change({ name: given }, "Rename");
       else name.value = object.name;
     });
+    name.addEventListener("dblclick", () => name.select());
     name.addEventListener("keydown", (event) => {
       if (event.key === "Enter") name.blur();
       if (event.key === "Escape") {
@@ -101,13 +102,14 @@ export class Objects {
       class: "icon eye", onclick: () => change({ visible: !find(this.app.session.doc, id).visible }, "Show or hide"),
     }, icon("eye"));
     const trash = make("button", { class: "icon trash", onclick: (event) => { event.stopPropagation(); this.remove(id); } }, icon("trash"));
-    const row = make("li", { "data-id": id }, swatch, name, eye, trash);
+    const row = make("li", { "data-id": id }, swatch, this.app.cutouts.thumbnail(id), name, eye, trash);
     this.rows.set(id, row);
     return row;
   }
 
   #fill(row, { id, name, color, visible }) {
-    const [swatch, field, eye, trash] = row.children;
+    const [swatch, thumbnail, field, eye, trash] = row.children;
+    this.app.cutouts.draw(thumbnail, id);
     row.setAttribute("aria-current", String(id === this.app.session.active));
     row.dataset.hidden = String(!visible);
     swatch.style.setProperty("--colour", color);
