@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections import Counter, defaultdict
@@ -14,6 +15,7 @@ from PIL import Image
 
 from ..frames.sinks import FrameSink, Masks, Scores
 from ..masks.rle import mask_to_rle
+from ..masks.scores import ObjectScores
 from .formats import check_output, open_writer
 from .frames import FileFrames, Frames, NoFrames
 from .items import CLASS, DatasetObject, Item
@@ -59,7 +61,7 @@ class DatasetSink(FrameSink):
     ) -> None:
         self._is_file = check_output(path, format_name, overwrite)
         super().__init__(path, overwrite)
-        self._format, self._name, self._classes = format_name, name, classes or {}
+        self.format_name, self._name, self._classes = format_name, name, classes or {}
         self._options = options or WriteOptions(predictions=True)
         self._frame_name, self._frame_path = frame_name or "{:05d}".format, frame_path
         self._stack = ExitStack()
@@ -73,7 +75,7 @@ class DatasetSink(FrameSink):
     def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
         if self._writer is None:
             self._size = (frame.shape[0], frame.shape[1])
-            opened = open_writer(self.path, self._format, options=self._options, overwrite=self._overwrite)
+            opened = open_writer(self.path, self.format_name, options=self._options, overwrite=self._overwrite)
             self._writer = self._stack.enter_context(opened)
         if self._keeps_pixels:
             folder = self._writer.out / WAITING
@@ -83,8 +85,10 @@ class DatasetSink(FrameSink):
         for obj, mask in masks.items():
             # An object that is never seen is an object, too.
             self._masks[obj].update({i: RleMask(mask_to_rle(mask))} if mask.any() else {})
-            if obj in scores:
-                self._scores[obj][i] = float(scores[obj])
+            score = scores.get(obj)
+            score = score.predicted_iou if isinstance(score, ObjectScores) else score
+            if score is not None and math.isfinite(score):
+                self._scores[obj][i] = float(score)
 
     @property
     def _keeps_pixels(self) -> bool:

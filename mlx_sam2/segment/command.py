@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .. import cli
+from ..datasets.options import add_format
 from .options import PROG, add_options
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="the mask, 255 inside and 0 outside (PNG, TIFF); with --everything a folder of masks",
     )
+    add_format(output, by_object=False)
     output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with its masks and prompts")
     output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
     output.add_argument(

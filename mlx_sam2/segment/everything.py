@@ -21,6 +21,7 @@ from tqdm import tqdm
 from .. import cli, images
 from ..cli import UsageError
 from ..config.published import published, shipped
+from ..datasets.items import DatasetError
 from ..files import sha256
 from ..formats.names import FILE_SUFFIXES
 from ..hub.client import HubError
@@ -28,6 +29,7 @@ from ..hub.download import check_model
 from ..images.files import ImageError
 from ..masks.rle import rle_to_bbox
 from ..text import dtype_name
+from .dataset import check_format, write_parts
 from .options import PROG, generator_options, refuse_options
 from .outputs import Outputs, find_photos
 from .parts import FORMAT, Part, Parts, Photo, fingerprint, is_still, merge, read_settings
@@ -83,8 +85,10 @@ def make_plan(args: argparse.Namespace) -> tuple[list[Photo], Outputs]:
             raise ImageError(f"no such image: {path}")
     is_file = bool(args.overlay and args.overlay.suffix and not folders and len(photos) == 1)
     is_file = is_file and not os.path.isdir(args.overlay)
-    outputs = Outputs(args.output, args.overlay, is_file, beside=not asked, coco=args.coco, levels=args.levels)
-    kept = args.coco or (folders and (args.output or args.overlay))
+    masks = None if args.format else args.output
+    outputs = Outputs(masks, args.overlay, is_file, beside=not asked, coco=args.coco, levels=args.levels)
+    check_format(args)
+    kept = args.coco or (args.format and args.output) or (folders and (args.output or args.overlay))
     if kept:
         if not kept.name:
             raise UsageError(f"{kept} is no name for an output: the parts of a run are kept beside it")
@@ -193,7 +197,7 @@ def _json_line(photo: Photo, part: Part, files: dict[str, Any]) -> str:
 
 def _text_line(photo: Photo, part: Part, outputs: Outputs) -> str:
     written = [str(path) for path in (outputs.masks_of(photo), outputs.overlay_of(photo), outputs.coco) if path]
-    return f"{photo.path}: {_count(len(part.masks), 'mask')} -> {', '.join(written)}"
+    return f"{photo.path}: {_count(len(part.masks), 'mask')}{' -> ' if written else ''}{', '.join(written)}"
 
 
 def _count(number: int, thing: str) -> str:
@@ -242,6 +246,15 @@ def _merge(args: argparse.Namespace, photos: list[Photo], outputs: Outputs, fail
     return cli.FAILURE if missing else 0
 
 
+def _write_dataset(args: argparse.Namespace, photos: list[Photo], outputs: Outputs) -> int:
+    with _or_abort():
+        try:
+            write_parts(args, photos, outputs.parts)
+        except DatasetError as error:
+            return cli.fail(PROG, error)
+    return 0
+
+
 def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], outputs: Outputs) -> int:
     if args.merge:
         return _merge(args, photos, outputs, 0) if ranks.rank == 0 else 0
@@ -263,6 +276,8 @@ def _run(args: argparse.Namespace, ranks: Ranks, photos: list[Photo], outputs: O
     code = cli.FAILURE if failed else 0
     if outputs.coco and ranks.rank == 0:
         code = max(code, _merge(args, photos, outputs, failed))
+    if args.format and ranks.rank == 0:
+        code = max(code, _write_dataset(args, photos, outputs))
     (code,) = ranks.total(code)  # none ends before the file is written: mlx.launch would end the others
     return cli.FAILURE if code else 0
 

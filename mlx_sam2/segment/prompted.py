@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from .. import cli, images
 from ..cli import UsageError
+from ..datasets.items import DatasetError
 from ..hub.client import HubError
 from ..hub.download import check_model
 from ..images.backgrounds import Backdrop, parse_background
@@ -22,6 +23,7 @@ from ..images.files import ImageError
 from ..masks.boxes import mask_to_bbox
 from ..masks.polygons import mask_to_polygons
 from ..masks.rle import mask_to_rle
+from .dataset import check_format, write_results
 from .options import PROG, refuse_options
 from .outputs import find_photos
 
@@ -109,8 +111,8 @@ def _check_mask(path: Path, mask: np.ndarray, job: Job) -> None:
 
 def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
     """The files to write for one photo."""
-    chosen = {"mask": args.output, "overlay": args.overlay, "cutout": args.cutout}
-    if not (any(chosen.values()) or args.json):
+    chosen = {"mask": None if args.format else args.output, "overlay": args.overlay, "cutout": args.cutout}
+    if not (any(chosen.values()) or args.json or args.format):
         chosen = {"mask": job.path.parent, "overlay": job.path.parent, "cutout": None}
     outputs = {}
     for kind, place in chosen.items():
@@ -202,14 +204,14 @@ def _segment(
             else:
                 picture = images.mask_picture(matte) if kind == "mask" else cutout(pixels, matte, edges, backdrop)
             images.write(path, picture, overwrite=args.overwrite, suffixes=_formats(kind, args))
-        entries.append(_entry(mask, float(scores[i]), files, with_shapes=args.json))
+        entries.append(_entry(mask, float(scores[i]), files, args))
     return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
 
 
-def _entry(mask: np.ndarray, score: float, files: dict[str, Path], with_shapes: bool) -> dict[str, Any]:
+def _entry(mask: np.ndarray, score: float, files: dict[str, Path], args: argparse.Namespace) -> dict[str, Any]:
     entry = {"score": score, "area": int(np.count_nonzero(mask)), "bbox": mask_to_bbox(mask)}
-    if with_shapes:
-        entry |= {"rle": mask_to_rle(mask), "polygons": mask_to_polygons(mask)}
+    entry |= {"rle": mask_to_rle(mask)} if args.json or args.format else {}
+    entry |= {"polygons": mask_to_polygons(mask)} if args.json else {}
     return entry | {"files": {kind: str(path) for kind, path in files.items()}}
 
 
@@ -220,7 +222,7 @@ def _line(result: dict[str, Any]) -> str:
     box = ",".join(map(str, best["bbox"]))
     return (
         f"{result['image']}: score {best['score']:.3f}, {best['area']} pixels ({share:.1%}), "
-        f"x,y,width,height {box} -> {', '.join(files)}"
+        f"x,y,width,height {box}{' -> ' if files else ''}{', '.join(files)}"
     )
 
 
@@ -240,6 +242,7 @@ def run_prompted(args: argparse.Namespace) -> int:
     try:
         refuse_options(args)
         check_model(args.model, args.revision)
+        check_format(args)
         backdrop = _backdrop(args)
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
@@ -248,7 +251,7 @@ def run_prompted(args: argparse.Namespace) -> int:
         predictor = load_predictor(args)
     except (ValueError, HubError, OSError) as error:  # ValueError: CheckpointError and ConfigError
         return cli.fail(PROG, error)
-    code = 0
+    code, results = 0, []
     quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
     for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
         try:
@@ -256,7 +259,13 @@ def run_prompted(args: argparse.Namespace) -> int:
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
             code = max(code, cli.fail(PROG, error))  # the other photos are still done
             continue
+        results += [result] if args.format else []
         text = json.dumps(result) if args.json else _line(result)
         with tqdm.external_write_mode():
             cli.say(text)
+    if results:
+        try:
+            write_results(args, results)
+        except (DatasetError, OSError) as error:
+            return cli.fail(PROG, error)
     return code

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import cli
 from ..cli import UsageError
+from ..datasets.options import add_format, refuse_format
 from . import options
 from .options import PROG
 from .references import add_references
@@ -76,6 +77,7 @@ def build_parser() -> argparse.ArgumentParser:
     output = parser.add_argument_group("output")
     output.add_argument("--output", action="append", default=[], metavar="PATH",
                         help="a folder of PNG masks, .mp4, .mov or .jsonl (repeatable)")  # fmt: skip
+    add_format(output, by_object=True)
     output.add_argument("--overlay", metavar="PATH", help="the video with the objects drawn in, .mp4 or .mov")
     output.add_argument("--overwrite", action="store_true", help="replace outputs that exist")
     output.add_argument("--memory", choices=["disk", "ram"], default="disk",
@@ -87,6 +89,7 @@ def _check(args: argparse.Namespace) -> None:
     from ..hub.download import check_model
 
     options.refuse_options(args)
+    refuse_format(args)
     check_model(args.model, args.revision)
     if args.davis is None and args.video is None:
         raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import cli
+from ..datasets.options import format_words
 from ..files import write_text
 from ..frames.sinks import PngSink
 from .options import APPROXIMATIONS, FOLLOW, approximations
@@ -34,7 +35,7 @@ def resume_arguments(
     if args.everything:
         words = [args.video, *_everything_words(args, plan, source, outputs, progress)]
     else:
-        words = [args.video, *_prompt_words(plan, source, outputs, last)]
+        words = [args.video, *_prompt_words(args, plan, source, outputs, last)]
     words += [word for file in plan.references for word in ("--reference", str(file))]
     words += ["--start", str(start)]
     words += ["--frames", str(left)] if args.frames else []
@@ -45,11 +46,18 @@ def resume_arguments(
     given = approximations(args)
     for flag, name, *_ in APPROXIMATIONS:
         words += [f"--{flag}", f"{given[name]:g}"] if name in given else []
+    words += format_words(args)
+    folders = _png_folders(args, outputs)
     for output in outputs:
         path = Path(output)
-        name = output if path.is_dir() else path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")
-        words += ["--output", str(name)]
-    return [*words, "--overwrite"] if any(Path(output).is_dir() for output in outputs) else words
+        other = path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")
+        words += ["--output", output if output in folders else str(other)]
+    return [*words, "--overwrite"] if folders else words
+
+
+def _png_folders(args: argparse.Namespace, outputs: Sequence[str]) -> list[str]:
+    """The folders that can be continued; a data set cannot."""
+    return [output for output in outputs[args.format is not None :] if Path(output).is_dir()]
 
 
 def _visible(masks: dict[int, np.ndarray]) -> list[int]:
@@ -62,10 +70,12 @@ def _visible(masks: dict[int, np.ndarray]) -> list[int]:
     return visible
 
 
-def _prompt_words(plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame) -> list[str]:
+def _prompt_words(
+    args: argparse.Namespace, plan: Plan, source: FrameSource, outputs: Sequence[str], last: TrackedFrame
+) -> list[str]:
     """The prompts there were. Objects on the last frame get their written masks instead."""
     visible = _visible(last.masks)
-    folder = next((output for output in outputs if Path(output).is_dir()), None)
+    folder = next(iter(_png_folders(args, outputs)), None)
     if folder is None and visible:
         folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
         with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:

@@ -17,6 +17,7 @@ from ..frames.opening import open_sink, open_source
 from ..frames.sinks import PngSink
 from ..frames.source import FrameSource, VideoError
 from . import prompts as track_prompts
+from .dataset import open_dataset_sink
 from .everything import refuse_numbers, track_all
 from .options import PROG
 from .references import check_references
@@ -128,7 +129,8 @@ def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
     with open_source(args.video) as source:
         plan = make_plan(args, source)
         outputs = _outputs(args, source)
-        sinks = [_open_output(output, source, args.overwrite) for output in outputs]
+        sinks = [_open_output(output, source, args.overwrite) for output in outputs[args.format is not None :]]
+        sinks += [open_dataset_sink(args, source)] if args.format else []
         predictor = load_predictor(args)
         if args.everything:
             frames = track_all(predictor, source, plan, args, progress)

@@ -230,7 +230,7 @@ def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     source = SequenceSource(clip(6))
     values = {"image_size": 128, "memory_pooling": 2, "memory_temporal_stride_for_eval": None, "max_memories": None}
     args = Namespace(video="clip", everything=False, frames=None, model="m", revision=None, dtype=None, memory="disk")
-    vars(args).update(values, static_threshold=1.5, weights_key=None)
+    vars(args).update(values, static_threshold=1.5, weights_key=None, format=None, classes=[])
     last = TrackedFrame(3, source[3], {}, {}, None)
     progress = Progress(count=4, first=0, last=last)
     words = resume_arguments(args, Plan([], 0, 6, False), source, [str(tmp_path / "x.jsonl")], progress)
