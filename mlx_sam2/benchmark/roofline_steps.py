@@ -20,8 +20,14 @@ ELEMENTWISE = {
 VIEWS = {"Reshape", "Transpose", "Broadcast", "Slice", "Squeeze", "ExpandDims", "Flatten", "Unflatten", "Split"}
 WHOLE = ""  # the name of the part that is all of an array
 ATTENTIONS = ("axial_memory_attention", "memory_attention", "mask_unit_attention", "sdpa")
-KERNELS = (*ATTENTIONS, "axial_rope", "layer_norm", "gelu")  # the first whose name occurs in that of a launch
-HEAVY = {"Matmul", "AddMM", "Convolution", *ATTENTIONS}
+KERNELS = (
+    *ATTENTIONS,
+    "mask_logits",
+    "axial_rope",
+    "layer_norm",
+    "gelu",
+)  # the first whose name occurs in that of a launch
+HEAVY = {"Matmul", "AddMM", "Convolution", *ATTENTIONS, "mask_logits"}
 ENTER, LEAVE = "compiled_enter", "compiled_leave"  # marks of a compiled stage, as names of kernels
 
 
@@ -204,6 +210,8 @@ def _flops(name: str, arguments: list[Any], inputs: list[Any], outputs: list[Any
         return 4 * math.prod(shapes[0]) * shapes[1][2]
     if name == "memory_attention":
         return 2 * math.prod(shapes[0][:3]) * shapes[1][2] * (shapes[1][3] + shapes[2][3])
+    if name == "mask_logits":
+        return 2 * size * shapes[2][-1]
     if name == "axial_memory_attention":  # scores and values of 8 frames, of which some are empty; and A
         (_, queries, dim), (columns, width, _), (batch, keys, _) = shapes[0], shapes[3], shapes[4]
         cells = columns * shapes[1][2]

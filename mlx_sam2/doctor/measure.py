@@ -183,7 +183,8 @@ def _race(ways: list[Callable[..., mx.array]], args: tuple[Any, ...], rounds: in
         result = way(*args)
         mx.eval(result)
         wanted = math.ceil(ROUND_SECONDS / max(time.perf_counter() - start, 1e-6))
-        repeats.append(max(min(wanted, MAX_REPEATS, MAX_ROUND_BYTES // max(result.nbytes, 1)), 1))
+        nbytes = sum(x.nbytes for x in dispatch.arrays_of(result))
+        repeats.append(max(min(wanted, MAX_REPEATS, MAX_ROUND_BYTES // max(nbytes, 1)), 1))
     times: list[list[float]] = [[] for _ in ways]
     for _ in range(rounds):
         for way, repeat, seconds in zip(ways, repeats, times, strict=True):

@@ -47,8 +47,8 @@ class Op:
     """One operation in two forms that take the same positional arguments."""
 
     name: str
-    reference: Callable[..., mx.array]  # MLX's own operations, on any device
-    kernel: Callable[..., mx.array]  # one Metal kernel
+    reference: Callable[..., Any]  # MLX's own operations, on any device: an array, or a tuple of arrays
+    kernel: Callable[..., Any]  # one Metal kernel
     supports: Callable[..., bool]  # whether the kernel accepts these arguments
     variant: Callable[..., str]  # what is compiled in: dtype, head dim, window, ...
     size: Callable[..., str]  # what else its speed depends on: tokens, grid; not the batch
@@ -56,8 +56,9 @@ class Op:
     minimum_bytes: Callable[..., int]  # every needed input byte read once, every output byte written once
     cases: tuple[tuple[Any, ...], ...] = ()  # arguments with `Tensor`s: what tests, doctor and benchmark share
     preferred: Callable[..., bool] = field(default=lambda *args: True)  # the built-in choice, if none is stored
+    dtype: mx.Dtype | None = None  # of the results; None: that of the arguments
 
-    def __call__(self, *args: Any) -> mx.array:
+    def __call__(self, *args: Any) -> Any:
         for calls in _recorders.get():
             calls.append((self, tuple(_describe(a) for a in args)))
         if not self.uses_kernel(*args):
@@ -87,14 +88,19 @@ class Op:
         return f"{self.name} {self.variant(*args)} {self.size(*args)}"
 
 
+def arrays_of(result: Any) -> list[mx.array]:
+    """One array, or several, as a list."""
+    return [result] if isinstance(result, mx.array) else list(result)
+
+
 # ---- gradients
 
 
-def _with_gradient(op: Op, args: tuple[Any, ...]) -> mx.array:
+def _with_gradient(op: Op, args: tuple[Any, ...]) -> Any:
     """Call the kernel, with the gradient of the reference: MLX knows no gradient of a custom kernel."""
     places = [i for i, a in enumerate(args) if isinstance(a, mx.array)]
 
-    def called(way: Callable[..., mx.array], arrays: Sequence[mx.array]) -> mx.array:
+    def called(way: Callable[..., Any], arrays: Sequence[mx.array]) -> Any:
         given = list(args)
         for i, array in zip(places, arrays, strict=True):
             given[i] = array
@@ -103,9 +109,8 @@ def _with_gradient(op: Op, args: tuple[Any, ...]) -> mx.array:
     kernel = mx.custom_function(lambda *arrays: called(op.kernel, arrays))
 
     @kernel.vjp
-    def gradient(primals: Any, cotangent: mx.array, output: mx.array) -> Any:
-        primals = [primals] if isinstance(primals, mx.array) else list(primals)
-        _, found = mx.vjp(lambda *arrays: called(op.reference, arrays), primals, [cotangent])
+    def gradient(primals: Any, cotangents: Any, output: Any) -> Any:
+        _, found = mx.vjp(lambda *arrays: called(op.reference, arrays), arrays_of(primals), arrays_of(cotangents))
         return found[0] if len(found) == 1 else tuple(found)
 
     return kernel(*(args[i] for i in places))
@@ -151,15 +156,16 @@ def check(op: Op, *args: Any) -> str | None:
         mx.eval(result)
     except (RuntimeError, ValueError, TypeError, AttributeError) as error:  # the last two: an MLX that differs
         return f"it failed: {first_line(error)}"
-    if result.dtype != dtype:
-        return f"it gives {dtype_name(result.dtype)} in place of {dtype_name(dtype)}"
+    given, wanted = arrays_of(result)[0].dtype, op.dtype or dtype
+    if given != wanted:
+        return f"it gives {dtype_name(given)} in place of {dtype_name(wanted)}"
     difference = relative_difference(result, exact_reference(op, case))
     if difference <= TOLERANCE[dtype]:
         return None
     return f"it differs from the reference by {difference:.1e} of the largest value (allowed {TOLERANCE[dtype]:.0e})"
 
 
-def exact_reference(op: Op, args: tuple[Any, ...]) -> mx.array:
+def exact_reference(op: Op, args: tuple[Any, ...]) -> Any:
     """The reference on the CPU in float32, where products have full precision."""
     with mx.stream(mx.cpu), references_only():
         result = op.reference(*(a.astype(mx.float32) if isinstance(a, mx.array) else a for a in args))
@@ -167,9 +173,16 @@ def exact_reference(op: Op, args: tuple[Any, ...]) -> mx.array:
     return result
 
 
-def relative_difference(result: mx.array, expected: mx.array) -> float:
-    """Largest difference as a share of the largest expected value; infinite for another shape or a NaN."""
-    a, b = (np.array(x.astype(mx.float32)) for x in (result, expected))
+def relative_difference(result: Any, expected: Any) -> float:
+    """Largest difference as a share of the largest expected value; infinite for another shape or a NaN.
+
+    Of several results, the largest of theirs.
+    """
+    pairs = zip(arrays_of(result), arrays_of(expected), strict=True)
+    return max(_difference(*(np.array(x.astype(mx.float32)) for x in pair)) for pair in pairs)
+
+
+def _difference(a: np.ndarray, b: np.ndarray) -> float:
     if a.shape != b.shape or not np.isfinite(a).all():
         return float("inf")
     return float(np.abs(a - b).max(initial=0) / max(float(np.abs(b).max(initial=0)), 1e-30))

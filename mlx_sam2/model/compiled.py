@@ -24,7 +24,7 @@ def compiles() -> bool:
     """Whether stages run compiled now. Asked at every call; tests replace it.
 
     Not on the CPU: MLX would start the machine's C++ compiler, and the longest chain there, GELU, is faster in pieces
-    that fit the cache (``layers.gelu``). Not while the ops are listed or recorded: a compiled
+    that fit the cache (``kernels.gelu``). Not while the ops are listed or recorded: a compiled
     stage calls them only once.
     """
     return mx.default_device().type == mx.gpu and not is_watched()

@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from itertools import pairwise
 
 import mlx.core as mx
 import mlx.nn as nn
 
-from ..kernels import attend
-from ..kernels.cpu import PIECE, one_by_one
-
-# erf(z) = z P(z^2) / Q(z^2) for |z| < 4, beyond which it is 1 in float32: the rational approximation that Eigen and XLA
-# use. Highest power first.
-_ERF_P = (-2.72614225801306e-10, 2.77068142495902e-08, -2.10102402082508e-06, -5.69250639462346e-05,
-          -7.34990630326855e-04, -2.95459980854025e-03, -1.60960333262415e-02)  # fmt: skip
-_ERF_Q = (-1.45660718464996e-05, -2.13374055278905e-04, -1.68282697438203e-03, -7.37332916720468e-03,
-          -1.42647390514189e-02)  # fmt: skip
-
-
-def gelu(x: mx.array) -> mx.array:
-    """The exact (erf) GELU of any array.
-
-    MLX's CPU backend calls erf element by element, 20 times as long as a product; there, products and sums take its
-    place, within 2e-6 of the same values.
-    """
-    if mx.default_device().type != mx.cpu or x.dtype != mx.float32:
-        return nn.gelu(x)
-    if x.size <= PIECE:
-        return _gelu_by_products(x)
-    parts = mx.split(x.flatten(), range(PIECE, x.size, PIECE))
-    return mx.concatenate(one_by_one(_gelu_by_products, [(part,) for part in parts])).reshape(x.shape)
-
-
-def _gelu_by_products(x: mx.array) -> mx.array:
-    z = mx.clip(x * math.sqrt(0.5), -4, 4)
-    square = z * z
-    return (0.5 * x) * (1 + z * _polynomial(_ERF_P, square) / _polynomial(_ERF_Q, square))
-
-
-def _polynomial(coefficients: tuple[float, ...], x: mx.array) -> mx.array:
-    """Horner's scheme, highest power first."""
-    total = x * coefficients[0] + coefficients[1]
-    for c in coefficients[2:]:
-        total = total * x + c
-    return total
+from ..kernels import attend, gelu
 
 
 class GELU(nn.Module):

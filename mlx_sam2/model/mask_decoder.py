@@ -8,6 +8,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.sam2 import SAM2Config
+from ..kernels import mask_logits, unfold, upscaled_layer_norm
 from .layers import GELU, MLP
 from .two_way_transformer import ImageProjections, TwoWayTransformer
 
@@ -35,13 +36,13 @@ class DoublingConv(nn.ConvTranspose2d):
 
     def __call__(self, x: mx.array, more: mx.array | None = None) -> mx.array:
         """(B, h, w, C_in) -> (B, 2h, 2w, C_out), plus ``more`` of that shape (or of batch 1)."""
+        return unfold(self.folded(x), more)
+
+    def folded(self, x: mx.array) -> mx.array:
+        """(B, h, w, C_in) -> (B, h, w, 4 * C_out), the 2x2 pixels of a cell side by side."""
         (b, h, w, c), out = x.shape, len(self.bias)
         matrix = self.weight.transpose(1, 2, 0, 3).reshape(4 * out, c)  # rows (dy, dx, output channel)
-        y = mx.addmm(mx.tile(self.bias, 4), x.reshape(b * h * w, c), matrix.T)
-        y = y.reshape(b, h, w, 2, 2, out).swapaxes(2, 3)  # (B, h, dy, w, dx, C_out)
-        if more is not None:  # added before the axes are joined, which needs a copy
-            y = y + more.reshape(-1, h, 2, w, 2, out)
-        return y.reshape(b, 2 * h, 2 * w, out)
+        return mx.addmm(mx.tile(self.bias, 4), x.reshape(b * h * w, c), matrix.T).reshape(b, h, w, 4 * out)
 
 
 class MaskDecoder(nn.Module):
@@ -112,12 +113,11 @@ class MaskDecoder(nn.Module):
         first = 1 if "obj_score_token" in self else 0
         tokens = hidden[:, first + 1 : first + 1 + self._num_mask_tokens]
         kernels = mx.stack([mlp(tokens[:, i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], axis=1)
-        upscaled = self._upscale(pixels, high_res)  # (B, 4h, 4w, C / 8)
-        b, height, width, _ = upscaled.shape
-        masks = kernels.astype(mx.float32) @ upscaled.astype(mx.float32).reshape(b, height * width, -1).swapaxes(1, 2)
+        masks = self._masks(pixels, high_res, kernels)
+        b = len(masks)
         score = self.pred_obj_score_head(hidden[:, 0]).astype(mx.float32) if first else mx.full((b, 1), PRESENT)
         ious = self.iou_prediction_head(hidden[:, first]).astype(mx.float32)
-        return DecoderOutput(masks.reshape(b, -1, height, width), ious, tokens, score)
+        return DecoderOutput(masks, ious, tokens, score)
 
     def _flat(self, image: mx.array, image_pe: mx.array, dense: mx.array) -> tuple[mx.array, mx.array]:
         """The image with its mask embedding, (B or 1, h * w, C), and its positions, (1, h * w, C), of one dtype."""
@@ -147,11 +147,19 @@ class MaskDecoder(nn.Module):
         hidden, src = self.transformer(src, position, tokens, projected)
         return hidden, src.reshape(b, h, w, c)
 
-    def _upscale(self, x: mx.array, high_res: tuple[mx.array, mx.array] | None) -> mx.array:
-        """(B, h, w, C) -> (B, 4h, 4w, C / 8); the high-resolution features join before norm and activation."""
+    def _masks(self, x: mx.array, high_res: tuple[mx.array, mx.array] | None, kernels: mx.array) -> mx.array:
+        """(B, h, w, C), and kernels (B, M, C / 8) -> (B, M, 4h, 4w) float32.
+
+        The high-resolution features join before norm and activation.
+        """
         up1, norm, act1, up2, act2 = self.output_upscaling
-        stride_4, stride_8 = high_res if high_res is not None else (None, None)
-        return act2(up2(act1(norm(up1(x, stride_8))), stride_4))
+        if high_res is None:
+            x = act2(up2(act1(norm(up1(x)))))
+            flat = x.astype(mx.float32).reshape(len(x), -1, x.shape[-1])
+            return (kernels.astype(mx.float32) @ flat.swapaxes(1, 2)).reshape(*kernels.shape[:2], *x.shape[1:3])
+        stride_4, stride_8 = high_res
+        x = upscaled_layer_norm(up1.folded(x), stride_8, norm.weight, norm.bias, norm.eps)
+        return mask_logits(up2.folded(x), stride_4, kernels)
 
     # ---- choosing the masks to return
 

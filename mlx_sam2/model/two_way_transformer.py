@@ -18,7 +18,7 @@ import mlx.core as mx
 import mlx.nn as nn
 
 from ..config.parts import DecoderConfig
-from ..kernels import attend
+from ..kernels import attend, residual_layer_norm
 from ..kernels.attention import softmax
 from .layers import MLP, Attention, merge_heads, split_heads
 
@@ -79,9 +79,14 @@ class ImageToTokenAttention(CrossAttention):
 
     def __call__(self, q: mx.array, k: mx.array, v: mx.array, projected_q: mx.array | None = None) -> mx.array:
         """q (B or 1, M, C), k and v (B, N, C) -> (B, M, C); ``projected_q`` is ``q_proj(q)`` if known."""
+        result, bias = self.apart(q, k, v, projected_q)
+        return result + bias
+
+    def apart(self, q: mx.array, k: mx.array, v: mx.array, projected_q: mx.array | None) -> tuple[mx.array, mx.array]:
+        """The result without the last bias, and that bias (C,): arguments as above."""
         n = k.shape[1]
         if not self._are_few(n):
-            return super().__call__(q, k, v)
+            return super().__call__(q, k, v), mx.zeros_like(self.out_proj.bias)
         b, m, width = k.shape[0], q.shape[1], self.q_proj.weight.shape[0]
         keys = self._spread_heads(self.k_proj(k) / math.sqrt(width // self.num_heads))
         if projected_q is not None:
@@ -91,7 +96,7 @@ class ImageToTokenAttention(CrossAttention):
             scores = q @ (keys @ self.q_proj.weight).swapaxes(1, 2) + constant
         shares = softmax(scores.reshape(b, m, self.num_heads, n)).reshape(b, m, -1)
         values = self._spread_heads(self.v_proj(v)) @ self.out_proj.weight.T  # (B, heads * N, C)
-        return shares @ values + self.out_proj.bias
+        return shares @ values, self.out_proj.bias
 
 
 class TwoWayAttentionBlock(nn.Module):
@@ -124,10 +129,13 @@ class TwoWayAttentionBlock(nn.Module):
         query_pe: mx.array,
         key_pe: mx.array,
         projected: ImageProjections | None = None,
-    ) -> tuple[mx.array, mx.array]:
-        """queries (B, N, C) and keys (B or 1, M, C), with their position encodings -> both with batch B.
+        placed: mx.array | None = None,
+    ) -> tuple[mx.array, mx.array, mx.array]:
+        """queries (B, N, C) and keys (B or 1, M, C), with their position encodings -> both, and keys + key_pe, with
+        batch B.
 
-        ``projected`` is ``project_image(keys, key_pe)``, if the keys are one image for all prompts and it is known.
+        ``projected`` is ``project_image(keys, key_pe)``, if the keys are one image for all prompts and it is known;
+        ``placed`` is keys + key_pe, if known.
         """
         if self._skip_first_layer_pe:  # the first layer has no positions and no residual
             queries = self.self_attn(queries, queries, queries)
@@ -136,7 +144,7 @@ class TwoWayAttentionBlock(nn.Module):
             queries = queries + self.self_attn(q, q, queries)
         queries = self.norm1(queries)
 
-        placed = keys + key_pe
+        placed = keys + key_pe if placed is None else placed
         to_image, to_tokens = self.cross_attn_token_to_image, self.cross_attn_image_to_token
         q = queries + query_pe
         found = to_image(q, placed, keys) if projected is None else to_image.to_projected_image(q, projected)
@@ -144,8 +152,9 @@ class TwoWayAttentionBlock(nn.Module):
         queries = self.norm2(queries)
         queries = self.norm3(queries + self.mlp(queries))
         q = queries + query_pe
-        keys = keys + to_tokens(placed, q, queries, None if projected is None else projected.query)
-        return queries, self.norm4(keys)
+        found, bias = to_tokens.apart(placed, q, queries, None if projected is None else projected.query)
+        norm = self.norm4
+        return queries, *residual_layer_norm(keys, found, bias, norm.weight, norm.bias, key_pe, norm.eps)
 
 
 class TwoWayTransformer(nn.Module):
@@ -171,8 +180,8 @@ class TwoWayTransformer(nn.Module):
         first, *others = self.layers
         if projected is None and len(image) < len(tokens):
             projected = first.project_image(image, position)
-        queries, keys = first(tokens, image, tokens, position, projected)
+        queries, keys, placed = first(tokens, image, tokens, position, projected)
         for layer in others:
-            queries, keys = layer(queries, keys, tokens, position)
-        attended = self.final_attn_token_to_image(queries + tokens, keys + position, keys)
+            queries, keys, placed = layer(queries, keys, tokens, position, placed=placed)
+        attended = self.final_attn_token_to_image(queries + tokens, placed, keys)
         return self.norm_final_attn(queries + attended), keys

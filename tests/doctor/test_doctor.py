@@ -45,7 +45,8 @@ def test_text() -> None:
         "mask_unit_attention": blocks - 3,
         "global_attention": 3,
     }
-    assert counts == {**expected, "shifted_layer_norm": 2 * blocks}
+    decoder = {"residual_layer_norm": 2, "upscaled_layer_norm": 1, "mask_logits": 1}
+    assert counts == {**expected, **decoder, "shifted_layer_norm": 2 * blocks}
     assert not choices.path().exists()
 
 
@@ -153,7 +154,7 @@ def test_numbers_that_json_lacks(
     monkeypatch.setattr(examination, "PROBE_CPU", 32)
     code, out, _ = main(capsys, "--weights", folder, "--json")
     findings = json.loads(out)
-    assert (code, findings["verdict"], len(findings["wrong"])) == (1, "wrong", 2)
+    assert (code, findings["verdict"], len(findings["wrong"])) == (1, "wrong", 3)  # and a reference that multiplies
     assert findings["float32_product"]["relative_error"] is None
     assert findings["weights"]["scores"] == [None, 0.2, None]
     assert "scores nan 0.2000 inf" in main(capsys, "--weights", folder)[1]

@@ -87,7 +87,7 @@ def test_prompt_and_mask_decoder_step_by_step(truck: Golden, name: str) -> None:
     image = mx.array(channels_last(truck.tensors["feat.embed"]))
     queries, keys = tokens, (image + dense).reshape(1, 256, 64)
     for i, layer in enumerate(transformer.layers):
-        queries, keys = layer(queries, keys, tokens, position.reshape(1, 256, 64))
+        queries, keys, _ = layer(queries, keys, tokens, position.reshape(1, 256, 64))
         close(queries, expected[f"layer{i}.queries"], FEATURE_TOL, f"layer {i} queries")
         close(keys, expected[f"layer{i}.keys"], FEATURE_TOL, f"layer {i} keys")
 
@@ -95,7 +95,9 @@ def test_prompt_and_mask_decoder_step_by_step(truck: Golden, name: str) -> None:
     hidden, pixels = decoder._transform(image, position, sparse, dense)
     close(hidden, expected["hs"], FEATURE_TOL, "hs")
     close(pixels.reshape(1, 256, 64), expected["src"], FEATURE_TOL, "src")
-    close(decoder._upscale(pixels, high_res), channels_last(expected["upscaled"]), FEATURE_TOL, "upscaled")
+    up1, norm, act, up2, _ = decoder.output_upscaling
+    upscaled = act(up2(act(norm(up1(pixels, high_res[1]))), high_res[0]))
+    close(upscaled, channels_last(expected["upscaled"]), FEATURE_TOL, "upscaled")
     kernels = [mlp(hidden[:, 2 + i]) for i, mlp in enumerate(decoder.output_hypernetworks_mlps)]
     close(mx.stack(kernels, axis=1), expected["hyper"], FEATURE_TOL, "hyper")
     output = decoder(image, position, sparse, dense, high_res)

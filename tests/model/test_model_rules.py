@@ -157,9 +157,10 @@ def test_first_decoder_layer_has_no_positions_and_no_residual(first: bool) -> No
     x = x.astype(mx.float32)
     x = mx.array(layer_norm(np.array(x + block.mlp(x)), w, "norm3", 1e-5)).astype(mx.float32)
     image = layer_norm(np.array(keys + block.cross_attn_image_to_token(k, x + query_pe, x)), w, "norm4", 1e-5)
-    got_queries, got_keys = block(queries, keys, query_pe, key_pe)
+    got_queries, got_keys, got_placed = block(queries, keys, query_pe, key_pe)
     np.testing.assert_allclose(np.array(got_queries), np.array(x), rtol=0, atol=1e-6)  # measured: 1e-7
     np.testing.assert_allclose(np.array(got_keys), image, rtol=0, atol=1e-6)
+    np.testing.assert_array_equal(np.array(got_placed), np.array(got_keys + key_pe))
 
 
 def test_a_padding_point_replaces_the_position(nano_model: SAM2) -> None:
