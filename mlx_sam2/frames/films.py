@@ -50,7 +50,8 @@ class OverlaySink(FrameSink):
 
     def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
         h, w = frame.shape[:2]
-        picture = np.pad(draw_masks(frame, masks), ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
+        drawn = draw_masks(frame, masks, mark="~" if self._filled else "")
+        picture = np.pad(drawn, ((0, h % 2), (0, w % 2), (0, 0)), mode="edge")
         if self._container is None:
             with self._errors(w, h):
                 self._open(*picture.shape[:2])

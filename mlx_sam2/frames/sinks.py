@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from ..files import beside
 from ..masks.boxes import mask_to_bbox
@@ -73,14 +74,19 @@ class FrameSink:
         *,
         scores: Scores | None = None,
         time: float | None = None,
+        filled: bool = False,
     ) -> None:
-        """Write one frame. VideoError if it does not fit the output; what was written before stays."""
+        """Write one frame. VideoError if it does not fit the output; what was written before stays.
+
+        ``filled`` says that the frame was not tracked; outputs note it.
+        """
         for obj_id, mask in masks.items():
             if mask.dtype != bool or mask.shape != frame.shape[:2]:
                 raise VideoError(
                     f"the mask of object {obj_id} on frame {frame_idx} is {mask.dtype} {mask.shape}: "
                     f"bool {frame.shape[:2]} is needed, the size of the frame"
                 )
+        self._filled = filled
         self._write(frame_idx, frame, masks, scores or {}, time)
 
     def close(self) -> None:
@@ -109,6 +115,10 @@ class FrameSink:
 
     def _write(self, i: int, frame: np.ndarray, masks: Masks, scores: Scores, time: float | None) -> None:
         raise NotImplementedError
+
+
+FILLED = PngInfo()  # of a mask between those of tracked frames
+FILLED.add_text("Comment", "filled")
 
 
 class PngSink(FrameSink):
@@ -190,7 +200,7 @@ class PngSink(FrameSink):
         image = Image.fromarray(indices)
         image.putpalette(self._palette)
         with beside(path, replace=True) as part:
-            image.save(part, format="PNG")
+            image.save(part, format="PNG", pnginfo=FILLED if self._filled else None)
 
 
 class RleSink(FrameSink):
@@ -202,7 +212,7 @@ class RleSink(FrameSink):
 
     `counts` is COCO's compressed string (`pycocotools.mask.decode` reads it); w and h of `bbox` count both
     end pixels; `score` is a logit, above 0 where the object is seen. `time` and scores are left out if they are not
-    known.
+    known. A frame that was not tracked has `"filled": true`.
     """
 
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
@@ -213,6 +223,8 @@ class RleSink(FrameSink):
         line: dict[str, Any] = {"frame": int(i)}
         if time is not None:
             line["time"] = round(float(time), 6)
+        if self._filled:
+            line["filled"] = True
         line["size"] = [int(n) for n in frame.shape[:2]]
         line["objects"] = []
         for obj_id, mask in masks.items():

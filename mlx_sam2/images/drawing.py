@@ -260,13 +260,14 @@ def object_colour(number: int) -> tuple[int, int, int]:
     return round(255 * r), round(255 * g), round(255 * b)
 
 
-def draw_masks(frame: np.ndarray, masks: Mapping[Any, np.ndarray], opacity: float = 0.45) -> np.ndarray:
+def draw_masks(frame: np.ndarray, masks: Mapping[Any, np.ndarray], opacity: float = 0.45, mark: str = "") -> np.ndarray:
     """A copy of `frame` (H, W, 3) uint8 with each object tinted, outlined and marked with its id.
 
     Args:
         frame: (H, W, 3) uint8.
         masks: (H, W) bool by object id. Whole-number ids choose the colour; others are coloured in their order.
         opacity: of the tint, 0..1, in steps of 1/255.
+        mark: stands behind each id.
     """
     picture = frame.copy()
     opacity = round(255 * opacity) / 255
@@ -278,7 +279,7 @@ def draw_masks(frame: np.ndarray, masks: Mapping[Any, np.ndarray], opacity: floa
         colour = object_colour(int(obj_id) if isinstance(obj_id, (int, np.integer)) else order)
         paint_object(picture, mask, colour, opacity, without_diamond)
         middle = columns.start + (columns.stop - columns.start) // 2
-        labels.append((str(obj_id), colour, middle, rows.start - outline_width(frame)))
+        labels.append((f"{obj_id}{mark}", colour, middle, rows.start - outline_width(frame)))
     return _numbered(picture, labels) if labels else picture
 
 

@@ -68,6 +68,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--start", type=cli.number(int, 0), metavar="T", help="the first frame to track")
     run.add_argument("--frames", type=cli.number(int, 1), metavar="N", help="how many frames to track; default: all")
     run.add_argument("--reverse", action="store_true", help="track towards the first frame")
+    run.add_argument("--every-nth", type=int, choices=(2, 3, 4), metavar="2|3|4",
+                     help="a preview: track every Nth frame, as if the others were not there")  # fmt: skip
+    run.add_argument("--fill", action="store_true", help="with --every-nth: fill in the masks between, marked as such")
     options.add_everything(parser)
     davis = parser.add_argument_group("evaluation")
     davis.add_argument("--davis", type=Path, metavar="ROOT", help="track a DAVIS data set instead of VIDEO, see below")

@@ -34,7 +34,7 @@ def run_davis(args: argparse.Namespace) -> int:
         UsageError, VideoError: one line.
     """
     foreign = ("video", "point", "negative", "box", "mask", "prompts", "reference", "save_reference", "everything")
-    foreign += ("start", "frames", "reverse", "overlay", "format")
+    foreign += ("every_nth", "fill", "start", "frames", "reverse", "overlay", "format")
     for name in foreign:
         value = getattr(args, name)
         if not (value is None or value is False or value == []):

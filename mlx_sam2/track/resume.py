@@ -31,7 +31,7 @@ def resume_arguments(
     """
     last = progress.last
     start = max(last.index - 1, 1) if plan.reverse else last.index + 1  # in reverse nothing starts at frame 0
-    left = plan.count - progress.count + (start == last.index)
+    left = plan.count - abs(last.index - plan.start) - 1 + (start == last.index)
     if args.everything:
         words = [args.video, *_everything_words(args, plan, source, outputs, progress)]
     else:
@@ -40,6 +40,7 @@ def resume_arguments(
     words += ["--start", str(start)]
     words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []
+    words += ["--every-nth", str(args.every_nth), *["--fill"] * args.fill] if args.every_nth else []
     for name in ("model", "revision", "weights_key", "dtype", "memory"):
         value = getattr(args, name)
         words += [f"--{name.replace('_', '-')}", str(value)] if value not in (None, "disk") else []

@@ -67,6 +67,7 @@ class TrackedFrame:
     masks: dict[int, np.ndarray]
     scores: dict[int, ObjectScores]
     time: float | None
+    filled: bool = False  # not tracked: masks between those of its neighbours
 
 
 def give_prompts(predictor: SAM2VideoPredictor, state: VideoState, plan: Plan) -> None:
@@ -135,6 +136,7 @@ class Progress:
     count: int = 0
     first: int = 0
     last: TrackedFrame | None = None
+    filled: int = 0  # of the frames
     seconds: float = 0.0
     highest: int = 0  # of the numbers of objects that were found
     note: str = ""  # the end of the line that sums the run up
@@ -201,9 +203,11 @@ class Writer:
             return
         self._failed = True  # until every sink has written it
         for sink in self._sinks:
-            sink.write(frame.index, frame.pixels, frame.masks, scores=frame.scores or None, time=frame.time)
+            more = {"scores": frame.scores or None, "time": frame.time, "filled": frame.filled}
+            sink.write(frame.index, frame.pixels, frame.masks, **more)
         self._failed = False
         progress = self._progress
         progress.first = progress.first if progress.count else frame.index
         progress.count, progress.last = progress.count + 1, frame
+        progress.filled += frame.filled
         progress.seconds = time.perf_counter() - self._began

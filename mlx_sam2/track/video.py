@@ -19,6 +19,7 @@ from ..frames.source import FrameSource, VideoError
 from . import prompts as track_prompts
 from .dataset import open_dataset_sink
 from .everything import refuse_numbers, track_all
+from .fill import check_fill, sampled_numbers, track_sampled, tracked_count
 from .options import PROG
 from .references import check_references
 from .resume import resume_arguments
@@ -55,6 +56,7 @@ def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
             raise UsageError(f"{source.name} is live: prompts do not go with --everything there")
         prompts = track_prompts.gather(items, 0, None, (source.height, source.width))
         check_references(args, prompts, live=True)
+        check_fill(args, live=True)
         first = prompts[0].frame if prompts and not args.reference else 0
         return Plan(prompts, first, args.frames, False, args.reference)
     n = source.num_frames
@@ -64,6 +66,7 @@ def make_plan(args: argparse.Namespace, source: FrameSource) -> Plan:
     prompts = track_prompts.gather(items, default, n, (source.height, source.width))
     refuse_numbers(args, [*prompts, *args.reference])
     check_references(args, prompts, live=False)
+    check_fill(args, live=False)
     prompted = [0] if args.everything else [prompt.frame for prompt in prompts]
     prompted += [n - 1 if args.reverse else 0] if args.reference else []
     start = args.start if args.start is not None else max(prompted) if args.reverse else min(prompted)
@@ -136,6 +139,8 @@ def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
             frames = track_all(predictor, source, plan, args, progress)
         elif is_live(source):
             frames = track_live(predictor, source, plan)
+        elif args.every_nth:
+            frames = track_sampled(predictor, source, plan, args.memory, args.every_nth, args.fill)
         else:
             frames = track_session(predictor, source, plan, args.memory)
         with StopOnSignal() as stop:  # until the outputs are finished
@@ -143,8 +148,15 @@ def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
                 for sink in sinks:
                     stack.enter_context(sink)
                 stack.callback(frames.close)
-                write_frames(islice(frames, plan.count), sinks, plan.count, progress, stop)
+                write_frames(islice(frames, plan.count), sinks, _total(args, plan), progress, stop)
             return _outcome(args, plan, source, outputs, progress, stop.signal)
+
+
+def _total(args: argparse.Namespace, plan: Plan) -> int | None:
+    """How many frames will be written, if that is known."""
+    if args.every_nth and not args.fill:
+        return tracked_count(plan, sampled_numbers(plan, args.every_nth))
+    return plan.count
 
 
 def _outcome(
@@ -153,12 +165,14 @@ def _outcome(
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
     objects = len(progress.last.masks)
+    filled = f" ({progress.filled} of {progress.count} filled in)" if progress.filled else ""
     summary = (
-        f"{source.name}: {progress.span}, {objects} object{'s' * (objects != 1)}, "
+        f"{source.name}: {progress.span}{filled}, {objects} object{'s' * (objects != 1)}, "
         f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
     )
     live = is_live(source)
-    if not stopped or progress.count == plan.count or (live and stopped == signal.SIGINT):
+    passed = abs(progress.last.index - plan.start) + 1
+    if not stopped or plan.count in (progress.count, passed) or (live and stopped == signal.SIGINT):
         return Outcome(0, summary)
     if live:
         return Outcome(128 + stopped, summary)
