@@ -69,7 +69,7 @@ class Reference:
     """An object as a model remembers it from N frames.
 
     Attributes:
-        features: (N, h, w, M) bfloat16, memories as ``SAM2.remember`` makes them.
+        features: (N, *config.memory_shape) bfloat16, memories as ``SAM2.remember`` makes them.
         pointers: (N, C) float32.
         scores: (N,) float32, object scores as logits.
         maker: which model made it.
