@@ -79,7 +79,7 @@ def _bytes(path: Path, most: int) -> bytes:
         if not path.is_file():  # opening a pipe would wait for its other end
             raise DatasetError(f"{path} is no file")
         with open(path, "rb") as file:
-            data = file.read(most + 1)
+            data = file.read(min(os.fstat(file.fileno()).st_size, most) + 1)  # which is allocated before it is read
     except OSError as error:
         raise DatasetError(f"{path} cannot be read: {error.strerror}") from None
     if len(data) > most:
