@@ -8,12 +8,13 @@ import threading
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import chain, islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .pyav import display_matrix, display_of, import_av, open_container, to_rgb, video_stream
+from .pyav import display_matrix, display_of, import_av, open_container, timecode_of, to_rgb, video_stream
 from .source import FrameCache, FrameSource, VideoError, require_size
 
 if TYPE_CHECKING:
@@ -120,6 +121,8 @@ class VideoFileSource(FrameSource):
         self._time_base = self._stream.time_base
         rate = self._stream.average_rate or self._stream.guessed_rate
         self.fps = float(rate) if rate else None
+        self.rate = Fraction(rate) if rate else None
+        self.timecode = timecode_of(self._container, self._stream)
         self.display = display_of(self._stream, frame, self._rotation)
         self._cache = FrameCache(self.height, self.width)
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # Code points of ISO/IEC 23091-2 that name colours; others, and 2, leave them open.
 PRIMARIES, TRANSFERS = (1, *range(4, 13), 22), (1, *range(4, 19))
+FULL_RANGE = 2
+MATRICES = (1, 4, 5, 6, 7, 9)  # those that FFmpeg's scaler knows
 
 
 def import_av() -> Any:
@@ -83,7 +85,18 @@ def display_of(stream: VideoStream, frame: VideoFrame, matrix: np.ndarray | None
     default = Display()
     primaries = primaries if primaries in PRIMARIES else default.primaries
     transfer = transfer if transfer in TRANSFERS else default.transfer
-    return Display(aspect, primaries, transfer)
+    matrix = int(frame.colorspace)
+    matrix = matrix if matrix in MATRICES else default.matrix
+    return Display(aspect, primaries, transfer, matrix, int(frame.color_range) == FULL_RANGE)
+
+
+def timecode_of(container: InputContainer, stream: VideoStream) -> str | None:
+    """The timecode of the first frame, if the file has one."""
+    for tags in (stream.metadata, container.metadata, *(other.metadata for other in container.streams)):
+        for name, value in tags.items():
+            if name.lower() == "timecode":
+                return value
+    return None
 
 
 def to_rgb(frame: VideoFrame, matrix: np.ndarray | None) -> np.ndarray:

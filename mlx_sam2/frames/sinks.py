@@ -42,6 +42,29 @@ def davis_palette() -> list[int]:
     return colours
 
 
+def is_filled(folder: Path) -> bool:
+    """Whether a folder's name is taken: by a file, or by a folder that holds something."""
+    return os.path.lexists(folder) and not (folder.is_dir() and not any(folder.iterdir()))
+
+
+def hold(path: Path, owner: object) -> Callable[[], object]:
+    """Lock a file or a folder against other runs, until `owner` goes or the function that is returned is called.
+
+    Raises:
+        VideoError: another run holds it.
+    """
+    lock = os.open(path, os.O_RDONLY)
+    unlock = weakref.finalize(owner, os.close, lock)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        unlock()
+        raise VideoError(f"{path} is being written by another run: give another name") from None
+    except OSError:  # a network drive without locks
+        pass
+    return unlock
+
+
 class FrameSink:
     """One output for the masks of a video.
 
@@ -151,20 +174,12 @@ class PngSink(FrameSink):
         self._unlock: Callable[[], object] | None = None  # while frames are written
 
     def _taken(self) -> bool:
-        return os.path.lexists(self.path) and not (self.path.is_dir() and not any(self.path.iterdir()))
+        return is_filled(self.path)
 
     def _make_folder(self) -> None:
         """Make the folder, and hold it against another run that would write into it at the same time."""
         self.path.mkdir(exist_ok=True)
-        lock = os.open(self.path, os.O_RDONLY)
-        self._unlock = weakref.finalize(self, os.close, lock)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.close()
-            raise VideoError(f"{self.path} is being written by another run: give another name") from None
-        except OSError:  # a network drive without locks
-            pass
+        self._unlock = hold(self.path, self)
         try:
             self._refuse_taken()
         except VideoError:

@@ -46,6 +46,8 @@ class Display(NamedTuple):
     pixel_aspect: Fraction = Fraction(1)  # width of a pixel by its height
     primaries: int = 1  # 1 BT.709, 9 BT.2020
     transfer: int = 1  # 1 BT.709, 16 PQ, 18 HLG
+    matrix: int = 1  # of the file's YUV: 1 BT.709, 5 and 6 BT.601, 9 BT.2020
+    full_range: bool = False  # whether its YUV uses all values
 
 
 class FrameSource:
@@ -64,6 +66,8 @@ class FrameSource:
     width: int
     num_frames: int | None = None
     fps: float | None = None
+    rate: Fraction | None = None  # `fps`, exactly
+    timecode: str | None = None  # of the first frame, "01:00:00:00"
     random_access: bool = True
     reads_ahead: bool = False  # whether another thread may read frames before they are asked for
     display: Display = Display()
