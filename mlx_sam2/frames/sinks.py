@@ -80,6 +80,8 @@ class FrameSink:
         VideoError: the output exists, or cannot be there.
     """
 
+    refines = False  # whether it makes its own edges, of masks as the model gives them
+
     def __init__(self, path: str | os.PathLike[str], overwrite: bool = False) -> None:
         self.path = Path(path)
         self._overwrite = overwrite
@@ -98,19 +100,24 @@ class FrameSink:
         scores: Scores | None = None,
         time: float | None = None,
         filled: bool = False,
+        logits: Masks | None = None,
     ) -> None:
         """Write one frame. VideoError if it does not fit the output; what was written before stays.
 
-        ``filled`` says that the frame was not tracked; outputs note it.
+        ``filled`` says that the frame was not tracked; outputs note it. ``logits`` are low-resolution logits (h, w) by
+        object, for outputs with soft edges.
         """
+        self._check(frame_idx, frame, masks)
+        self._filled = filled
+        self._write(frame_idx, frame, masks, scores or {}, time)
+
+    def _check(self, frame_idx: int, frame: np.ndarray, masks: Masks) -> None:
         for obj_id, mask in masks.items():
             if mask.dtype != bool or mask.shape != frame.shape[:2]:
                 raise VideoError(
                     f"the mask of object {obj_id} on frame {frame_idx} is {mask.dtype} {mask.shape}: "
                     f"bool {frame.shape[:2]} is needed, the size of the frame"
                 )
-        self._filled = filled
-        self._write(frame_idx, frame, masks, scores or {}, time)
 
     def close(self) -> None:
         """Finish the output."""

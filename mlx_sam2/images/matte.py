@@ -112,10 +112,16 @@ def alpha(logits: np.ndarray, pixels: np.ndarray, edges: Edges, cells: int | Non
     values = grow(field[part], edges.grow) if edges.grow else field[part]
     values = np.clip(values / edges.width + 0.5, 0, 1) if soft else (values > 0).astype(np.float32)
     if radius:
-        values = guided_filter(values, pixels[part], radius, EPSILON)
-        values = np.clip((values - SURE) / (1 - 2 * SURE), 0, 1)
+        values = _guided(values, pixels[part], radius)
     out[part] = np.clip(blur(values, edges.feather), 0, 1)
     return out
+
+
+def _guided(values: np.ndarray, pixels: np.ndarray, radius: int) -> np.ndarray:
+    """The matte (H, W) after the guided filter. What lies deep inside stays, whatever its colours."""
+    core = box_mean(grow(values > 0.5, -ceil(radius / 2)).astype(np.float32), ceil(radius / 4))
+    values = guided_filter(values, pixels, radius, EPSILON)
+    return np.maximum(np.clip((values - SURE) / (1 - 2 * SURE), 0, 1), core)
 
 
 def _field(logits: np.ndarray, size: tuple[int, int], width: float) -> np.ndarray:

@@ -10,7 +10,7 @@ from pathlib import Path
 from .. import cli
 from ..cli import UsageError
 from ..datasets.options import add_format, refuse_format
-from . import options
+from . import cutouts, options
 from .options import PROG
 from .references import add_references
 
@@ -77,6 +77,8 @@ def build_parser() -> argparse.ArgumentParser:
     davis.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="some of its sequences only")
     cli.add_model_options(parser)
     options.add_approximations(parser)
+    cli.add_edges(parser)
+    cutouts.add_cutouts(parser)
     output = parser.add_argument_group("output")
     output.add_argument("--output", action="append", default=[], metavar="PATH",
                         help="a folder of PNG masks, .mp4, .mov or .jsonl (repeatable)")  # fmt: skip
@@ -93,6 +95,7 @@ def _check(args: argparse.Namespace) -> None:
 
     options.refuse_options(args)
     refuse_format(args)
+    cutouts.refuse_cutouts(args)
     check_model(args.model, args.revision)
     if args.davis is None and args.video is None:
         raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from .. import cli
 from ..cli import UsageError
 from ..masks.scores import ObjectScores
+from .cutouts import names
 from .options import FOLLOW, MAX_OBJECT
 from .prompts import ObjectPrompt
 from .references import ObjectFile, save_references
@@ -68,4 +69,6 @@ def track_all(
             if frame.left_out:
                 progress.note = f"; more were found than --max-objects {_limit(args)}"
             scores = {n: ObjectScores(score, frame.predicted_ious[n]) for n, score in frame.scores.items()}
-            yield TrackedFrame(frame.index, frame.pixels, frame.masks, scores, source.time(frame.index))
+            time = source.time(frame.index)
+            low_res = (video.state if is_live(source) else video).low_res(frame.index) if names(args) else {}
+            yield TrackedFrame(frame.index, frame.pixels, frame.masks, scores, time, logits=low_res)

@@ -15,6 +15,7 @@ from .. import cli
 from ..datasets.options import format_words
 from ..files import write_text
 from ..frames.sinks import PngSink
+from .cutouts import edges_of, names, resume_words
 from .options import APPROXIMATIONS, FOLLOW, approximations
 from .run import Plan, Progress, TrackedFrame
 
@@ -53,7 +54,8 @@ def resume_arguments(
         path = Path(output)
         other = path.with_name(f"{path.stem.split('_from')[0]}_from{start}{path.suffix}")
         words += ["--output", output if output in folders else str(other)]
-    return [*words, "--overwrite"] if folders else words
+    words += [*cli.edge_words(args), *resume_words(args, start)]
+    return [*words, "--overwrite"] if folders or any(Path(name).is_dir() for name in names(args)) else words
 
 
 def _png_folders(args: argparse.Namespace, outputs: Sequence[str]) -> list[str]:
@@ -77,8 +79,8 @@ def _prompt_words(
     """The prompts there were. Objects on the last frame get their written masks instead."""
     visible = _visible(last.masks)
     folder = next(iter(_png_folders(args, outputs)), None)
-    if folder is None and visible:
-        folder = f"{Path(outputs[0]).with_suffix('')}_stopped{os.sep}"
+    if (folder is None or edges_of(args).changes_masks) and visible:
+        folder = f"{Path([*outputs, *names(args)][0]).with_suffix('')}_stopped{os.sep}"
         with PngSink(folder, overwrite=True, frame_name=source.frame_name) as sink:
             sink.write(last.index, last.pixels, last.masks)
     words = []
@@ -107,7 +109,7 @@ def _everything_words(
             words += prompt.as_flags()
     if not shown:
         return words
-    folder = Path(f"{Path(outputs[0]).with_suffix('')}_stopped")
+    folder = Path(f"{Path([*outputs, *names(args)][0]).with_suffix('')}_stopped")
     with PngSink(folder, overwrite=True, per_object=True, frame_name=source.frame_name) as sink:
         sink.write(last.index, last.pixels, shown)
     name = f"{source.frame_name(last.index)}.png"

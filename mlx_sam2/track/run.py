@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +17,14 @@ import numpy as np
 
 from .. import cli
 from ..cli import UsageError
+from .cutouts import refined_masks
 from .options import approximations
 from .references import ObjectFile, give_references, save_references
 
 if TYPE_CHECKING:
     from ..frames.sinks import FrameSink
     from ..frames.source import FrameSource
+    from ..images.matte import Edges
     from ..masks.scores import ObjectScores
     from ..sam2_video_predictor import SAM2VideoPredictor
     from ..video.state import VideoState
@@ -68,6 +70,7 @@ class TrackedFrame:
     scores: dict[int, ObjectScores]
     time: float | None
     filled: bool = False  # not tracked: masks between those of its neighbours
+    logits: dict[int, np.ndarray] = field(default_factory=dict)  # low-resolution logits (h, w), for soft edges
 
 
 def give_prompts(predictor: SAM2VideoPredictor, state: VideoState, plan: Plan) -> None:
@@ -82,18 +85,21 @@ def give_prompts(predictor: SAM2VideoPredictor, state: VideoState, plan: Plan) -
 
 
 def track_session(
-    predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, memory: str
+    predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, memory: str, soft: bool = False
 ) -> Iterator[TrackedFrame]:
-    """Track a video that can be read at random."""
+    """Track a video that can be read at random; ``soft`` asks for logits."""
     with predictor.init_state(source, memory=memory) as state:
         give_prompts(predictor, state, plan)
         save_references(predictor, state, plan.to_save, plan.overwrite)
         for t, ids, logits in predictor.propagate_in_video(state, plan.start, plan.count - 1, plan.reverse):
             masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
-            yield TrackedFrame(t, state.frame(t), masks, state.scores(t), source.time(t))
+            low_res = state.low_res(t) if soft else {}
+            yield TrackedFrame(t, state.frame(t), masks, state.scores(t), source.time(t), logits=low_res)
 
 
-def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
+def track_live(
+    predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan, soft: bool = False
+) -> Iterator[TrackedFrame]:
     """Track frames as they come, from the first prompt on. A prompt is given when its frame has come."""
     with predictor.stream(source) as stream:
         give_references(predictor, stream.state, plan.references)
@@ -103,7 +109,8 @@ def track_live(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -
                     _, ids, logits = prompt.give(stream.add_new_mask, stream.add_new_points_or_box)
             if ids:
                 masks = dict(zip(ids, logits[:, 0] > 0, strict=True))
-                yield TrackedFrame(t, stream.frame, masks, stream.state.scores(t), source.time(t))
+                low_res = stream.state.low_res(t) if soft else {}
+                yield TrackedFrame(t, stream.frame, masks, stream.state.scores(t), source.time(t), logits=low_res)
 
 
 class StopOnSignal:
@@ -153,12 +160,13 @@ def write_frames(
     progress: Progress,
     stop: StopOnSignal,
     name: str = "",
+    edges: Edges | None = None,
 ) -> None:
-    """Write frames as they come, until a signal; with a progress bar on a terminal."""
+    """Write frames as they come, until a signal; with a progress bar on a terminal. `edges` change masks, if given."""
     from tqdm import tqdm
 
     with tqdm(total=total, desc=name or None, unit="frame", leave=not name, disable=None) as bar:
-        with Writer(sinks, progress) as writer:
+        with Writer(sinks, progress, edges) as writer:
             for frame in frames:
                 writer.put(frame)
                 bar.update(progress.count - bar.n)
@@ -174,8 +182,8 @@ class Writer:
     An output that fails ends the writing; the next ``put``, or the end of the block, raises its error.
     """
 
-    def __init__(self, sinks: Sequence[FrameSink], progress: Progress) -> None:
-        self._sinks, self._progress = sinks, progress
+    def __init__(self, sinks: Sequence[FrameSink], progress: Progress, edges: Edges | None = None) -> None:
+        self._sinks, self._progress, self._edges = sinks, progress, edges
         self._began = time.perf_counter()
         self._waiting: deque[Future[None]] = deque()
         self._failed = False
@@ -202,9 +210,10 @@ class Writer:
         if self._failed:  # nothing is written behind a gap
             return
         self._failed = True  # until every sink has written it
+        known = {"scores": frame.scores or None, "time": frame.time, "filled": frame.filled, "logits": frame.logits}
+        refined = refined_masks(frame.masks, self._edges)
         for sink in self._sinks:
-            more = {"scores": frame.scores or None, "time": frame.time, "filled": frame.filled}
-            sink.write(frame.index, frame.pixels, frame.masks, **more)
+            sink.write(frame.index, frame.pixels, frame.masks if sink.refines else refined, **known)
         self._failed = False
         progress = self._progress
         progress.first = progress.first if progress.count else frame.index

@@ -16,6 +16,7 @@ from ..cli import UsageError
 from ..frames.opening import open_sink, open_source
 from ..frames.sinks import PngSink
 from ..frames.source import FrameSource, VideoError
+from . import cutouts
 from . import prompts as track_prompts
 from .dataset import open_dataset_sink
 from .everything import refuse_numbers, track_all
@@ -82,7 +83,7 @@ def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:
     outputs = [*args.output, *([args.overlay] if args.overlay else [])]
     if args.overlay and Path(args.overlay).suffix.lower() not in (".mp4", ".mov"):
         raise UsageError(f"--overlay {args.overlay}: the name of a video must end in .mp4 or .mov")
-    if not outputs:
+    if not outputs and not cutouts.names(args):
         video = Path(args.video)
         if is_live(source):
             stem = "camera" if args.video.startswith("camera") else "stream"
@@ -90,20 +91,25 @@ def _outputs(args: argparse.Namespace, source: FrameSource) -> list[str]:
             video = video if video.name not in ("", "..") else video.resolve()
             stem = str(video if video.is_dir() else video.with_suffix(""))
         outputs = [f"{stem}_masks{os.sep}", f"{stem}_overlay.mp4"]
-    places = [Path(args.video).resolve(), *(Path(output).resolve() for output in outputs)]
-    for i, output in enumerate(outputs):
+    named = [*outputs, *cutouts.names(args)]
+    places = [Path(args.video).resolve(), *(Path(output).resolve() for output in named)]
+    for i, output in enumerate(named):
         if places[i + 1] in places[: i + 1]:
             raise UsageError(f"{output} is {'the video itself' if places[i + 1] == places[0] else 'named twice'}")
     return outputs
 
 
-def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink:
+def _refuse_protected(output: str) -> None:
     path = Path(output)
     for place in [path.absolute().parent, *([path] if path.is_dir() else [])]:
         if place.is_dir() and not os.access(place, os.W_OK | os.X_OK):
             raise UsageError(f"{output} cannot be written: no permission to write in {place}")
     if path.is_file() and not os.access(path, os.W_OK):
         raise UsageError(f"{output} cannot be written: it is read-only")
+
+
+def _open_output(output: str, source: FrameSource, overwrite: bool) -> FrameSink:
+    path = Path(output)
     if output.endswith(os.sep):
         return PngSink(path, overwrite, frame_name=source.frame_name)
     return open_sink(path, overwrite=overwrite, fps=source.fps, display=source.display, frame_name=source.frame_name)
@@ -132,23 +138,27 @@ def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
     with open_source(args.video) as source:
         plan = make_plan(args, source)
         outputs = _outputs(args, source)
+        for output in [*outputs, *cutouts.names(args)]:
+            _refuse_protected(output)
         sinks = [_open_output(output, source, args.overwrite) for output in outputs[args.format is not None :]]
         sinks += [open_dataset_sink(args, source)] if args.format else []
+        sinks += cutouts.open_cutouts(args, source, plan)
         predictor = load_predictor(args)
         if args.everything:
             frames = track_all(predictor, source, plan, args, progress)
         elif is_live(source):
-            frames = track_live(predictor, source, plan)
+            frames = track_live(predictor, source, plan, soft=bool(cutouts.names(args)))
         elif args.every_nth:
             frames = track_sampled(predictor, source, plan, args.memory, args.every_nth, args.fill)
         else:
-            frames = track_session(predictor, source, plan, args.memory)
+            frames = track_session(predictor, source, plan, args.memory, soft=bool(cutouts.names(args)))
         with StopOnSignal() as stop:  # until the outputs are finished
             with ExitStack() as stack:
                 for sink in sinks:
                     stack.enter_context(sink)
                 stack.callback(frames.close)
-                write_frames(islice(frames, plan.count), sinks, _total(args, plan), progress, stop)
+                total, edges = _total(args, plan), cutouts.edges_of(args)
+                write_frames(islice(frames, plan.count), sinks, total, progress, stop, edges=edges)
             return _outcome(args, plan, source, outputs, progress, stop.signal)
 
 
@@ -164,11 +174,11 @@ def _outcome(
 ) -> Outcome:
     if progress.count == 0:
         raise UsageError(f"{source.name} ended before frame {plan.start}, the first one with a prompt")
-    objects = len(progress.last.masks)
+    objects, named = len(progress.last.masks), ", ".join([*outputs, *cutouts.names(args)])
     filled = f" ({progress.filled} of {progress.count} filled in)" if progress.filled else ""
     summary = (
         f"{source.name}: {progress.span}{filled}, {objects} object{'s' * (objects != 1)}, "
-        f"{progress.count / progress.seconds:.2f} frames/s -> {', '.join(outputs)}{progress.note}"
+        f"{progress.count / progress.seconds:.2f} frames/s -> {named}{progress.note}"
     )
     live = is_live(source)
     passed = abs(progress.last.index - plan.start) + 1

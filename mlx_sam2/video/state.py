@@ -101,6 +101,11 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         scores = {obj_id: track.scores(frame_idx) for obj_id, track in self.tracks.items()}
         return {obj_id: score for obj_id, score in scores.items() if score is not None}
 
+    def low_res(self, frame_idx: int) -> dict[Any, np.ndarray]:
+        """Low-resolution logits (4h, 4w) float32 of the objects that have a result on a frame, by object id."""
+        results = {obj_id: track.latest(frame_idx) for obj_id, track in self.tracks.items()}
+        return {obj_id: result.low_res_mask for obj_id, result in results.items() if result is not None}
+
     # ---- frames
 
     def frame(self, frame_idx: int) -> np.ndarray:
