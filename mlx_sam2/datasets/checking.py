@@ -59,7 +59,7 @@ class Report:
             [f"{_count(self.videos, 'video')} of {_count(self.frames - self.photos, 'frame')}"] if self.videos else []
         )
         lines = [f"{self.format}: {' and '.join(what)}, {_count(self.keyframes, 'annotated frame')}"]
-        names = ", ".join(f"{one_line(name)} {count}" for name, count in self.classes.most_common(8))
+        names = ", ".join(f"{_printable(name)} {count}" for name, count in self.classes.most_common(8))
         more = f" and {len(self.classes) - 8} more classes" if len(self.classes) > 8 else ""
         lines.append(
             f"{_count(self.objects, 'object')} ({names}{more}), {_count(self.masks, 'mask')}, "
@@ -153,6 +153,11 @@ def _check_mask(report: Report, mask: Mask, size: tuple[int, int], where: str) -
 def first_seen(found: DatasetObject) -> int | None:
     """The first frame on which an object has a pixel, or None. Masks are decoded until then."""
     return next((i for i in sorted(found.masks) if found.masks[i].area() > 0), None)
+
+
+def _printable(name: str) -> str:
+    """A stranger's name on a terminal: what would move its cursor is a question mark."""
+    return "".join(c if c.isprintable() else "?" for c in one_line(name))[:60]
 
 
 def _count(number: int, thing: str) -> str:

@@ -129,7 +129,8 @@ class CocoVideoWriter(_JsonWriter):
                 entry[plural] = [shape.get(field) for shape in shapes]
             if found.scores:
                 entry["score"] = sum(found.scores.values()) / len(found.scores)
-                self.lost["scores of single frames: their mean is kept"] += item.is_video
+                if len(found.scores) > 1:
+                    self.lost["scores of single frames: their mean is kept"] += 1
             self._annotations.append(entry)
 
     def _value(self) -> Any:

@@ -59,7 +59,7 @@ def read_label_studio(path: Path, value: Any, photos: Path | None = None) -> Dat
         frames = _frames(path, name, photos, regions, where)
         stem = name[: len(name) - len(Path(name).suffix)].removeprefix("images/")
         items.append(Item(stem, frames, False, (0,), partial(_load, regions, where)))
-    notes = [f"{path}: {several} further annotations of tasks are left out"] if several else []
+    notes = [f"{path}: annotations of tasks beyond the first one are left out: {several}"] if several else []
     return Dataset(path, "label-studio", unique_items(items), tuple(classes) or (CLASS,), tuple(notes))
 
 
