@@ -106,6 +106,8 @@ def _check_item(report: Report, item: Item) -> None:
     for found in objects:
         report.objects += 1
         report.classes[found.class_name] += 1
+        if found.crowd:
+            report.add("crowd, not one object", f"{item.name}, object {found.id}")
         seen = False
         for i, mask in found.masks.items():
             report.masks += 1

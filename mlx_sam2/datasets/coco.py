@@ -167,17 +167,25 @@ def segmentation_mask(value: Any, size: tuple[int, int], where: str) -> Mask:
     return PolygonMask(polygons, size, where)
 
 
+def _numbered(annotations: list[Json]) -> list[tuple[int, Json]]:
+    """Annotations with the numbers of their objects: those that our writer kept, or 1, 2, ..."""
+    kept = [entry.get("object_id") for entry in annotations]
+    is_kept = all(type(number) is int and number >= 0 for number in kept) and len({*kept}) == len(kept)
+    return list(zip(kept if is_kept else range(1, len(kept) + 1), annotations, strict=True))
+
+
 def _load_photo(
     annotations: list[Json], size: tuple[int, int], names: dict[Any, str], count: int, name: str
 ) -> list[DatasetObject]:
     objects = []
-    for number, entry in enumerate(annotations, 1):
+    for number, entry in _numbered(annotations):
         where = f"{name}, annotation {brief(entry.get('id', number))}"
         if not entry.get("segmentation"):  # boxes alone, as of detection
             continue
         scores = {0: float(entry["score"])} if type(entry.get("score")) in (int, float) else {}
         mask = segmentation_mask(entry["segmentation"], size, where)
-        objects.append(DatasetObject(number, _class(entry, names, where), {0: mask}, scores))
+        crowd = entry.get("iscrowd") == 1
+        objects.append(DatasetObject(number, _class(entry, names, where), {0: mask}, scores, crowd))
     return objects
 
 
@@ -185,14 +193,15 @@ def _load_video(
     annotations: list[Json], size: tuple[int, int], names: dict[Any, str], count: int, name: str
 ) -> list[DatasetObject]:
     objects = []
-    for number, entry in enumerate(annotations, 1):
+    for number, entry in _numbered(annotations):
         where = f"{name}, annotation {brief(entry.get('id', number))}"
         found = need(entry.get("segmentations"), list, f"{where}: segmentations")
         if len(found) != count:
             raise DatasetError(f"{where} has {len(found)} segmentations for {count} frames")
         masks = {i: segmentation_mask(value, size, where) for i, value in enumerate(found) if value}
         scores = {i: float(entry["score"]) for i in masks} if type(entry.get("score")) in (int, float) else {}
-        objects.append(DatasetObject(number, _class(entry, names, where), masks, scores))
+        crowd = entry.get("iscrowd") == 1
+        objects.append(DatasetObject(number, _class(entry, names, where), masks, scores, crowd))
     return objects
 
 

@@ -62,7 +62,7 @@ class CocoWriter(_JsonWriter):
                     continue
                 entry = {"id": len(self._annotations) + 1, "image_id": image["id"]}
                 entry["category_id"] = self.class_number(found.class_name) + 1
-                entry |= {"iscrowd": 0, **self._shape(found.masks[part.index])}
+                entry |= {"object_id": found.id, "iscrowd": int(found.crowd), **self._shape(found.masks[part.index])}
                 if item.is_video:
                     entry["track_id"] = first[found.id]
                 if part.index in found.scores:
@@ -122,7 +122,8 @@ class CocoVideoWriter(_JsonWriter):
         self._videos.append({**video, "height": height, "width": width})
         for found in item.objects:
             shapes = [self._shape(found.masks[i]) if i in found.masks else {} for i in item.keyframes]
-            entry = {"id": len(self._annotations) + 1, "video_id": number, "iscrowd": 0}
+            entry = {"id": len(self._annotations) + 1, "video_id": number, "iscrowd": int(found.crowd)}
+            entry["object_id"] = found.id
             entry |= {"category_id": self.class_number(found.class_name) + 1, "height": height, "width": width}
             entry["length"] = len(files)
             for plural, field in (("segmentations", "segmentation"), ("areas", "area"), ("bboxes", "bbox")):

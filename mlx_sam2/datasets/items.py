@@ -35,12 +35,14 @@ class DatasetObject:
         class_name: any text; "object" where the format names none.
         masks: frame index -> mask. A photo has frame 0 only. Frames where the object is absent have no entry.
         scores: frame index -> score, where the format has scores.
+        crowd: a region of several objects that were not told apart, as COCO has them: nothing to train on.
     """
 
     id: int
     class_name: str
     masks: Mapping[int, Mask]
     scores: Mapping[int, float] = field(default_factory=dict)
+    crowd: bool = False
 
 
 @dataclass(eq=False)

@@ -7,7 +7,7 @@ import re
 import shutil
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -138,7 +138,10 @@ class Writer(ABC):
             self.lost["pixels where objects overlap: the lowest number is on top"] += int(covered)
         return picture
 
-    def lose_scores(self, objects: Iterable[DatasetObject]) -> None:
+    def lose_scores(self, objects: Sequence[DatasetObject]) -> None:
+        """Count what COCO has and the format has not: scores, and which objects are crowds."""
+        if count := sum(found.crowd for found in objects):
+            self.lost["crowds: they become objects"] += count
         if count := sum(bool(found.scores) for found in objects):
             self.lost["scores"] += count
 

@@ -166,3 +166,12 @@ def test_names_stay_inside(name: object, tmp_path: Path) -> None:
     (tmp_path / "x.json").write_text(json.dumps(value))
     with pytest.raises(DatasetError, match="file name"):
         open_dataset(tmp_path / "x.json")
+
+
+def test_a_folder_of_parts_says_which_to_give(tmp_path: Path) -> None:
+    """YouTube-VOS and MOSE: train/JPEGImages, valid/JPEGImages."""
+    for part in ("train", "valid"):
+        sequence(tmp_path / part, "a")
+    with pytest.raises(DatasetError, match="give one of its parts: train, valid"):
+        open_dataset(tmp_path)
+    assert len(open_dataset(tmp_path / "valid", "mose")) == 1

@@ -68,10 +68,13 @@ def test_uncompressed_run_lengths(tmp_path: Path) -> None:
     image = {"id": 1, "file_name": "a.jpg", "height": 2, "width": 3}
     annotation = {"image_id": 1, "iscrowd": 1, "segmentation": {"size": [2, 3], "counts": [1, 2, 3]}}
     (tmp_path / "a.json").write_text(json.dumps({"images": [image], "annotations": [annotation]}))
-    ((item,), name) = open_dataset(tmp_path / "a.json"), "object"
-    assert [(f.class_name, f.masks[0].decode().tolist()) for f in item.objects] == [
-        (name, [[False, True, False], [True, False, False]])
-    ]
+    dataset = open_dataset(tmp_path / "a.json")
+    assert set(check(dataset).odd) == {"crowd, not one object"}
+    write_dataset(dataset, tmp_path / "b.json", "coco")
+    for (item,) in (dataset, open_dataset(tmp_path / "b.json")):
+        (found,) = item.objects
+        assert (found.class_name, found.crowd) == ("object", True)
+        assert found.masks[0].decode().tolist() == [[False, True, False], [True, False, False]]
 
 
 def test_several_files_are_not_guessed(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ def test_a_video_becomes_a_data_set(
     assert (item.name, item.num_frames) == ("clip", 3)
     assert [item.frames.name(i) for i in range(item.num_frames)] == [f"{t:05d}" for t in (1, 2, 3)]
     classes = {found.id: found.class_name for found in item.objects}
-    assert classes == {1: "rest", 2: "Bär"}
+    assert classes == {1: "rest", 7: "Bär"}
     for i, line in enumerate(map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())):
         masks = {classes[obj]: mask.decode() for obj, mask in item.masks(i).items()}
         for entry in line["objects"]:
