@@ -11,6 +11,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -161,7 +162,7 @@ def segmentation_mask(value: Any, size: tuple[int, int], where: str) -> Mask:
         return RleMask(value, where)
     polygons = need(value, list, f"{where}: segmentation")
     for polygon in polygons:
-        is_numbers = isinstance(polygon, list) and all(type(c) in (int, float) for c in polygon)
+        is_numbers = isinstance(polygon, list) and all(type(c) in (int, float) and abs(c) < inf for c in polygon)
         if not is_numbers or len(polygon) % 2:
             raise DatasetError(f"{where}: a polygon must be a list of numbers, x and y in turn, got {brief(polygon)}")
     return PolygonMask(polygons, size, where)

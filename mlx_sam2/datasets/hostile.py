@@ -70,7 +70,9 @@ def read_xml(path: Path, most: int = MAX_XML) -> Element:
     try:
         parser.Parse(_bytes(path, most), True)
         return builder.close()
-    except expat.ExpatError as error:
+    except DatasetError:
+        raise
+    except (expat.ExpatError, LookupError, ValueError) as error:  # the last two: an encoding that there is not
         raise DatasetError(f"{path} is no XML: {message_of(error)}") from None
 
 

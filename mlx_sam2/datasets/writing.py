@@ -170,16 +170,13 @@ def joined(polygons: Sequence[Sequence[float]]) -> list[float]:
     return points
 
 
-def is_joined_exactly(polygons: Sequence[Sequence[float]], size: tuple[int, int]) -> bool:
-    """Whether ``joined`` is the union: not where polygons overlap."""
-    return len(polygons) < 2 or polygons_to_rle([joined(polygons)], size) == polygons_to_rle(polygons, size)
-
-
 def one_outline(mask: Mask, size: tuple[int, int], tolerance: float) -> list[float]:
     """One polygon of a mask, and of all its parts."""
     polygons = outlines(mask, tolerance)
-    if mask.polygons is not None and not is_joined_exactly(polygons, size):
-        polygons = mask_to_polygons(rle_to_mask(mask.rle()))
+    if mask.polygons is not None and len(polygons) > 1:
+        rle = mask.rle()  # a DatasetError if it is damaged
+        if polygons_to_rle([joined(polygons)], size) != rle:  # polygons that overlap
+            polygons = mask_to_polygons(rle_to_mask(rle))
     return joined(polygons)
 
 

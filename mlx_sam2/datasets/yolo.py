@@ -78,8 +78,10 @@ def read_yolo(path: Path, split: str | None = None) -> Dataset:
 
 
 def _read_config(path: Path) -> dict[str, Any]:
-    import yaml
-
+    try:
+        import yaml
+    except ModuleNotFoundError:
+        raise DatasetError(f"reading {path} needs PyYAML (pip install pyyaml)") from None
     try:
         value = yaml.safe_load(read_text(path, MAX_CONFIG))
     except (yaml.YAMLError, ValueError, RecursionError) as error:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import random
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -13,10 +16,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dataset_items import photos
+from dataset_items import photos, videos
 from mlx_sam2.datasets import DatasetError, Item, check, open_dataset, open_writer, write_dataset
 from mlx_sam2.datasets.brush import decode_brush, encode_brush
 from mlx_sam2.datasets.hostile import read_json, read_xml
+from mlx_sam2.datasets.masks import read_picture
 from mlx_sam2.datasets.names import WRITTEN
 from mlx_sam2.datasets.writing import safe_name
 from mlx_sam2.files import sweep_once
@@ -67,6 +71,7 @@ def read_all(path: Path, **options: Any) -> None:
         ({"annotation": {"category_id": 7}}, "category 7, which there is not"),
         ({"annotation": {"segmentation": [[1, 2, 3]]}}, "x and y in turn"),
         ({"annotation": {"segmentation": [["1", 2, 3, 4, 5, 6]]}}, "x and y in turn"),
+        ({"annotation": {"segmentation": [[1e999, 2, 3, 4, 5, 6]]}}, "x and y in turn|no number"),
         ({"annotation": {"segmentation": "abc"}}, "segmentation must be list"),
         ({"annotation": {"segmentation": {"size": [10**5, 10**5], "counts": [0, 10**10]}}}, "at most 178,956,970"),
         ({"annotation": {"segmentation": {"size": [20, 30], "counts": [10**400]}}}, "damaged|too large"),
@@ -125,6 +130,7 @@ def test_files_are_bounded(tmp_path: Path) -> None:
         ("<annotations>" + "<a>" * 100 + "</a>" * 100 + "</annotations>", "more than 64 levels"),
         ("<annotations><image></annotations>", "is no XML"),
         ("<svg/>", "its root is <svg>"),
+        ('<?xml version="1.0" encoding="utf1"?><annotations/>', "is no XML: unknown encoding"),
         ('<annotations><image id="0" name="../x.jpg" width="3" height="3"/></annotations>', "leads out"),
         ('<annotations><image id="0" name="x.jpg" width="3e9" height="3"/></annotations>', "width must be a whole"),
     ],
@@ -216,6 +222,45 @@ def test_damaged_yolo_lines(line: str, reason: str, tmp_path: Path) -> None:
     assert set(check(open_dataset(tmp_path / "out")).odd) == {"cannot be read"}, "a finding, not the end"
 
 
+# ---- anything
+
+
+TOKENS = [b"-1", b"1e999", b"null", b"{}", b"[]", b"true", b'"x"', b"9" * 20, b"0.5", b"NaN", b"\xff\xfe", b"<", b""]
+
+
+def damaged(data: bytes, rng: random.Random) -> bytes:
+    """A byte, a stretch, a number or a text changed, or the end cut off."""
+    kind, at = rng.randrange(4), rng.randrange(len(data) + 1)
+    if kind == 0:
+        return data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :]
+    if kind == 1:
+        return data[:at] + data[at + rng.randrange(1, 40) :]
+    found = [match.span() for match in re.finditer(rb'[-\d.]+|"[^"]*"|null|\[\]', data)]
+    if kind == 2 and found:
+        first, last = rng.choice(found)
+        return data[:first] + rng.choice(TOKENS) + data[last:]
+    return data[:at]
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_any_damage_is_a_dataset_error(name: str, tmp_path: Path) -> None:
+    """Whatever is done to a file of a data set, opening, checking and converting it give results or a DatasetError."""
+    items = videos(tmp_path / "in") if name in ("davis", "sav", "coco-video") else photos(tmp_path / "in")[:2]
+    write_dataset(items, tmp_path / "data", name)
+    files = sorted(path for path in (tmp_path / "data").rglob("*") if path.is_file() and path.suffix != ".jpg")
+    for seed in range(10):
+        rng = random.Random(f"{name} {seed}")
+        file = rng.choice(files)
+        before = file.read_bytes()
+        file.write_bytes(damaged(before, rng))
+        read_picture.cache_clear()
+        with contextlib.suppress(DatasetError):
+            dataset = open_dataset(tmp_path / "data", name)
+            check(dataset).lines()
+            write_dataset(dataset, tmp_path / f"out{seed}", rng.choice(WRITTEN))
+        file.write_bytes(before)
+
+
 # ---- writing
 
 
@@ -262,7 +307,7 @@ WRITES = """
 import sys
 from pathlib import Path
 sys.path.insert(0, {support!r})
-from dataset_items import photos
+from dataset_items import photos, videos
 from mlx_sam2.datasets import open_writer
 with open_writer({out!r}, {name!r}, overwrite=True) as writer:
     for item in photos(Path({folder!r}))[:2]:
