@@ -37,7 +37,7 @@ from .memory_attention import (
 )
 
 MIN_MEMORIES = 5  # below, the empty rows of the 8 and the products for A and B cost more than they save
-MAX_PRODUCTS = 1 << 26  # elements of B at once: four objects on a 64x64 grid
+MAX_PRODUCTS = 1 << 23  # elements of B at once: half of the queries of a 64x64 grid, 17 MB in half precision
 
 
 def expand_bias(bias: mx.array | None, num_tail: int, cells: int) -> mx.array | None:
@@ -79,16 +79,27 @@ def axial_memory_attention_kernel(
     table, row_table, offset_table = _tables(weight, offset, grid, theta, q.dtype)
     if bias is not None:
         bias = mx.maximum(bias.astype(mx.float32) * math.log2(math.e), LEAST_BIAS)
-    count = max(MAX_PRODUCTS // (q.shape[1] * len(row_table)), 1)
-    parts = []
-    for i in range(0, len(keys), count):
-        some = slice(i, i + count)
-        of_these = q if len(q) == 1 else q[some]
-        rows = of_these[..., q.shape[-1] // 2 :] @ row_table.T  # B, (B, N, H * M)
-        offsets = of_these.astype(mx.float32) @ offset_table.T
-        bias_of_these = None if bias is None else bias[some]
-        parts.append(_launch(of_these, rows, offsets, table, keys[some], values[some], grid, num_tail, bias_of_these))
-    return parts[0] if len(parts) == 1 else mx.concatenate(parts)
+    (b, _, width), n = keys.shape, q.shape[1]
+    items, queries = pieces(b, n, grid, width)
+    found: list[mx.array] = []
+    for i in range(0, b, items):
+        some, parts = slice(i, i + items), []
+        bias_of_some = None if bias is None else bias[some]
+        for j in range(0, n, queries):
+            piece = (q if len(q) == 1 else q[some])[:, j : j + queries]
+            rows = piece[..., q.shape[-1] // 2 :] @ row_table.T  # B, (B, N, H * M)
+            offsets = piece.astype(mx.float32) @ offset_table.T
+            parts.append(_launch(piece, rows, offsets, table, keys[some], values[some], grid, num_tail, bias_of_some))
+        found.append(parts[0] if len(parts) == 1 else mx.concatenate(parts, axis=1))
+    return found[0] if len(found) == 1 else mx.concatenate(found)
+
+
+def pieces(batch: int, queries: int, grid: tuple[int, int], width: int) -> tuple[int, int]:
+    """The items and the queries of each that are worked on at once, so that B stays small."""
+    most = max(MAX_PRODUCTS // (grid[0] * width), QUERIES)  # queries
+    if most < queries:
+        return 1, most // QUERIES * QUERIES
+    return min(most // queries, batch), queries
 
 
 def _tables(
@@ -162,7 +173,7 @@ def _chunk(dim: int) -> int:
 
 
 def strip_splits(batch: int, queries: int, grid: tuple[int, int]) -> int:
-    """The number of parts that the strips of columns are split into, so that all cores have threadgroups."""
+    """The number of parts that the strips of columns of a piece are split into, so that all cores have threadgroups."""
     threadgroups = batch * -(-queries // QUERIES)
     return max(min(-(-THREADGROUPS // threadgroups), -(-grid[1] // COLUMNS)), 1)
 
@@ -189,7 +200,7 @@ def _supports(
         return False
     if threadgroup_bytes(dim, width, q.itemsize) > SCRATCH or registers(width, q.itemsize) > REGISTERS:
         return False
-    return max(len(q) * n * dim, keys.size, n * grid[0] * width, math.prod(grid) * dim) < MAX_ELEMENTS
+    return max(len(q) * n * dim, keys.size, math.prod(grid) * dim) < MAX_ELEMENTS
 
 
 def _preferred(
@@ -200,8 +211,12 @@ def _preferred(
     return way == gpu.KERNEL and memories >= MIN_MEMORIES and q.itemsize == 2 and q.shape[-1] >= 4 * keys.shape[-1]
 
 
+def _is_split(q: mx.array, keys: mx.array, grid: tuple[int, int]) -> bool:
+    return strip_splits(*pieces(len(keys), q.shape[1], grid, keys.shape[-1]), grid) > 1
+
+
 def _variant(q: mx.array, keys: mx.array, *rest: Any) -> str:
-    split = "columns split" if strip_splits(len(keys), q.shape[1], rest[3]) > 1 else "columns whole"
+    split = "columns split" if _is_split(q, keys, rest[3]) else "columns whole"
     return f"{dtype_name(q.dtype)} D={q.shape[-1]} M={keys.shape[-1]} {split}{' biased' if len(rest) > 6 else ''}"
 
 
@@ -240,7 +255,7 @@ def _case(
 
 def _check_case(q: mx.array, keys: mx.array, *rest: Any) -> tuple[object, ...]:
     """Ragged strips if columns are split; 9 frames, the last of which is in a matrix of its own; ragged pointers."""
-    grid = (3, 10) if strip_splits(len(keys), q.shape[1], rest[3]) > 1 else (5, 3)
+    grid = (3, 10) if _is_split(q, keys, rest[3]) else (5, 3)
     excluded = ((0, 1), (4, 8), (9 + 20, 9 + 35)) if len(rest) > 6 else ()
     return _case(1, QUERIES + 5, grid, 9, 37, q.shape[-1], keys.shape[-1], *excluded)
 
@@ -262,7 +277,7 @@ axial_memory_attention_op = Op(
     cases=(
         _case(1, 20, (4, 5), 3, 4, 64, 16),
         _case(2, 70, (3, 4), 5, 0, 32, 16),
-        _case(2, 9, (5, 9), 8, 33, 96, 32, one_query=True),
+        _case(2, 40, (5, 9), 8, 33, 96, 32, one_query=True),
         _case(1, 65, (2, 6), 9, 1, 64, 16, (2, 3), (7, 8)),
         _case(2, 33, (3, 3), 17, 70, 64, 16, (0, 8), (17, 52)),
         _case(1, 5, (1, 1), 1, 0, 32, 16),

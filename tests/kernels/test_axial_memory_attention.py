@@ -18,6 +18,7 @@ from mlx_sam2.kernels import axial_memory_attention as public
 from mlx_sam2.kernels.axial_memory_attention import (
     COLUMNS,
     axial_memory_attention_op,
+    pieces,
     registers,
     strip_splits,
     threadgroup_bytes,
@@ -106,8 +107,8 @@ def test_frames_that_are_left_out_count_for_nothing(way: str) -> None:
 
 
 def test_objects_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """B of many objects does not exist at once; a query that all objects share serves each piece."""
-    for case in (4, 2):
+    """B of all objects and queries does not exist at once; queries that all objects share serve each piece."""
+    for case, launches in ((4, 2), (2, 2), (1, 4)):
         args = make_arguments(OP.cases[case], mx.float32)
         together, _ = run_kernel(args)
         with monkeypatch.context() as patch:
@@ -115,7 +116,7 @@ def test_objects_in_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
             with metal.emulated("check") as reports:
                 apart = OP.kernel(*args)
                 mx.eval(apart)
-        assert len(reports) == 2
+        assert len(reports) == launches
         assert relative_difference(apart, together) <= 1e-6  # other parts of the columns
 
 
@@ -177,8 +178,11 @@ def test_resources(width: int, itemsize: int, memory: int, most_registers: int) 
 
 
 def test_columns_are_split_where_there_are_few_queries() -> None:
-    assert [strip_splits(batch, 4096, (64, 64)) for batch in (1, 2, 4, 16)] == [4, 2, 1, 1]
-    assert strip_splits(1, 1024, (32, 32)) == 8  # strips
+    assert [pieces(batch, 4096, (64, 64), 64) for batch in (1, 16)] == [(1, 2048)] * 2
+    assert [pieces(batch, 1024, (32, 32), 64) for batch in (1, 3, 16)] == [(1, 1024), (3, 1024), (4, 1024)]
+    assert strip_splits(1, 2048, (64, 64)) == 8  # 32 threadgroups become 256
+    assert strip_splits(1, 1024, (32, 32)) == 8  # as many as there are strips
+    assert strip_splits(4, 4096, (64, 64)) == 1
 
 
 @pytest.mark.parametrize(
