@@ -13,6 +13,7 @@ COMMANDS = {
     "track": "masks of objects through a video",
     "datasets": "COCO, YOLO, VOC, DAVIS, Label Studio, CVAT: check and convert data sets of masks",
     "app": "both in the browser, on this machine (pip install 'mlx-sam2[app]')",
+    "finetune": "train a model on masks of your own",
     "convert": "checkpoints to a folder for MLX, and back; publish and verify them",
     "doctor": "check this machine, and choose the faster kernels",
     "benchmark": "time the stages of a model",

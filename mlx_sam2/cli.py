@@ -255,6 +255,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         help="default: float16 on an Apple GPU, float32 elsewhere",
     )
     add_weights_key(group)
+    group.add_argument(
+        "--adapter", metavar="PATH", help="what python -m mlx_sam2.finetune wrote: put on the model's weights"
+    )
 
 
 def add_weights_key(group: argparse._ActionsContainer) -> None:
@@ -266,8 +269,9 @@ def add_weights_key(group: argparse._ActionsContainer) -> None:
 
 
 def weights_key(args: argparse.Namespace) -> dict[str, str]:
-    """The option of ``mlx_sam2.load``, if it was given."""
-    return {} if args.weights_key is None else {"weights_key": args.weights_key}
+    """Return the options of ``mlx_sam2.load`` that were given: which weights, and an adapter."""
+    given = {"weights_key": args.weights_key, "adapter": getattr(args, "adapter", None)}
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def add_image_size(parser: argparse.ArgumentParser) -> None:

@@ -17,7 +17,7 @@ PACKAGE = Path(__file__).parents[1] / "mlx_sam2"
 
 # From the ground up. A file may import what stands on a lower floor, and on its own; a command is imported by nothing
 # outside its folder.
-COMMANDS = ["segment", "track", "convert", "doctor", "benchmark", "export"]
+COMMANDS = ["segment", "track", "convert", "doctor", "benchmark", "export", "finetune"]
 FLOORS: list[list[str]] = [
     ["_blas", "cli", "files", "text", "machine", "processes", "worker"],
     ["config"],
@@ -35,7 +35,6 @@ FLOORS: list[list[str]] = [
     ["modeling"],
     ["sam2_image_predictor", "sam2_video_predictor", "automatic_mask_generator", "track_everything"],
     ["aio", "build_sam", "image_predictor", "video_predictor"],
-    ["finetune"],
     COMMANDS,
     ["app"],
     ["__main__"],

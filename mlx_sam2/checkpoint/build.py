@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ def build_model(
     revision: str | None = None,
     token: str | bool | None = None,
     weights_key: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
     **model_options: Any,
 ) -> SAM2:
     """Load a model and apply the options of the official build functions.
@@ -47,7 +49,7 @@ def build_model(
         device: "cpu" or "gpu" ("mps", "metal" and "cuda" mean the same) sets MLX's default device for the whole
             process; None leaves it.
         mode: only "eval"; these predictors do not train.
-        config, dtype, revision, token, weights_key: as for ``mlx_sam2.load``.
+        config, dtype, revision, token, weights_key, adapter: as for ``mlx_sam2.load``.
         model_options: options of the official ``SAM2Base`` by their names, e.g. ``max_cond_frames_in_attn=4``; they
             win over all of the above. What is none of them is ignored with a warning.
 
@@ -60,7 +62,8 @@ def build_model(
     if model_id is None:
         model = _untrained(config, parse_dtype(dtype))
     else:
-        model = load(model_id, config=config, dtype=dtype, revision=revision, token=token, weights_key=weights_key)
+        given = {"config": config, "dtype": dtype, "revision": revision, "token": token}
+        model = load(model_id, **given, weights_key=weights_key, adapter=adapter)
     options = model.config if apply_postprocessing else model.config.with_postprocessing(False)
     options = options.with_overrides(hydra_overrides_extra) if hydra_overrides_extra else options
     if apply_postprocessing:  # after the overrides, as in the official build functions

@@ -26,6 +26,7 @@ from ..processes import before_computing
 from ..text import dtype_name, some
 from . import folder as converted
 from . import key_map
+from .adapter import adapted
 from .config_file import read_config
 from .reader import Checkpoint, Weight, read
 from .recognition import recognise
@@ -55,6 +56,7 @@ def load(
     revision: str | None = None,
     token: str | bool | None = None,
     weights_key: str | None = None,
+    adapter: str | os.PathLike[str] | None = None,
 ) -> SAM2:
     """Load a SAM 2 or SAM 2.1 model.
 
@@ -74,6 +76,7 @@ def load(
         token: Hub token; True for the stored one.
         weights_key: which copy of the weights, where a file holds several, such as "ema" beside "model". None takes
             the trained ones rather than their average, with a warning that lists them all.
+        adapter: a folder or file that fine-tuning wrote (docs/finetune.md), to be put on the weights.
 
     Raises:
         CheckpointError: the file is damaged, or its tensors are not those of the model.
@@ -83,6 +86,7 @@ def load(
     target = parse_dtype(dtype)
     chosen = None if config is None else read_config(config)
     checkpoint = read(download.resolve(id_or_path, revision, token), chosen, weights_key)
+    checkpoint = checkpoint if adapter is None else adapted(checkpoint, adapter)
     return build(checkpoint, checkpoint.config or recognise(checkpoint), target)
 
 

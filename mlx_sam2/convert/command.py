@@ -53,6 +53,9 @@ def build_parser() -> argparse.ArgumentParser:
         help="of a checkpoint that does not say what it is: a JSON or YAML file, or a published name",
     )
     cli.add_weights_key(parser)
+    parser.add_argument(
+        "--merge-adapter", metavar="PATH", help="fold what python -m mlx_sam2.finetune wrote into the weights"
+    )
     parser.add_argument("--mlx-path", type=Path, metavar="PATH", help="what to write; default: ./MODEL-PRECISION")
     parser.add_argument(
         "--dtype",
@@ -127,7 +130,7 @@ def _check(args: argparse.Namespace) -> None:
 
 
 def _check_upload_only(args: argparse.Namespace) -> None:
-    for option in ("revision", "config", "weights_key", "dtype", "quantize", "to"):
+    for option in ("revision", "config", "weights_key", "merge_adapter", "dtype", "quantize", "to"):
         if getattr(args, option):
             raise UsageError(
                 f"--{option.replace('_', '-')} needs --hf-path; without it --upload-repo sends {args.mlx_path} as it is"
@@ -158,6 +161,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
         dtype=args.dtype,
         scheme=scheme,
         weights_key=args.weights_key,
+        adapter=args.merge_adapter,
     )
     out = args.mlx_path or Path(job.default_path)
     _check_names(args, card.suffix_of(job.dtype, job.scheme))

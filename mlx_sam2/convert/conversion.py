@@ -13,6 +13,7 @@ from typing import Any
 import mlx.core as mx
 
 from ..checkpoint import folder, loading
+from ..checkpoint.adapter import adapted
 from ..checkpoint.folder import Source
 from ..checkpoint.reader import Checkpoint
 from ..config.published import DEMO, published, shipped
@@ -115,6 +116,7 @@ def prepare(
     dtype: str | None = None,
     scheme: Scheme | None = None,
     weights_key: str | None = None,
+    adapter: str | None = None,
 ) -> Conversion:
     """Decide how a checkpoint will be written. No tensor is read, and nothing is written.
 
@@ -125,12 +127,14 @@ def prepare(
         dtype: of the weights; None: float16 for our layout, and what every tensor has for the others.
         scheme: how to quantise; None: not.
         weights_key: which of several copies of the weights; None: as ``mlx_sam2.load`` takes it.
+        adapter: a folder or file that fine-tuning wrote, to be folded into the weights.
 
     Raises:
         CheckpointError: the checkpoint is damaged or not SAM 2; ``ConfigError``: its configuration is.
         ConversionError: it cannot be written as was asked.
     """
     found = loading.read(fetched.path, config, weights_key)
+    found = found if adapter is None else adapted(found, adapter)
     config = found.config or loading.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
     model = loading.empty_model(found, config)
     packed, video = schemes_of(model), "memory_attention" in model
@@ -152,11 +156,11 @@ def prepare(
     else:
         tensors = sorted(layouts.official_layout(parameters, dtype or kept), key=lambda tensor: tensor.name)
     dtype = dtype or own
-    base = convert_card.base_name(fetched.repo_id, found.path)
+    base = convert_card.base_name(fetched.repo_id, found.path) + ("-tuned" if adapter else "")
     return Conversion(
         layout=layout,
         config=config,
-        source=_source(fetched, found, own),
+        source=_source(fetched, found, own, adapter),
         values=found.values,
         dtype=dtype,
         tensors=tensors,
@@ -190,11 +194,14 @@ def _own_dtype(parameters: Mapping[str, layouts.Parameter]) -> tuple[str, bool]:
     return ("float32", True) if len(found) > 1 else (found.pop(), False)
 
 
-def _source(fetched: download.Fetched, found: Checkpoint, dtype: str) -> Source:
+def _source(fetched: download.Fetched, found: Checkpoint, dtype: str, adapter: str | None) -> Source:
     origin = converted_from(found)
     name = fetched.repo_id or convert_card.printable(os.path.basename(os.path.abspath(fetched.path)))
+    name = f"{name} of mlx_sam2" if _is_demo(fetched) else name
+    if adapter is not None:
+        name += f" with the adapter {convert_card.printable(os.path.basename(os.path.abspath(adapter)))}"
     return Source(
-        name=f"{name} of mlx_sam2" if _is_demo(fetched) else name,
+        name=name,
         sha256=sha256_of(found.files),
         dtype=dtype,
         layout=found.layout,

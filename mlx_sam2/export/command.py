@@ -92,7 +92,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..kernels import rules
 
     try:
-        model = loading.load(args.model, dtype=args.dtype, revision=args.revision, weights_key=args.weights_key)
+        model = loading.load(args.model, dtype=args.dtype, revision=args.revision, **cli.weights_key(args))
         manifest = _export_to(folder, model, args)
     except (ValueError, RuntimeError, OSError) as error:  # HubError is a RuntimeError
         return cli.fail(PROG, error)

@@ -67,21 +67,6 @@ class AdamW:
             moved[name] = value - (rate / (1 - one**count)) * self.first[name] / scale
         return moved
 
-    def state(self) -> Arrays:
-        """Everything that a resumed run needs, for ``load_state``."""
-        counts = {f"count.{name}": mx.array(count) for name, count in self.counts.items()}
-        first = {f"first.{name}": value for name, value in self.first.items()}
-        return {**counts, **first, **{f"second.{name}": value for name, value in self.second.items()}}
-
-    def load_state(self, state: Arrays) -> None:
-        """Continue where a ``state`` was taken."""
-        for key, value in state.items():
-            kind, _, name = key.partition(".")
-            if kind == "count":
-                self.counts[name] = int(value.item())
-            else:
-                (self.first if kind == "first" else self.second)[name] = value
-
 
 def global_norm(gradients: Mapping[str, mx.array]) -> mx.array:
     """The norm of all gradients together."""

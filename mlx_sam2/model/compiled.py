@@ -74,12 +74,12 @@ def _pure(method: Callable[..., Any]) -> Callable[..., Any]:
     """A method as a function of the module's weights. MLX runs it once for each set of shapes, to trace it."""
 
     def function(weights: dict[str, Any], settings: str, *args: Any) -> Any:
-        return method(_holding(_called.get(), weights), *args)
+        return method(holding(_called.get(), weights), *args)
 
     return function
 
 
-def _holding(part: Any, weights: Any) -> Any:
+def holding(part: Any, weights: Any) -> Any:
     """A copy of a module, or of a part of its tree, with these weights.
 
     The module itself is left alone: an error or another thread must not find traced arrays in it.
@@ -87,10 +87,10 @@ def _holding(part: Any, weights: Any) -> Any:
     if isinstance(part, dict):
         twin = copy.copy(part)
         for name, value in weights.items():
-            twin[name] = _holding(part[name], value)
+            twin[name] = holding(part[name], value)
         return twin
     if isinstance(part, list):
-        return [_holding(p, w) for p, w in zip(part, weights, strict=True)]
+        return [holding(p, w) for p, w in zip(part, weights, strict=True)]
     return weights
 
 

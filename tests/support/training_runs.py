@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+import cells
 import goldens
 import synthetic
 
 if TYPE_CHECKING:
     import mlx.core as mx
 
+    from mlx_sam2.datasets.items import Item
     from mlx_sam2.finetune.rollout import Plan
     from mlx_sam2.model.sam2 import SAM2
 
@@ -93,3 +96,35 @@ def differences(case: Case, kind: str, values: dict[str, mx.array]) -> dict[str,
         dot = (value * synthetic.normal(f"dot|{name}", (n,), 0)).sum() - tensors[f"{kind}.dot"][i]
         found[name] = max(abs(np.linalg.norm(value) - norm), np.abs(samples).max(), abs(dot)) / norm
     return found
+
+
+def small_model(side: int = 64) -> SAM2:
+    """The nano model for pictures of 64 pixels: a step takes a fraction of a second."""
+    import dataclasses
+
+    model = synthetic.nano_model()
+    return model.with_config(dataclasses.replace(model.config, image_size=side))
+
+
+def small_items(folder: Path, count: int = 6, side: int = 64) -> list[Item]:
+    """Photos of cells as items."""
+    from mlx_sam2.datasets.opening import open_dataset
+
+    return list(open_dataset(cells.write_cells(folder, count, side=side)))
+
+
+def write_clip(root: Path, frames: int = 5, side: int = 64) -> Path:
+    """A DAVIS-style data set of two clips with two moving squares each."""
+    from PIL import Image
+
+    for name in ("one", "two"):
+        for kind in ("JPEGImages", "Annotations"):
+            (root / kind / name).mkdir(parents=True)
+        for t in range(frames):
+            labels = np.zeros((side, side), np.uint8)
+            labels[8 + t : 24 + t, 6 : 22 + t] = 1
+            labels[40:56, 30 + t : 46 + t] = 2
+            picture = np.stack([labels * 90 + 40, labels * 30 + 80, 200 - labels * 60], -1).astype(np.uint8)
+            Image.fromarray(picture).save(root / "JPEGImages" / name / f"{t:05d}.jpg")
+            Image.fromarray(labels).save(root / "Annotations" / name / f"{t:05d}.png")
+    return root

@@ -1,0 +1,135 @@
+"""Doing what the command was asked for: check the data, train with progress, say what came of it."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import mlx.core as mx
+
+from .. import cli
+from ..checkpoint import loading
+from ..datasets.checking import check
+from ..datasets.items import Dataset, DatasetError, Item
+from ..datasets.opening import open_dataset
+from ..files import make_folder, write_text
+from ..hub.download import check_model
+from .arguments import ArgumentError, Arguments
+from .command import PROG
+from .log import Log
+from .preview import draw_preview
+from .steps import generator
+from .trainer import Event, Trainer
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
+
+SETTINGS = "settings.yaml"
+SPLIT = 9  # what is drawn to hold items out
+SHOWN = ("iou_1", "iou_3", "iou_5", "jf", "j", "f")
+
+
+def run(args: argparse.Namespace, settings: Arguments) -> int:
+    """Run the command whose options were checked. Returns the exit code."""
+    try:
+        items, held_out = _data(args, settings)
+        if not args.check or args.preview:
+            check_model(args.model, args.revision)
+    except (cli.UsageError, DatasetError, ArgumentError, OSError) as error:
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT
+    except (ValueError, RuntimeError) as error:
+        return cli.fail(PROG, error)
+    try:
+        if args.preview is not None:
+            draw_preview(args.preview, items, settings, _image_size(args))
+            cli.say(f"{args.preview}: nine samples")
+        if args.output is None or args.check:
+            return 0
+        return _train(args, settings, items, held_out)
+    except ArgumentError as error:
+        cli.complain(PROG, error)
+        return cli.BAD_INPUT
+    except (ValueError, RuntimeError, OSError) as error:  # HubError, TrainingError are RuntimeErrors
+        return cli.fail(PROG, error)
+
+
+def _data(args: argparse.Namespace, settings: Arguments) -> tuple[list[Item], list[Item]]:
+    """Items to train on and items to evaluate on; what is in the data set is printed."""
+    dataset = open_dataset(args.data, args.format, split=args.split, images=args.images)
+    for line in check(dataset).lines():
+        cli.say(line)
+    if args.held_out is not None:
+        return list(dataset), list(open_dataset(args.held_out))
+    return split(dataset, settings)
+
+
+def split(dataset: Dataset | Sequence[Item], settings: Arguments) -> tuple[list[Item], list[Item]]:
+    """Hold a share of the items out, at least one; the same ones for a seed."""
+    items = list(dataset)
+    count = max(1, round(settings.held_out * len(items))) if settings.held_out and len(items) > 1 else 0
+    chosen = set(generator(settings.seed, SPLIT).permutation(len(items))[:count].tolist())
+    return [x for i, x in enumerate(items) if i not in chosen], [x for i, x in enumerate(items) if i in chosen]
+
+
+def _image_size(args: argparse.Namespace) -> int:
+    from ..hub import download
+
+    found = loading.read(download.resolve(args.model, args.revision, None), None, args.weights_key)
+    return (found.config or loading.recognise(found)).image_size
+
+
+def _train(args: argparse.Namespace, settings: Arguments, items: list[Item], held_out: list[Item]) -> int:
+    options = {"dtype": "float32", "revision": args.revision, **cli.weights_key(args)}
+    model = loading.load(args.model, **options)
+    trainer = Trainer(model, items, held_out, settings, args.output, base=args.model)
+    first = trainer.world.rank == 0
+    if first:
+        make_folder(args.output)
+    resumed = args.resume and trainer.resume()
+    if first and not args.resume:
+        write_text(args.output / SETTINGS, settings.to_yaml())
+    log = [Log(args.output, trainer.progress.step)] if first else []
+    cli.say(_summary(trainer, resumed))
+    progress = trainer.run(*log, _Bar(settings.steps, trainer.progress.step)) if first else trainer.run()
+    if not first:
+        return 0
+    shutil.rmtree(args.output / "features", ignore_errors=True)
+    peak = mx.get_peak_memory() / 2**20
+    best = f", the best at step {progress.best_step}" if trainer.held_out else ""
+    cli.say(
+        f"{args.output}: {progress.step} steps{best}; peak memory {peak:,.0f} MiB; use it with --adapter {args.output}"
+    )
+    return 0
+
+
+def _summary(trainer: Trainer, resumed: bool) -> str:
+    count = sum(value.size for value in trainer.weights.masters.values())
+    what = "clips" if trainer.video else "photos"
+    start = f", from step {trainer.progress.step} on" if resumed else ""
+    return (
+        f"preset {trainer.arguments.preset}: {count / 1e6:,.2f} M weights, {len(trainer.items)} {what}, "
+        f"{len(trainer.held_out)} held out{start}"
+    )
+
+
+class _Bar:
+    """A bar with the loss and the time left on a terminal; evaluations as lines."""
+
+    def __init__(self, steps: int, start: int) -> None:
+        from tqdm import tqdm
+
+        self._bar: tqdm = tqdm(total=steps, initial=start, unit="step", disable=None)
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "step":
+            self._bar.set_postfix(loss=f"{event.values['loss']:.3f}", refresh=False)
+            self._bar.update()
+        elif event.kind == "evaluation":
+            scores = ", ".join(f"{name} {event.values[name]:.4f}" for name in SHOWN if name in event.values)
+            self._bar.clear()
+            cli.say(f"step {event.step}: {scores}")
+        else:
+            self._bar.close()

@@ -1,0 +1,120 @@
+"""The command: what it prints and writes, what it refuses, and a run that is killed for good."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+import cells
+from mlx_sam2.finetune import main
+from mlx_sam2.segment import main as segment
+
+QUICK = ["--model", "demo", "--set", "corrections=1", "--set", "evaluated=4", "--set", "evaluate_every=2"]
+TUNED = ["--model", "demo", "--adapter"]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return cells.write_cells(tmp_path_factory.mktemp("cells") / "data", 4)
+
+
+@pytest.mark.slow
+def test_from_photos_to_a_tuned_model(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out, preview = tmp_path / "tuned", tmp_path / "preview.png"
+    words = [str(data), "--output", str(out), "--preview", str(preview), "--steps", "3", *QUICK]
+    assert main(words) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == "folder: 4 photos, 4 annotated frames"
+    assert [line.split(":")[0] for line in shown[4:-1]] == ["step 0", "step 2", "step 3"]
+    assert "peak memory" in shown[-1]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "adapter.safetensors", "curves.png", "log.jsonl", "settings.yaml", "state.safetensors",
+    ]  # fmt: skip
+    kinds = [json.loads(line)["kind"] for line in (out / "log.jsonl").read_text().splitlines()]
+    assert kinds == ["evaluation", "step", "step", "evaluation", "step", "evaluation", "end"]
+    assert Image.open(out / "curves.png").size == (900, 340)
+    assert Image.open(preview).size == (960, 960)
+    photo = next((data / "images").iterdir())
+    mask = tmp_path / "mask.png"
+    assert segment([str(photo), "--point", "128,128", *TUNED, str(out), "--output", str(mask)]) == 0
+    assert main([str(data), "--output", str(out), *QUICK]) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+def test_checking_and_showing(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([str(data), "--check"]) == 0
+    assert "4 photos" in capsys.readouterr().out
+    assert main(["--show-settings", "--preset", "lora", "--set", "rate=3e-5"]) == 0
+    shown = capsys.readouterr().out
+    assert "preset: lora\n" in shown
+    assert "rate: 3.0e-05\n" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "give DATA"),
+        (["DATA"], "give --output"),
+        (["DATA", "--check", "--resume"], "--resume needs --output"),
+        (["DATA", "--output", "new", "--resume"], "there is no run in"),
+        (["DATA", "--output", "new", "--set", "steps"], "give NAME=VALUE"),
+        (["DATA", "--output", "new", "--set", "no=1"], "there is no setting no"),
+        (["DATA", "--output", "new", "--preset", "all"], "one of decoder, lora, memory, full"),
+        (["DATA", "--output", "new", "--settings", "none.yaml"], "cannot read none.yaml"),
+        (["none", "--output", "new"], "there is no data set none"),
+        (["DATA", "--output", "new", "--preset", "memory", "--model", "demo"], "this data set has photos"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_refusals(
+    words: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert main([str(data) if word == "DATA" else word for word in words]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.slow
+def test_killed_for_good_and_resumed(data: Path, tmp_path: Path) -> None:
+    """Killed (SIGKILL) at five moments: the adapter is that of an undisturbed run, byte for byte."""
+    settings = ["--steps", "8", *QUICK, "--set", "save_every=2"]
+    command = [sys.executable, "-m", "mlx_sam2.finetune", str(data)]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    subprocess.run([*command, "--output", str(whole), *settings], check=True, capture_output=True)
+    for lines in (2, 4, 5, 8, 10):
+        words = ["--resume", "--model", "demo"] if broken.exists() else settings
+        process = subprocess.Popen([*command, "--output", str(broken), *words], stdout=subprocess.DEVNULL)
+        log = broken / "log.jsonl"
+        while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= lines):
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([*command, "--output", str(broken), "--resume", "--model", "demo"], check=True, capture_output=True)
+    assert (whole / "adapter.safetensors").read_bytes() == (broken / "adapter.safetensors").read_bytes()
+    states = [load_file(out / "state.safetensors") for out in (whole, broken)]
+    assert states[0].keys() == states[1].keys()
+    assert all(np.array_equal(value, states[1][name]) for name, value in states[0].items())
+    keys = ("kind", "step", "loss", "iou_1")
+    logs = [[json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()] for out in (whole, broken)]
+    assert [[line.get(key) for key in keys] for line in logs[0]] == [
+        [line.get(key) for key in keys] for line in logs[1]
+    ]
+
+
+def test_scenes_of_cells_are_the_same_for_a_seed() -> None:
+    once, again = cells.make_cells(3), cells.make_cells(3)
+    assert np.array_equal(once[0], again[0])
+    assert once[1].max() > 10
