@@ -96,7 +96,7 @@ def memory_attention(model: SAM2, dropout: float, key: mx.array | None, checkpoi
         for layer, own in zip(layers, drawn, strict=True):
             if own is None:
                 call = lambda layer, x, keys, values: layer(  # noqa: E731
-                    x, position, keys, values, (h, w), num_tail, None, 1
+                    x, position, keys, values, (h, w), num_tail, None, 1, (h, w)
                 )
                 x = _run(call, layer, checkpoint, x, keys, values)
             else:

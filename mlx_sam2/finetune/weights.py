@@ -30,6 +30,8 @@ class Weights:
     def __init__(self, model: SAM2, arguments: Arguments, video: bool) -> None:
         if schemes_of(model):
             raise ArgumentError("a quantised model cannot be trained: give the one that it was made from")
+        if "spatial_perceiver" in model and (arguments.preset != "decoder" or arguments.augments):
+            raise ArgumentError("of EdgeTAM only the decoder can be trained: preset decoder, without augment")
         start = {name: value.astype(mx.float32) for name, value in tree_flatten(model.parameters())}
         if arguments.preset == "memory" and not (video and "maskmem_tpos_enc" in start):
             raise ArgumentError("preset memory trains on videos: this data set has photos; use decoder, lora or full")
