@@ -40,7 +40,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("data", metavar="DATA", nargs="?", help="the data set: a folder or a file of annotations")
     data = parser.add_argument_group("data")
-    data.add_argument("--format", help="the layout of DATA, where it could be several")
+    data.add_argument("--from", dest="layout", metavar="FORMAT", help="the layout of DATA, where it could be several")
     data.add_argument("--split", help="part of DATA, such as train")
     data.add_argument("--images", metavar="FOLDER", help="the folder of the photos, apart from the annotations")
     data.add_argument("--held-out", metavar="DATA", help="another data set to evaluate on; default: a share of DATA")

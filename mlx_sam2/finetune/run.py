@@ -58,7 +58,7 @@ def run(args: argparse.Namespace, settings: Arguments) -> int:
 
 def _data(args: argparse.Namespace, settings: Arguments) -> tuple[list[Item], list[Item]]:
     """Items to train on and items to evaluate on; what is in the data set is printed."""
-    dataset = open_dataset(args.data, args.format, split=args.split, images=args.images)
+    dataset = open_dataset(args.data, args.layout, split=args.split, images=args.images)
     for line in check(dataset).lines():
         cli.say(line)
     if args.held_out is not None:

@@ -22,6 +22,7 @@ COMMANDS = {  # the page that has all options of a command
     "convert": "convert",
     "doctor": "doctor",
     "datasets": "datasets",
+    "finetune": "finetune",
     "app": "app",
     "benchmark": "performance",
     "export": "apps",
