@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .. import cli
 from ..cli import UsageError
+from .arguments import PROG, Arguments
 
-if TYPE_CHECKING:
-    from .arguments import Arguments
-
-PROG = "mlx_sam2.finetune"
 DESCRIPTION = "Fine-tune SAM 2 on photos or videos with masks, by the official recipe."
 EPILOG = """\
 DATA is a data set that python -m mlx_sam2.datasets reads: a COCO instances JSON, a folder of images and of masks, a
@@ -88,10 +86,6 @@ def read_settings(args: argparse.Namespace) -> Arguments:
     Raises:
         ArgumentError: one is unknown or cannot be met.
     """
-    import dataclasses
-
-    from .arguments import Arguments
-
     file = args.settings
     if args.resume and args.output is not None and file is None:
         file = args.output / "settings.yaml"

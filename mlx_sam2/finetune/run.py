@@ -16,8 +16,7 @@ from ..datasets.items import Dataset, DatasetError, Item
 from ..datasets.opening import open_dataset
 from ..files import make_folder, write_text
 from ..hub.download import check_model
-from .arguments import ArgumentError, Arguments
-from .command import PROG
+from .arguments import PROG, ArgumentError, Arguments
 from .log import Log
 from .preview import draw_preview
 from .steps import generator

@@ -39,6 +39,7 @@ NOT_CALLED = {
     "camera:0": "no camera; tests/frames and tests/api have streams",
     "hub.upload": "the network; tests/hub/test_upload.py",
     "build_sam2(": "a published checkpoint; tests/api/test_build.py",
+    'open_dataset("labels.json"': "labels of one's own; tests/finetune/test_trainer.py",
     "to_supervision": "supervision is no part of [test]; tests/masks/test_masks_export.py",
 }
 
