@@ -15,6 +15,7 @@ from ..datasets.checking import check
 from ..datasets.items import Dataset, DatasetError, Item
 from ..datasets.opening import open_dataset
 from ..files import make_folder, write_text
+from ..hub import download
 from ..hub.download import check_model
 from .arguments import PROG, ArgumentError, Arguments
 from .log import Log
@@ -74,8 +75,6 @@ def split(dataset: Dataset | Sequence[Item], settings: Arguments) -> tuple[list[
 
 
 def _image_size(args: argparse.Namespace) -> int:
-    from ..hub import download
-
     found = loading.read(download.resolve(args.model, args.revision, None), None, args.weights_key)
     return (found.config or loading.recognise(found)).image_size
 
