@@ -8,6 +8,7 @@ from starlette.responses import Response
 from .. import __version__
 from .addresses import ERRORS
 from .app import App
+from .collection_routes import add_collections
 from .edit_routes import add_edits
 from .examples import EXAMPLES
 from .job_routes import add_jobs
@@ -25,6 +26,7 @@ def routes(app: App) -> APIRouter:
     add_edits(router, app)
     add_jobs(router, app)
     add_pictures(router, app)
+    add_collections(router, app)
     return router
 
 

@@ -144,7 +144,7 @@ class Saves:
             self.take(about.bytes)
             taken = about.bytes
             if about.media:
-                _link(media, path / about.media)
+                link_or_copy(media, path / about.media)
             else:
                 about = about.model_copy(update={"media": media.as_uri()})  # UTF-8, whatever the name is
             (path / "thumbnail.jpg").write_bytes(thumbnail)
@@ -289,12 +289,12 @@ def _hold(path: Path, name: str = "lock") -> int:
     return held
 
 
-def _link(source: Path, target: Path) -> None:
+def link_or_copy(source: Path, target: Path) -> None:
     """The same file or folder of files under another name; a copy where that is another disk."""
     if source.is_dir():
         target.mkdir()
         for path in sorted(source.iterdir()):
-            _link(path, target / path.name)
+            link_or_copy(path, target / path.name)
         return
     try:
         os.link(source, target)

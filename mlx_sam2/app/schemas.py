@@ -252,6 +252,17 @@ class ExportAsk(Wire):
     frame: Annotated[int, Field(ge=0)] | None = None
 
 
+SavedId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
+
+
+class CollectionAsk(Wire):
+    """Pictures for one data set; `classes` have the first numbers, in their order."""
+
+    sessions: Annotated[list[SavedId], Field(min_length=1, max_length=60)]
+    format: Literal["coco", "yolo", "voc", "masks"]
+    classes: Annotated[list[ObjectName], Field(max_length=100)] = []
+
+
 class Login(Wire):
     token: Annotated[str, Field(max_length=200)]
 

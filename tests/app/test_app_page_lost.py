@@ -80,6 +80,23 @@ def test_a_first_click_keeps_its_colour_and_its_number(page: Page) -> None:
     assert len(second["frames"]["0"]["points"]) == 2
 
 
+def test_a_session_that_is_opened_again_counts_on(page: Page, app_server: str, browser: Any) -> None:
+    """Numbers of edits belong to the page: the server takes none for one that it has made."""
+    refused: list[str] = []
+    page.tab.on("response", lambda answer: refused.append(answer.url) if answer.status == 409 else None)
+    old = page.id
+    for x in (250, 270, 290):
+        page.click(x, 150)
+    page.open(PHOTO)
+    page.click(*SPOON)
+    page.join(old)
+    for x in (310, 330, 350, 370):
+        page.click(x, 150)
+    assert [point[0] for point in page.prompts()["points"]] == list(range(250, 371, 20))
+    assert not [url for url in refused if "/objects/" in url]
+    agree(page)
+
+
 def test_an_undo_a_name_and_a_removal_are_made_once(page: Page) -> None:
     page.click(*CUP)
     page.click(*SPOON)

@@ -45,6 +45,11 @@ async function json(method, path, body, signal) {
 /** This page among the tabs that edit a session. */
 export const CLIENT = Array.from(crypto.getRandomValues(new Uint8Array(12)), (byte) => byte.toString(16).padStart(2, "0")).join("");
 
+let edits = 0;
+
+/** A number for an edit that no other one of this page has, whichever session it is of, and whenever that was opened. */
+export const nextEdit = () => ++edits;
+
 /** What an edit says of itself: {revision, client}. */
 const query = (edit) => `?${new URLSearchParams(edit)}`;
 
@@ -75,6 +80,9 @@ export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));
 export const everything = (id, ask, edit) => json("POST", of(id, `/everything${query(edit)}`), ask);
 export const propagate = (id, ask, edit) => json("POST", of(id, `/propagate${query(edit)}`), ask);
 export const makeExport = (id, ask) => json("POST", of(id, "/export"), ask);
+export const job = (id, name) => json("GET", of(id, `/jobs/${name}`));
+/** Several pictures as one data set, a ZIP archive. */
+export const collection = async (ask) => (await send("POST", "/api/collection", ask)).blob();
 export const cancel = (id, name) => json("DELETE", of(id, `/jobs/${name}`));
 
 /** A frame as an ImageBitmap, no side longer than `side`; decoded away from the page's thread. */

@@ -146,11 +146,13 @@ export class EverythingPanel {
     if (session.job?.kind === "everything") session.cancel();
     else if (this.app.canPrompt()) {
       session.setRegions(session.frame, null);
-      session.start("everything", {
-        frame: session.frame, points_per_side: Number(this.density.value), pred_iou_thresh: Number(this.score.value),
-        stability_score_thresh: Number(this.stability.value), as_objects: false,
-      });
+      session.start("everything", { ...this.options(), frame: session.frame, as_objects: false });
     }
+  }
+
+  /** What the sliders say. */
+  options() {
+    return { points_per_side: Number(this.density.value), pred_iou_thresh: Number(this.score.value), stability_score_thresh: Number(this.stability.value) };
   }
 
   show() {

@@ -71,7 +71,7 @@ export class Exports {
 }
 
 /** Gives a file to the browser; what becomes of it the page is not told. */
-function handOver(blob, name) {
+export function handOver(blob, name) {
   const link = document.createElement("a");
   link.href = URL.createObjectURL(blob);
   link.download = name;

@@ -15,7 +15,6 @@ const nameOf = (files) => (files.length === 1 ? files[0].name : files[0].webkitR
 export class Files {
   constructor(app) {
     this.app = app;
-    this.album = null; // several pictures that are no video: {files, at, sessions}
     this.pickers = { file: byId("pick-file"), folder: byId("pick-folder"), project: byId("pick-project") };
     for (const picker of Object.values(this.pickers)) {
       picker.addEventListener("change", () => {
@@ -27,8 +26,6 @@ export class Files {
       button.addEventListener("click", () => this.pick(button.dataset.open));
     }
     byId("open").addEventListener("click", () => this.menu());
-    byId("album-back").addEventListener("click", () => this.turn(-1));
-    byId("album-on").addEventListener("click", () => this.turn(1));
     this.#watchDrops();
     document.addEventListener("paste", (event) => {
       const files = [...event.clipboardData.files];
@@ -63,8 +60,8 @@ export class Files {
     const given = useful.length ? useful : files;
     const pictures = given.filter(isPicture).sort((a, b) => a.name.localeCompare(b.name, undefined, { numeric: true }));
     if (given.length === 1) {
-      this.#setAlbum(null);
-      await this.#send(given, PROJECT.test(given[0].name) ? "/api/projects" : "/api/sessions");
+      this.app.gallery.close();
+      await this.send(given, PROJECT.test(given[0].name) ? "/api/projects" : "/api/sessions");
     } else if (pictures.length > 1) {
       await this.#several(pictures);
     } else {
@@ -76,35 +73,17 @@ export class Files {
     const choice = await ask(`${pictures.length} pictures`, "Are they the frames of one video, or pictures of their own?",
       { frames: "Frames of a video", album: "Separate pictures" });
     if (choice === "frames") {
-      this.#setAlbum(null);
-      await this.#send(pictures);
+      this.app.gallery.close();
+      await this.send(pictures);
     } else if (choice === "album") {
-      this.#setAlbum({ files: pictures, at: 0, sessions: new Map() });
-      await this.turn(0);
+      await this.app.gallery.begin(pictures);
     }
   }
 
-  #setAlbum(album) {
-    this.album = album;
-    byId("album").hidden = !album;
-  }
-
-  /** Goes through separate pictures; one that was open before comes back as it was. */
-  async turn(by) {
-    const { album } = this;
-    if (!album || this.sending) return;
-    album.at = (album.at + by + album.files.length) % album.files.length;
-    byId("album-text").textContent = `${album.at + 1} of ${album.files.length}`;
-    const known = album.sessions.get(album.at);
-    if (known && (await this.app.openId(known, { quiet: true }))) return;
-    const info = await this.#send([album.files[album.at]]);
-    if (info) album.sessions.set(album.at, info.id);
-  }
-
   /** Opens once more what a session was opened from, for a server that has lost it; whether that went well. */
-  async again({ files, path, name }) { return Boolean(await this.#send(files, path, name)); }
+  async again({ files, path, name }) { return Boolean(await this.send(files, path, name)); }
 
-  async #send(files, path = "/api/sessions", name = nameOf(files)) {
+  async send(files, path = "/api/sessions", name = nameOf(files)) {
     const bytes = files.reduce((sum, file) => sum + file.size, 0);
     const limit = this.app.limits?.upload_bytes;
     if (limit && bytes > limit) {
@@ -140,7 +119,7 @@ export class Files {
   }
 
   async #example(name) {
-    this.#setAlbum(null);
+    this.app.gallery.close();
     this.app.status.busy("Opening the example…");
     try {
       this.app.openSession(await api.example(name));

@@ -17,6 +17,9 @@ const HELP = [
   ["Files", [
     [["O"], "Open"], [["X"], "Export"], [[CMD, "C"], "Copy the cut-out"], [[CMD, "S"], "Save as a project"], [["?"], "This list"],
   ]],
+  ["Many pictures", [
+    [[",", "."], "Previous, next picture"], [["D"], "Done, and on to the next"], [["1", "9"], "The classes, where there are some"],
+  ]],
   ["Without a pointer", [
     [["Tab"], "Go to the picture, then"], [["←", "↑", "→", "↓"], "Move the crosshair; with ⇧ farther"],
     [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
@@ -114,7 +117,7 @@ export class Keys {
 
   #plain(event, target) {
     const { app } = this;
-    const { tools, objects, transport, session, view } = app;
+    const { tools, objects, transport, session, view, gallery } = app;
     if (!this.singleKeys && event.key.length === 1 && event.key !== " ") return null;
     const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
     if (general || !session || event.altKey) return general;
@@ -122,11 +125,15 @@ export class Keys {
     if (event.key === " " && onControl && target.type !== "range") return null; // a slider does nothing with it
     if (event.key.startsWith("Arrow") && onControl) return null; // radio buttons and sliders use them
     if (event.key === " ") return session.video ? () => !event.repeat && transport.toggle() : () => this.#hold();
+    if (/^[1-9]$/.test(event.key)) return () => (gallery.classes.length ? gallery.label(event.key - 1) : app.chooser.choose(event.key - 1));
+    if (gallery.isOpen) {
+      const turn = { ",": () => gallery.turn(-1), ".": () => gallery.turn(1), PageUp: () => gallery.turn(-1), PageDown: () => gallery.turn(1), d: () => gallery.finish() }[event.key];
+      if (turn) return turn;
+    }
     return {
       i: () => tools.choose("include"), e: () => tools.choose("exclude"), b: () => tools.choose("box"), a: () => tools.choose("everything"),
       h: () => tools.choose("pan"), n: () => objects.begin(), "[": () => objects.step(-1), "]": () => objects.step(1),
       v: () => app.toggleVisible(), Backspace: () => objects.remove(), Delete: () => objects.remove(),
-      1: () => app.chooser.choose(0), 2: () => app.chooser.choose(1), 3: () => app.chooser.choose(2),
       0: () => view.fit(), "!": () => view.zoomTo(1), "+": () => view.zoomBy(1.25), "=": () => view.zoomBy(1.25), "-": () => view.zoomBy(0.8),
       ArrowLeft: () => session.video && transport.step(-1), ArrowRight: () => session.video && transport.step(1),
       ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),

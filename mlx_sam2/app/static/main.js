@@ -9,6 +9,8 @@ import { find, withLooks } from "./document.js";
 import { announce, byId, toast, watchMenus, watchTheme } from "./dom.js";
 import { Exports } from "./exports.js";
 import { Files } from "./files.js";
+import { Gallery } from "./gallery.js";
+import { All } from "./gallery_all.js";
 import { Keys } from "./keys.js";
 import { login } from "./login.js";
 import { MaskPool } from "./masks.js";
@@ -41,6 +43,8 @@ class App {
     this.timeline = new Timeline(this);
     this.exports = new Exports(this);
     this.files = new Files(this);
+    this.gallery = new Gallery(this);
+    this.all = new All(this);
     this.keys = new Keys(this);
     this.welcome = new Welcome(this);
     this.view.addEventListener("change", () => this.#showZoom());
@@ -56,7 +60,11 @@ class App {
     });
     addEventListener("pagehide", () => this.session?.keepPlace());
     addEventListener("beforeunload", (event) => this.session && !this.session.sync.arrived && event.preventDefault());
-    addEventListener("hashchange", () => location.hash.length > 1 && location.hash.slice(1) !== this.session?.id && this.openId(location.hash.slice(1)));
+    addEventListener("hashchange", () => {
+      if (location.hash.length < 2 || location.hash.slice(1) === this.session?.id) return;
+      this.gallery.close();
+      this.openId(location.hash.slice(1));
+    });
   }
 
   // ---- start
@@ -68,6 +76,7 @@ class App {
       this.limits = state.limits;
       this.files.offer(state.examples ?? []);
       if (state.model.status === "loading") this.#watchModel();
+      this.gallery.restore(location.hash.slice(1));
       const wanted = location.hash.slice(1) || state.open;
       if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) this.showEmpty(state);
     } catch (error) {
@@ -138,6 +147,7 @@ class App {
     this.view.reset(session);
     this.changed();
     this.status.saved();
+    this.gallery.show();
     session.look();
     this.stage.focus({ preventScroll: true });
   }
@@ -162,6 +172,7 @@ class App {
   }
 
   async closeSession() {
+    this.gallery.close();
     const { session } = this;
     const closed = session.connected && session.sync.edit(async () => ({ ...(await api.close(session.id)) })); // after what is under way
     this.#leave();
@@ -175,6 +186,7 @@ class App {
 
   /** The list of recent sessions; what was open stays open on the server. */
   showRecent() {
+    this.gallery.close();
     this.#leave();
     return this.showEmpty();
   }

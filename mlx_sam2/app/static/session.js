@@ -1,7 +1,7 @@
 // One open picture or video: its document, masks, tracking and jobs, kept in step with the server. The panels and
 // the canvas listen to its events: doc, masks, frame, picture, tracks, job, status, waiting, connection, problem.
 import * as api from "./api.js";
-import { difference, find, freeColour, freeId, fromServer, isEmpty, promptsOf, withObject } from "./document.js";
+import { difference, find, freeColour, freeId, fromServer, isEmpty, promptsOf, withLooks, withObject } from "./document.js";
 import { Frames } from "./frames.js";
 import { History } from "./history.js";
 import { Jobs } from "./jobs.js";
@@ -30,6 +30,7 @@ export class Session extends EventTarget {
     this.tracks.read(info.timeline);
     this.frame = 0; // that is wanted
     this.seen = null; // that is on the screen: the painter says so
+    this.nextName = null; // of new objects, where the gallery has classes
     this.active = this.doc.objects[0]?.id ?? null; // null: the next click begins a new object
     this.#takePlace();
     this.results = new Results();
@@ -133,7 +134,13 @@ export class Session extends EventTarget {
     if (find(this.doc, this.active)) return { doc: this.doc, id: this.active };
     const id = freeId(this.doc, this.history.taken);
     this.active = id;
-    return { doc: withObject(this.doc, id), id };
+    return { doc: this.begun(this.doc, id), id };
+  }
+
+  /** The document with a new object, of the class that is chosen. */
+  begun(doc, id, prompts = {}) {
+    const begun = withObject(doc, id, prompts);
+    return this.nextName ? withLooks(begun, id, { name: this.nextName }) : begun;
   }
 
   get activeColour() { return find(this.doc, this.active)?.color ?? freeColour(this.doc); }

@@ -17,7 +17,6 @@ export class Sync {
     this.restoring = null; // the revision to go back to before all else
     this.behind = 0; // the newest revision of another tab that we have heard of
     this.queue = []; // other edits, such as jobs: they wait until the document has arrived
-    this.number = 0; // of our last edit
     this.open = new Map(); // steps without an answer by their number: {step, doc (that was the goal)}
   }
 
@@ -136,8 +135,8 @@ export class Sync {
   }
 
   #send(step) {
-    const edit = { revision: this.revision, client: api.CLIENT, edit: ++this.number };
-    this.open.set(this.number, { step, doc: this.target });
+    const edit = { revision: this.revision, client: api.CLIENT, edit: api.nextEdit() };
+    this.open.set(edit.edit, { step, doc: this.target });
     if (step.what === "restore") return api.restore(this.id, step.revision, edit);
     if (step.what === "delete") return api.deleteObject(this.id, step.object, edit);
     if (step.what === "object") return api.putObject(this.id, step.object, step.looks, edit);
@@ -146,7 +145,7 @@ export class Sync {
 
   async #other(item) {
     try {
-      item.number ??= ++this.number;
+      item.number ??= api.nextEdit();
       const result = await item.send({ revision: this.revision, client: api.CLIENT, edit: item.number });
       this.revision = result.revision ?? this.revision;
       item.resolve(result);

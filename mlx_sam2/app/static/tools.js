@@ -1,6 +1,6 @@
 // What a click, a drag and the keyboard's crosshair mean with the tool that is chosen, and the preview under the pointer.
 import * as api from "./api.js";
-import { find, freeId, isEmpty, NO_PROMPTS, promptsOf, withBox, withLooks, withObject, withPoint } from "./document.js";
+import { find, freeId, isEmpty, NO_PROMPTS, promptsOf, withBox, withLooks, withPoint } from "./document.js";
 import { contains } from "./rle.js";
 
 const round = (value) => Math.round(value * 100) / 100;
@@ -182,7 +182,7 @@ export class Tools {
     this.hold();
     const id = freeId(session.doc, session.history.taken);
     this.app.painter.region = null;
-    session.change(withObject(session.doc, id, { [session.frame]: asPrompts(mask) }), "Keep region");
+    session.change(session.begun(session.doc, id, { [session.frame]: asPrompts(mask) }), "Keep region");
     this.app.announce(`Kept as object ${id}`);
   }
 
@@ -194,7 +194,7 @@ export class Tools {
     let id = freeId(doc, session.history.taken);
     const room = Math.max(0, (this.app.limits?.objects ?? Infinity) - doc.objects.length);
     const best = [...regions].sort((a, b) => b.score - a.score).slice(0, room);
-    for (const mask of best) doc = withObject(doc, id++, { [session.frame]: asPrompts(mask) });
+    for (const mask of best) doc = session.begun(doc, id++, { [session.frame]: asPrompts(mask) });
     session.change(doc, "Keep all");
     if (best.length < regions.length) this.app.say(`A session holds ${this.app.limits.objects} objects: the ${best.length} with the best scores were kept.`);
   }
