@@ -1,13 +1,14 @@
 """Follow objects in front of a camera: click on one, and its mask stays on it.
 
-    python examples/webcam.py [--source camera:0|clip.mp4] [--model demo] [--output tracked.mp4]
+    python examples/webcam.py [--source camera:0|clip.mp4] [--model edgetam] [--output tracked.mp4]
 
 A click follows one more object, an Alt-click (on a Mac: Option) says what is not part of the newest one, Backspace
 forgets all, Escape ends. The window needs PySide6 (pip install 'mlx-sam2[examples]'). Without a window:
 
     python examples/webcam.py --source clip.mp4 --point 320,240 --no-window --output tracked.mp4
 
-Frames of a camera that come while the model works are skipped, so what is seen is never late; of a file none is.
+Frames of a camera that come while the model works are skipped, so what is seen is never late; of a file none is. The
+title of the window shows the rate of the last frames and the number of those that were skipped.
 """
 
 from __future__ import annotations
@@ -35,11 +36,29 @@ class Click(NamedTuple):
     label: int  # 1: one more object; 0: off the newest one
 
 
+class Rate:
+    """The rate of the last frames, and how many were skipped."""
+
+    def __init__(self) -> None:
+        self.skipped = 0
+        self._times: deque[float] = deque(maxlen=31)
+
+    def tick(self) -> None:
+        """One more frame has been shown."""
+        self._times.append(time.monotonic())
+
+    def __str__(self) -> str:
+        passed = self._times[-1] - self._times[0] if self._times else 0.0
+        rate = (len(self._times) - 1) / passed if passed > 0 else 0.0
+        return f"{rate:.1f} frames a second" + (f", {self.skipped} skipped" if self.skipped else "")
+
+
 class Newest:
     """Iterates over the newest frame of a source each time; a thread of its own reads them all."""
 
-    def __init__(self, frames: Iterable[np.ndarray]) -> None:
+    def __init__(self, frames: Iterable[np.ndarray], rate: Rate | None = None) -> None:
         self._frames = frames
+        self._rate = Rate() if rate is None else rate
         self._changed = threading.Condition()
         self._frame: np.ndarray | None = None
         self._over = False
@@ -53,6 +72,7 @@ class Newest:
                 with self._changed:
                     if self._over:
                         return
+                    self._rate.skipped += self._frame is not None
                     self._frame = frame
                     self._changed.notify()
         except VideoError as error:
@@ -82,7 +102,12 @@ class Newest:
 
 
 def follow(
-    source: FrameSource, model: str, clicks: deque[Click | None], output: str | None = None, overwrite: bool = False
+    source: FrameSource,
+    model: str,
+    clicks: deque[Click | None],
+    output: str | None = None,
+    overwrite: bool = False,
+    rate: Rate | None = None,
 ) -> Iterator[np.ndarray]:
     """Frames with the masks of what was clicked, (H, W, 3) uint8; a None among the clicks forgets all objects."""
     from mlx_sam2 import SAM2VideoPredictor, images
@@ -98,7 +123,7 @@ def follow(
         predictor = SAM2VideoPredictor.from_pretrained(model)
         stream = stack.enter_context(predictor.stream())
         is_live = not source.random_access
-        frames = stack.enter_context(contextlib.closing(Newest(source))) if is_live else source
+        frames = stack.enter_context(contextlib.closing(Newest(source, rate))) if is_live else source
         newest = 0
         for frame in frames:
             t, obj_ids, logits = stream.push(frame)
@@ -117,7 +142,7 @@ def follow(
             yield images.draw_masks(frame, masks)
 
 
-def watch(steps: Steps[np.ndarray], clicks: deque[Click | None], size: tuple[int, int]) -> Any:
+def watch(steps: Steps[np.ndarray], clicks: deque[Click | None], size: tuple[int, int], rate: Rate) -> Any:
     """A window that shows the steps as they come; made here, so that no window needs no PySide6."""
     from PySide6.QtCore import Qt, Signal
     from PySide6.QtGui import QImage, QPainter
@@ -129,7 +154,7 @@ def watch(steps: Steps[np.ndarray], clicks: deque[Click | None], size: tuple[int
         def __init__(self) -> None:
             super().__init__()
             self.picture: np.ndarray | None = None
-            self.frames, self.error, self.began = 0, "", time.monotonic()
+            self.frames, self.error = 0, ""
             self.answered.connect(self.show_frame)
             self.setWindowTitle("Loading the model ...")
             self.resize(size[1], size[0])
@@ -150,7 +175,8 @@ def watch(steps: Steps[np.ndarray], clicks: deque[Click | None], size: tuple[int
                 self.close()
                 return
             self.picture, self.frames = picture, self.frames + 1
-            self.setWindowTitle(f"{self.frames / (time.monotonic() - self.began):.1f} frames a second")
+            rate.tick()
+            self.setWindowTitle(str(rate))
             self.update()
             self.ask()  # the next one, now that this one can be seen
 
@@ -198,13 +224,15 @@ def main(argv: list[str] | None = None) -> int:
     if args.no_window and not args.output:
         parser.error("without a window there is nothing to see: add --output VIDEO.mp4, or leave out --no-window")
     clicks: deque[Click | None] = deque(args.point)
+    rate = Rate()
     try:
         source = open_source(args.source)
         with Worker() as worker:
-            steps = worker.steps(follow, source, args.model, clicks, args.output, args.overwrite)
+            steps = worker.steps(follow, source, args.model, clicks, args.output, args.overwrite, rate)
             if args.no_window:
-                print(f"{sum(1 for _ in steps)} frames -> {args.output}")
-            elif error := watch(steps, clicks, (source.height, source.width)).error:
+                frames = sum(1 for _ in (rate.tick() for _ in steps))
+                print(f"{frames} frames -> {args.output} ({rate})")
+            elif error := watch(steps, clicks, (source.height, source.width), rate).error:
                 raise VideoError(error)
     except (ValueError, HubError, OSError) as error:  # ValueError: of videos, checkpoints and configurations
         print(f"webcam: {error}", file=sys.stderr)

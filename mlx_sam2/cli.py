@@ -245,8 +245,9 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--model",
         default="base_plus",
-        help="tiny, small, base_plus, large (SAM 2.1), sam2-tiny, ... (SAM 2.0), demo (small, comes with the package, "
-        "for trying out), a Hub id, a folder or a file; default: %(default)s",
+        help="tiny, small, base_plus, large (SAM 2.1), sam2-tiny, ... (SAM 2.0), edgetam (the fastest), medsam2 (for "
+        "medical images), demo (small, comes with the package, for trying out), a Hub id, a folder or a file; "
+        "default: %(default)s",
     )
     group.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     group.add_argument(

@@ -78,7 +78,9 @@ def read_config(size: str, source: str | None = None) -> SAM2Config:
     if source is None:
         published = models.published(size)
         if published is None:
-            raise ValueError(f"--size {size!r} is none of the published sizes: tiny, small, base_plus, large, ...")
+            raise ValueError(
+                f"--size {size!r} is none of the published sizes: tiny, small, base_plus, large, edgetam, ..."
+            )
         return published.config
     found = loading.read(download.resolve(source))
     return found.config or loading.recognise(found)

@@ -14,6 +14,7 @@ from typing import Any
 import mlx.core as mx
 from mlx.utils import tree_flatten
 
+from ..config.published import published
 from ..config.sam2 import SAM2Config
 from ..files import beside, make_folder
 from ..formats import safetensors_writer, torch_file
@@ -84,10 +85,16 @@ def load(
         ConfigError: the configuration breaks a rule.
     """
     target = parse_dtype(dtype)
-    chosen = None if config is None else read_config(config)
+    chosen = config_of(os.fspath(id_or_path)) if config is None else read_config(config)
     checkpoint = read(download.resolve(id_or_path, revision, token), chosen, weights_key)
     checkpoint = checkpoint if adapter is None else adapted(checkpoint, adapter)
     return build(checkpoint, checkpoint.config or recognise(checkpoint), target)
+
+
+def config_of(name: str) -> SAM2Config | None:
+    """The configuration that goes with a name and that its weights do not show; None: they do, or it is no name."""
+    model = None if os.path.exists(os.path.expanduser(name)) else published(name)
+    return model.config if model is not None and model.file is not None else None
 
 
 def parse_dtype(dtype: str | mx.Dtype | None) -> mx.Dtype:

@@ -133,6 +133,7 @@ def prepare(
         CheckpointError: the checkpoint is damaged or not SAM 2; ``ConfigError``: its configuration is.
         ConversionError: it cannot be written as was asked.
     """
+    config = config or (loading.config_of(fetched.repo_id) if fetched.repo_id else None)
     found = loading.read(fetched.path, config, weights_key)
     found = found if adapter is None else adapted(found, adapter)
     config = found.config or loading.recognise(found, "give --config (a JSON or YAML file, or a name: tiny)")
@@ -236,7 +237,8 @@ def _notes(
         notes.append(f"the weights are {own} already: {dtype} holds the same numbers in twice the space")
     elif layout != "mlx" and own == dtype != "float32":
         notes.append(f"the weights are {own} and stay so")
-    if layout == "mlx" and fetched.repo_id is not None and published(fetched.repo_id) is None:
+    known = published(fetched.repo_id) if fetched.repo_id is not None else None
+    if layout == "mlx" and fetched.repo_id is not None and (known is None or known.licence is None):
         notes.append(f"the card says apache-2.0, the licence of SAM 2; check that it is that of {fetched.repo_id} too")
     if _is_demo(fetched):
         notes.append("demo was trained on synthetic scenes: it is for trying out and for tests")

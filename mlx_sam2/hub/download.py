@@ -70,7 +70,8 @@ def fetch(id_or_path: str | os.PathLike[str], revision: str | None = None, token
     if isinstance(found, str):
         return _Repo(found, revision, token).fetch((WEIGHTS, INDEX, None))
     try:
-        return _Repo(found.repo_id, revision, token).fetch((WEIGHTS, found.filename))
+        candidates = (found.file,) if found.file else (WEIGHTS, found.filename)
+        return _Repo(found.repo_id, revision, token).fetch(candidates)
     except HubError as error:
         raise HubError(f"{error}{'' if revision else _TRY_DEMO}") from None
 

@@ -54,7 +54,7 @@ def run_settings(args: argparse.Namespace) -> dict[str, Any]:
         model = "sha256 " + " ".join(sha256(file)[:32] for file in files)
     else:
         known = published(args.model)
-        model = known.repo_id if known else args.model
+        model = known.address if known else args.model
     options = {**generator_options(args), **cli.weights_key(args), **cli.image_size(args)}
     del options["points_per_batch"]
     if args.levels != "full":

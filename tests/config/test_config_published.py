@@ -6,8 +6,10 @@ import dataclasses
 
 import pytest
 
+from mlx_sam2.checkpoint.loading import config_of
 from mlx_sam2.config.parts import HieraConfig
-from mlx_sam2.config.published import PUBLISHED
+from mlx_sam2.config.published import FINE_TUNED, PUBLISHED
+from mlx_sam2.config.published import published as find
 
 SIZES = ("tiny", "small", "base_plus", "large")
 
@@ -27,6 +29,18 @@ def test_table_of_published_models() -> None:
         assert entry.filename == f"{name}.pt"
     assert PUBLISHED["sam2.1_hiera_base_plus"].repo_id == "facebook/sam2.1-hiera-base-plus"
     assert PUBLISHED["sam2_hiera_large"].repo_id == "facebook/sam2-hiera-large"
+
+
+def test_fine_tunes_say_what_is_known_of_them() -> None:
+    assert PUBLISHED.keys().isdisjoint(FINE_TUNED)
+    assert len({entry.address for entry in FINE_TUNED.values()}) == len(FINE_TUNED)
+    tiny = PUBLISHED["sam2.1_hiera_tiny"].config
+    for name, entry in FINE_TUNED.items():
+        assert entry is find(name) is find(entry.address)
+        assert entry.config == dataclasses.replace(tiny, image_size=512)
+        assert entry.source.startswith("https://") and entry.licence is None and not entry.verified
+        assert config_of(name) == entry.config
+    assert config_of("tiny") is config_of("edgetam") is config_of("x/y") is None
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,7 +49,8 @@ def test_the_webcam_follows_a_click_without_a_window(clip: Path, tmp_path: Path)
     target = tmp_path / "tracked.mp4"
     args = ["--source", clip, "--point", "270,110", "--no-window", "--output", target]
     done = run_example("webcam.py", *args)
-    assert (done.returncode, done.stdout) == (0, f"12 frames -> {target}\n"), done.stderr
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"12 frames -> {re.escape(str(target))} \(\d+\.\d frames a second\)\n", done.stdout)
     expected = expected_pictures(clip, {0: [(1, [270, 110], 1)]})
     with open_source(str(target)) as video, open_source(str(clip)) as plain:
         assert video.num_frames == 12 and video.fps == pytest.approx(12)
@@ -84,9 +86,11 @@ def test_a_camera_that_is_faster_than_the_model_loses_frames_not_time(monkeypatc
             yield np.full((2, 2, 3), i, np.uint8)
             event.set()  # when the next one is asked for
 
-    with contextlib.closing(webcam.Newest(camera())) as newest:
+    rate = webcam.Rate()
+    with contextlib.closing(webcam.Newest(camera(), rate)) as newest:
         assert read[-1].wait(WAIT)  # all came before the first was worked on
         assert [int(frame[0, 0, 0]) for frame in newest] == [5]
+    assert rate.skipped == 5
 
     def broken() -> Iterator[np.ndarray]:
         yield np.zeros((2, 2, 3), np.uint8)
@@ -97,6 +101,18 @@ def test_a_camera_that_is_faster_than_the_model_loses_frames_not_time(monkeypatc
         pytest.raises(VideoError, match="the camera has stopped"),
     ):
         list(newest)
+
+
+def test_the_rate_of_the_last_frames(monkeypatch: pytest.MonkeyPatch) -> None:
+    webcam = example("webcam", monkeypatch)
+    times = iter([*[0.0] * 10, *(t / 20 for t in range(31))])
+    monkeypatch.setattr(webcam.time, "monotonic", lambda: next(times))
+    rate = webcam.Rate()
+    assert str(rate) == "0.0 frames a second"
+    for _ in range(41):
+        rate.tick()
+    rate.skipped = 3
+    assert str(rate) == "20.0 frames a second, 3 skipped"
 
 
 @pytest.mark.slow

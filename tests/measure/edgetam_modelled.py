@@ -8,12 +8,13 @@ them. With ``--measured`` both models are timed on this machine instead, in turn
 
 from __future__ import annotations
 
+import _paths  # noqa: F401  # isort: skip
+
 import sys
 import time
 
 import mlx.core as mx
 
-import _paths  # noqa: F401  before MLX
 from mlx_sam2.benchmark import roofline, stages
 from mlx_sam2.machine import CHIPS, Chip
 from mlx_sam2.model.results import ImageFeatures
