@@ -11,14 +11,13 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import partial
-from math import inf
 from pathlib import Path
 from typing import Any
 
 from ..masks.rle import rle_size
 from ..text import brief
 from .frames import FileFrames, Frames, NoFrames
-from .hostile import inside, need
+from .hostile import inside, is_number, need
 from .items import CLASS, Dataset, DatasetError, DatasetObject, Item
 from .masks import Mask, PolygonMask, RleMask
 
@@ -162,7 +161,7 @@ def segmentation_mask(value: Any, size: tuple[int, int], where: str) -> Mask:
         return RleMask(value, where)
     polygons = need(value, list, f"{where}: segmentation")
     for polygon in polygons:
-        is_numbers = isinstance(polygon, list) and all(type(c) in (int, float) and abs(c) < inf for c in polygon)
+        is_numbers = isinstance(polygon, list) and all(map(is_number, polygon))
         if not is_numbers or len(polygon) % 2:
             raise DatasetError(f"{where}: a polygon must be a list of numbers, x and y in turn, got {brief(polygon)}")
     return PolygonMask(polygons, size, where)
@@ -183,7 +182,7 @@ def _load_photo(
         where = f"{name}, annotation {brief(entry.get('id', number))}"
         if not entry.get("segmentation"):  # boxes alone, as of detection
             continue
-        scores = {0: float(entry["score"])} if type(entry.get("score")) in (int, float) else {}
+        scores = {0: float(entry["score"])} if is_number(entry.get("score")) else {}
         mask = segmentation_mask(entry["segmentation"], size, where)
         crowd = entry.get("iscrowd") == 1
         objects.append(DatasetObject(number, _class(entry, names, where), {0: mask}, scores, crowd))
@@ -200,7 +199,7 @@ def _load_video(
         if len(found) != count:
             raise DatasetError(f"{where} has {len(found)} segmentations for {count} frames")
         masks = {i: segmentation_mask(value, size, where) for i, value in enumerate(found) if value}
-        scores = {i: float(entry["score"]) for i in masks} if type(entry.get("score")) in (int, float) else {}
+        scores = {i: float(entry["score"]) for i in masks} if is_number(entry.get("score")) else {}
         crowd = entry.get("iscrowd") == 1
         objects.append(DatasetObject(number, _class(entry, names, where), masks, scores, crowd))
     return objects

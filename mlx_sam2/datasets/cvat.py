@@ -21,7 +21,7 @@ from ..masks.rle import MAX_PIXELS, Rle, rle_to_mask
 from ..text import brief, shown
 from .coco import unique_items
 from .frames import PHOTOS, FileFrames, FilmFrames, Frames, NoFrames
-from .hostile import entries, inside, read_xml
+from .hostile import MAX_FRAMES, entries, inside, read_xml
 from .items import CLASS, Dataset, DatasetError, DatasetObject, Item
 from .masks import LazyMask, Mask, PolygonMask
 
@@ -87,6 +87,8 @@ def _video(file: Path, root: Element, photos: Path | None) -> Item:
         raise DatasetError(f"{file}: a video needs meta/task/original_size")
     size = _whole(shape, "height", where, text=True), _whole(shape, "width", where, text=True)
     count = _whole(meta, "size", where, text=True)
+    if count > MAX_FRAMES:
+        raise DatasetError(f"{file} states {count:,} frames: at most {MAX_FRAMES:,} are taken")
     objects: dict[Any, dict[int, list[Shape]]] = defaultdict(lambda: defaultdict(list))
     highest = 0
     for number, track in enumerate(root.findall("track")):

@@ -15,6 +15,7 @@ from .items import DatasetError
 MAX_JSON = 2 << 30  # bytes: LVIS has 1.2 GB
 MAX_XML = 1 << 30
 MAX_DEPTH = 64  # of elements within elements
+MAX_FRAMES = 1 << 20  # of a video whose frames are counted by a number alone
 
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
@@ -110,6 +111,11 @@ def entries(folder: Path) -> list[os.DirEntry[str]]:
             return sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
     except OSError as error:
         raise DatasetError(f"{folder} cannot be read: {error.strerror}") from None
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value of JSON is a number that a float can hold; true and false are none."""
+    return type(value) in (int, float) and abs(value) <= 1e300
 
 
 def need(value: Any, kind: type | tuple[type, ...], where: str) -> Any:

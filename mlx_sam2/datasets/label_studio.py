@@ -19,7 +19,7 @@ from ..text import brief
 from .brush import decode_brush, encode_brush
 from .coco import unique_items
 from .frames import FileFrames, Frames, NoFrames
-from .hostile import inside, need
+from .hostile import inside, is_number, need
 from .items import CLASS, Dataset, DatasetError, DatasetObject, Item
 from .masks import LazyMask, Mask, PolygonMask
 from .pictures import picture_size
@@ -119,7 +119,7 @@ def _load(regions: dict[str, tuple[str, Json]], where: str) -> list[DatasetObjec
     for number, (key, (label, region)) in enumerate(regions.items(), 1):
         place = f"{where}, region {brief(key)}"
         score = region.get("score")
-        scores = {0: float(score)} if type(score) in (int, float) else {}
+        scores = {0: float(score)} if is_number(score) else {}
         objects.append(DatasetObject(number, label, {0: _mask(region, _size(region, place), place)}, scores))
     return objects
 
@@ -133,7 +133,7 @@ def _mask(region: Json, size: tuple[int, int], where: str) -> Mask:
     height, width = size
     polygon = []
     for point in points:
-        if not isinstance(point, list) or len(point) != 2 or any(type(c) not in (int, float) for c in point):
+        if not isinstance(point, list) or len(point) != 2 or not all(map(is_number, point)):
             raise DatasetError(f"{where}: a corner must be two numbers, got {brief(point)}")
         polygon += [point[0] * width / 100, point[1] * height / 100]
     return PolygonMask([polygon], size, where)

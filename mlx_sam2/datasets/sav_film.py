@@ -13,12 +13,11 @@ from typing import Any
 
 from .coco import rle_size_of
 from .frames import FilmFrames, Frames, NoFrames
-from .hostile import need
+from .hostile import MAX_FRAMES, need
 from .items import CLASS, Dataset, DatasetError, DatasetObject, Item
 from .masks import RleMask
 
 STEP = 4  # frames of the video from one annotated frame to the next
-MAX_FRAMES = 1 << 20
 
 
 def is_masklets(value: Any) -> bool:

@@ -26,6 +26,7 @@ from .writing import Writer, one_outline
 
 CONFIG = "data.yaml"
 MAX_CONFIG = 1 << 20
+MAX_CLASS = 1 << 20
 MAX_LABELS = 256 << 20  # bytes of the text file of one photo
 SPLITS = ("train", "val", "test")
 
@@ -154,7 +155,7 @@ def _load(photo: Path, labels: Path, names: dict[int, str]) -> list[DatasetObjec
             klass, *values = (float(word) for word in words)
         except ValueError:
             raise DatasetError(f"{where} must be numbers: a class, then x and y of each corner") from None
-        if not all(map(math.isfinite, [klass, *values])) or klass != int(klass) or len(values) % 2:
+        if not all(map(math.isfinite, [klass, *values])) or klass not in range(MAX_CLASS) or len(values) % 2:
             raise DatasetError(f"{where} must be a class, then x and y of each corner")
         if len(values) == 4:
             raise DatasetError(f"{where} is a box (five numbers): a data set of outlines is needed")

@@ -72,6 +72,7 @@ def read_all(path: Path, **options: Any) -> None:
         ({"annotation": {"segmentation": [[1, 2, 3]]}}, "x and y in turn"),
         ({"annotation": {"segmentation": [["1", 2, 3, 4, 5, 6]]}}, "x and y in turn"),
         ({"annotation": {"segmentation": [[1e999, 2, 3, 4, 5, 6]]}}, "x and y in turn|no number"),
+        ({"annotation": {"segmentation": [[10**400, 2, 3, 4, 5, 6]]}}, "x and y in turn"),
         ({"annotation": {"segmentation": "abc"}}, "segmentation must be list"),
         ({"annotation": {"segmentation": {"size": [10**5, 10**5], "counts": [0, 10**10]}}}, "at most 178,956,970"),
         ({"annotation": {"segmentation": {"size": [20, 30], "counts": [10**400]}}}, "damaged|too large"),
@@ -86,6 +87,19 @@ def test_damaged_coco(changes: dict[str, Any], reason: str, tmp_path: Path, boun
     with pytest.raises(DatasetError, match=reason) as caught:
         read_all(coco(tmp_path / "c.json", **changes))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_scores_that_are_no_number_are_none(tmp_path: Path) -> None:
+    (item,) = open_dataset(coco(tmp_path / "c.json", annotation={"score": 10**400}))
+    assert item.objects[0].scores == {}
+
+
+def test_a_number_of_frames_allocates_nothing(tmp_path: Path, bounded: None) -> None:
+    size = "<original_size><width>3</width><height>3</height></original_size>"
+    text = f"<annotations><meta><task><size>90000000</size><mode>interpolation</mode>{size}</task></meta></annotations>"
+    (tmp_path / "x.xml").write_text(text)
+    with pytest.raises(DatasetError, match="states 90,000,000 frames"):
+        open_dataset(tmp_path / "x.xml")
 
 
 def test_polygons_far_away_cost_nothing(tmp_path: Path, bounded: None) -> None:
@@ -211,6 +225,7 @@ def test_damaged_yolo_config(config: str, reason: str, tmp_path: Path, bounded: 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [("0 .1 .1 .2 .2", "is a box"), ("0 a b", "must be numbers"), ("0.5 0 0 1 1 1 0", "must be a class"),
+     ("-1 0 0 1 1 1 0", "must be a class"), ("1e300 0 0 1 1 1 0", "must be a class"),
      ("0 nan 0 1 1 1 0", "must be a class"), ("0 0 0 1 1 1", "must be a class")],
 )  # fmt: skip
 def test_damaged_yolo_lines(line: str, reason: str, tmp_path: Path) -> None:
