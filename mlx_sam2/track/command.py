@@ -43,9 +43,10 @@ frame whose number is a multiple of --every become objects, unless they are thos
 (mask IoU above --merge-iou). Objects are numbered from 1 to --max-objects, and no number is given twice. Objects given
 by prompts are followed too. Masks are found as by the segment command with --everything.
 
---davis ROOT tracks the sequences of a DAVIS data set from the masks of their first frames, with the settings of the
-official evaluation (no hole filling, no overlaps), writes OUTPUT/SEQUENCE/00000.png, ..., and prints J, F and J&F where
-there are annotations. Sequences that are complete in OUTPUT are not tracked again.
+--dataset FORMAT ROOT tracks the sequences of DAVIS, YouTube-VOS, MOSE, SA-V or LVOS, each object from the first mask
+that the data set has of it, with the settings of the official evaluation (no hole filling; no overlaps, but in SA-V),
+writes OUTPUT/SEQUENCE/00000.png, ..., for SA-V OUTPUT/SEQUENCE/000/00000.png, ..., and results.json, and prints J, F
+and J&F where there are annotations. Sequences that are complete in OUTPUT are not tracked again.
 
 Exit code 0: done; 2: bad input; 1: failure; 130, 143: stopped by Ctrl-C, by SIGTERM.
 """
@@ -73,7 +74,9 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--fill", action="store_true", help="with --every-nth: fill in the masks between, marked as such")
     options.add_everything(parser)
     davis = parser.add_argument_group("evaluation")
-    davis.add_argument("--davis", type=Path, metavar="ROOT", help="track a DAVIS data set instead of VIDEO, see below")
+    davis.add_argument("--dataset", nargs=2, metavar=("davis|ytvos|mose|sav|lvos", "ROOT"),
+                       help="track a data set instead of VIDEO and score it, see below")  # fmt: skip
+    davis.add_argument("--davis", type=Path, metavar="ROOT", help="the same as --dataset davis ROOT")
     davis.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="some of its sequences only")
     cli.add_model_options(parser)
     options.add_approximations(parser)
@@ -97,21 +100,22 @@ def _check(args: argparse.Namespace) -> None:
     refuse_format(args)
     cutouts.refuse_cutouts(args)
     check_model(args.model, args.revision)
-    if args.davis is None and args.video is None:
+    evaluates = args.davis is not None or args.dataset is not None
+    if not evaluates and args.video is None:
         raise UsageError("no video: give a video file, a folder of frames or camera:0 (--help explains)")
-    if args.davis is None and args.sequences:
-        raise UsageError("--sequences belongs to --davis")
+    if not evaluates and args.sequences:
+        raise UsageError("--sequences belongs to --davis and --dataset")
 
 
 def _run(args: argparse.Namespace) -> int:
     from ..frames.source import VideoError
-    from .evaluate import run_davis
+    from .evaluate import run_evaluation
     from .video import run_video
 
     try:
         _check(args)
-        if args.davis is not None:
-            return run_davis(args)
+        if args.davis is not None or args.dataset is not None:
+            return run_evaluation(args)
     except (UsageError, VideoError, OSError, RuntimeError, ArithmeticError, MemoryError) as error:
         return cli.fail(PROG, error)
     code, summary, advice = run_video(args)

@@ -1,7 +1,7 @@
-"""Semi-supervised evaluation on DAVIS: every sequence tracked from the masks of its first frame, and scored.
+"""Semi-supervised evaluation: every video of a data set tracked from the first mask of each object, and scored.
 
 Settings are those of the official ``tools/vos_inference.py``: no post-processing (no hole filling), and every pixel
-given to one object only.
+given to one object only, but where the data set has a folder for each object.
 """
 
 from __future__ import annotations
@@ -10,89 +10,132 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from .. import cli
 from ..cli import UsageError
-from ..datasets.davis import DavisSequence, SequenceScore, find_sequences, mean_scores, score_sequence
+from ..datasets.davis import SequenceScore, mean_scores
 from ..files import write_text
 from ..frames.sinks import PngSink
-from ..frames.source import FolderSource
+from ..frames.source import FrameSource
+from .evaluation_sets import FORMATS, PER_OBJECT, EvaluationVideo, find_videos
 from .options import approximations
-from .prompts import Item, gather
-from .run import Plan, Progress, StopOnSignal, load_predictor, track_session, write_frames
+from .prompts import ObjectPrompt
+from .run import Plan, Progress, StopOnSignal, TrackedFrame, load_predictor, track_session, write_frames
 
-RECORD = "results.json"  # in the output folder: the model, and J and F of the objects of each finished sequence
+if TYPE_CHECKING:
+    from ..sam2_video_predictor import SAM2VideoPredictor
+
+RECORD = "results.json"  # in the output folder: the model, J and F of the objects of each finished sequence, means
 
 
-def run_davis(args: argparse.Namespace) -> int:
+def run_evaluation(args: argparse.Namespace) -> int:
     """Track and score; returns the exit code.
 
     Raises:
         UsageError, VideoError: one line.
     """
+    flag, format_name, root = _chosen(args)
+    videos = find_videos(format_name, root, args.sequences)
+    out = Path(args.output[0] if args.output else f"{root.resolve()}_masks")
+    record = _open_record(args, out, flag, [video.name for video in videos])
+    plans: dict[str, Plan] = {}
+    names: dict[str, list[str]] = {}
+    for video in videos:
+        with video.open() as source:
+            names[video.name] = [source.frame_name(i) for i in range(source.num_frames)]
+            prompts = video.prompts(source)
+            expected = _expected(out / video.name, names[video.name], prompts, format_name in PER_OBJECT)
+            if video.name not in record["sequences"] or not all(path.is_file() for path in expected):
+                plans[video.name] = Plan(prompts, 0, source.num_frames, reverse=False)
+    options = {"apply_postprocessing": False, "non_overlap_masks": format_name not in PER_OBJECT}
+    predictor = load_predictor(args, **options) if plans else None
+    out.mkdir(parents=True, exist_ok=True)
+    _write_record(out, record)
+    scores: list[SequenceScore] = []
+    tracked = 0
+    for i, video in enumerate(videos):
+        if video.name in plans:
+            plan = plans.pop(video.name)
+            stopped = _track(predictor, video, plan, out / video.name, args.memory, format_name in PER_OBJECT)
+            if stopped:
+                print(
+                    f"stopped in {video.name}, with {i} of {len(videos)} sequences done; the same command goes on"
+                    f"{' without --overwrite' if args.overwrite else ''}",
+                    file=sys.stderr,
+                )
+                return 128 + stopped
+            tracked += 1
+        score = video.score(out / video.name, names[video.name])
+        scores += [score] if score else []
+        record["sequences"][video.name] = score and {obj: {"J": score.j[obj], "F": score.f[obj]} for obj in score.j}
+        record["mean"] = scores and dict(zip(("J", "F", "J&F"), mean_scores(scores), strict=True))
+        _write_record(out, record)
+        cli.say(f"{video.name}: {_describe([score]) if score else 'no annotations to compare with'}")
+    summary = f"{tracked} of {len(videos)} sequences tracked -> {out}"
+    cli.say(f"{_describe(scores)}; {summary}" if scores else summary)
+    return 0
+
+
+def _chosen(args: argparse.Namespace) -> tuple[str, str, Path]:
+    """The flag that asked for an evaluation, the data set's format, and its folder."""
+    flag = "--davis" if args.davis is not None else "--dataset"
     foreign = ("video", "point", "negative", "box", "mask", "prompts", "reference", "save_reference", "everything")
     foreign += ("every_nth", "fill", "start", "frames", "reverse", "overlay", "format")
     for name in foreign:
         value = getattr(args, name)
         if not (value is None or value is False or value == []):
-            what = "VIDEO" if name == "video" else f"--{name}"
-            raise UsageError(f"--davis takes frames and prompts from the data set: leave out {what}")
+            what = "VIDEO" if name == "video" else f"--{name.replace('_', '-')}"
+            raise UsageError(f"{flag} takes frames and prompts from the data set: leave out {what}")
+    if args.davis is not None and args.dataset is not None:
+        raise UsageError("--davis ROOT is --dataset davis ROOT: give one of the two")
     if len(args.output) > 1:
-        raise UsageError("--davis has one --output, the folder of all sequences")
-    sequences = find_sequences(args.davis, args.sequences)
-    out = Path(args.output[0] if args.output else f"{args.davis.resolve()}_masks")
-    record = _open_record(args, out, [sequence.name for sequence in sequences])
-    plans = {}
-    names = {}
-    for sequence in sequences:
-        with FolderSource(sequence.frames) as source:
-            names[sequence.name] = [source.frame_name(i) for i in range(source.num_frames)]
-            if sequence.name not in record["sequences"] or not _is_complete(out / sequence.name, names[sequence.name]):
-                plans[sequence.name] = _plan(sequence, source)
-    predictor = load_predictor(args, apply_postprocessing=False, non_overlap_masks=True) if plans else None
-    out.mkdir(parents=True, exist_ok=True)
-    _write_record(out, record)
-    scores: list[SequenceScore] = []
-    for i, sequence in enumerate(sequences):
-        if sequence.name in plans:
-            stopped = _track(predictor, sequence, plans[sequence.name], out / sequence.name, args.memory)
-            if stopped:
-                print(
-                    f"stopped in {sequence.name}, with {i} of {len(sequences)} sequences done; the same command goes on"
-                    f"{' without --overwrite' if args.overwrite else ''}",
-                    file=sys.stderr,
-                )
-                return 128 + stopped
-        score = score_sequence(out / sequence.name, sequence.annotations, names[sequence.name])
-        scores += [score] if score else []
-        record["sequences"][sequence.name] = score and {obj: {"J": score.j[obj], "F": score.f[obj]} for obj in score.j}
-        _write_record(out, record)
-        cli.say(f"{sequence.name}: {_describe([score]) if score else 'no annotations to compare with'}")
-    tracked = f"{len(plans)} of {len(sequences)} sequences tracked -> {out}"
-    cli.say(f"{_describe(scores)}; {tracked}" if scores else tracked)
-    return 0
+        raise UsageError(f"{flag} has one --output, the folder of all sequences")
+    if args.davis is not None:
+        return flag, "davis", args.davis
+    format_name, root = args.dataset
+    if format_name not in FORMATS:
+        raise UsageError(f"--dataset {format_name}: the data set must be one of {', '.join(FORMATS)}")
+    return flag, format_name, Path(root)
 
 
-def _plan(sequence: DavisSequence, source: FolderSource) -> Plan:
-    first = sequence.annotations / f"{source.frame_name(0)}.png"
-    prompts = gather([Item("mask", first, None, 0, str(first))], 0, source.num_frames, (source.height, source.width))
-    return Plan(prompts, 0, source.num_frames, reverse=False)
+def _expected(folder: Path, names: list[str], prompts: list[ObjectPrompt], per_object: bool) -> list[Path]:
+    """The files of a video that was tracked to its end."""
+    folders = [folder / f"{prompt.object:03d}" for prompt in prompts] if per_object else [folder]
+    return [place / f"{name}.png" for place in folders for name in names]
 
 
-def _is_complete(folder: Path, names: list[str]) -> bool:
-    return all((folder / f"{name}.png").is_file() for name in names)
-
-
-def _track(predictor: Any, sequence: DavisSequence, plan: Plan, folder: Path, memory: str) -> int:
-    """Track one sequence from its beginning; returns the signal that stopped it, or 0."""
-    with StopOnSignal() as stop, FolderSource(sequence.frames) as source:
-        frames = track_session(predictor, source, plan, memory)
-        with closing(frames), PngSink(folder, True, frame_name=source.frame_name) as sink:
-            write_frames(frames, [sink], plan.count, Progress(), stop, sequence.name)
+def _track(
+    predictor: SAM2VideoPredictor, video: EvaluationVideo, plan: Plan, folder: Path, memory: str, per_object: bool
+) -> int:
+    """Track one video from its beginning; returns the signal that stopped it, or 0."""
+    with StopOnSignal() as stop, video.open() as source:
+        if all(prompt.frame == 0 for prompt in plan.prompts):
+            frames = track_session(predictor, source, plan, memory)
+        else:
+            frames = track_as_they_appear(predictor, source, plan)
+        sink = PngSink(folder, True, per_object=per_object, frame_name=source.frame_name)
+        with closing(frames), sink:
+            write_frames(frames, [sink], plan.count, Progress(), stop, video.name)
     return stop.signal
+
+
+def track_as_they_appear(predictor: SAM2VideoPredictor, source: FrameSource, plan: Plan) -> Iterator[TrackedFrame]:
+    """Track all frames; each object from the frame of its prompt on, and with an empty mask before."""
+    with predictor.stream(source) as stream:
+        for t, ids, logits in stream:
+            for prompt in plan.prompts:
+                if prompt.frame == t:
+                    _, ids, logits = prompt.give(stream.add_new_mask, stream.add_new_points_or_box)
+            nothing = np.zeros((source.height, source.width), bool)
+            masks = {prompt.object: nothing for prompt in plan.prompts}
+            masks |= dict(zip(ids, logits[:, 0] > 0, strict=True))
+            yield TrackedFrame(t, stream.frame, masks, stream.state.scores(t), source.time(t))
 
 
 def _describe(scores: list[SequenceScore]) -> str:
@@ -104,13 +147,14 @@ def _describe(scores: list[SequenceScore]) -> str:
 # ---- the record
 
 
-def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[str, Any]:
+def _open_record(args: argparse.Namespace, out: Path, flag: str, names: list[str]) -> dict[str, Any]:
     """The record in the output folder; with --overwrite, without the sequences `names`.
 
     Results of two models are not mixed, and a folder that holds other things is refused.
     """
     run = {"model": args.model, "revision": args.revision, "dtype": args.dtype}
     run |= cli.weights_key(args) | approximations(args)
+    run |= {} if flag == "--davis" or args.dataset[0] == "davis" else {"dataset": args.dataset[0]}
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out} is a file: results need a folder")
     place = next(folder for folder in (out, *out.absolute().parents) if folder.is_dir())
@@ -120,11 +164,11 @@ def _open_record(args: argparse.Namespace, out: Path, names: list[str]) -> dict[
         return {**run, "sequences": {}}
     try:
         record = json.loads((out / RECORD).read_text(encoding="utf-8"))
-        before = {key: value for key, value in record.items() if key != "sequences"}
+        before = {key: value for key, value in record.items() if key not in ("sequences", "mean")}
         before = {**{key: record[key] for key in ("model", "revision", "dtype")}, **before}
         finished = dict(record["sequences"])
     except (OSError, ValueError, KeyError, TypeError):
-        raise UsageError(f"{out} holds something else than results of --davis: name another --output") from None
+        raise UsageError(f"{out} holds something else than results of {flag}: name another --output") from None
     if before != run and not args.overwrite:
         raise UsageError(
             f"{out} holds results of --model {before['model']}, --dtype {before['dtype']}: "
