@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import struct
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -163,11 +164,11 @@ def test_the_name_of_a_file_is_only_shown(machine: Machine, name: str, tmp_path:
     assert session.path.parent.parent == machine.app.sessions.folder and session.path.name == "media"
     assert "/" not in session.name and "\\" not in session.name
     machine.prompt(session.id, 1, points=[[20, 20, 1]])
-    machine.client.put(f"/api/sessions/{session.id}/objects/1", json={"name": "../../x"})
-    import zipfile
-
+    machine.prompt(session.id, 2, points=[[30, 30, 1]])
+    for obj, label in ((1, "../../x"), (2, "/y")):
+        machine.client.put(f"/api/sessions/{session.id}/objects/{obj}", json={"name": label})
     names = zipfile.ZipFile(io.BytesIO(machine.export(session.id, "masks").content)).namelist()
-    assert names == ["001__x.png"]
+    assert names == ["001__x.png", "002__y.png"]
 
 
 @pytest.mark.parametrize(

@@ -392,10 +392,7 @@ def test_names_in_a_message_are_escaped(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_short_run_of_the_fuzzer(tmp_path: Path) -> None:
     fuzzer = Path(__file__).parents[1] / "measure" / "fuzz_readers.py"
-    done = subprocess.run(
-        [sys.executable, fuzzer, "--cases", "700", "--minutes", "9", "--out", tmp_path / "out"],
-        capture_output=True,
-        text=True,
-    )
+    command = [sys.executable, fuzzer, "--cases", "700", "--minutes", "9", "--out", tmp_path / "out"]
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.startswith("700 cases")

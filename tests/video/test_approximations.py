@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from mlx_sam2.kernels import axial_rope
 from mlx_sam2.model.memory import RoPEAttention, pool_cells
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
+from mlx_sam2.track.command import build_parser
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Plan, Progress, TrackedFrame
 from mlx_sam2.video.memory_bank import FrameResult, ObjectTrack, ResultStore
@@ -87,7 +87,7 @@ def test_a_pooled_cell_counts_as_often_as_the_cells_in_it(model: SAM2) -> None:
     side, width, dim = 4, layer.q_proj.weight.shape[1], layer.k_proj.weight.shape[1]
     shapes = {"q": (1, side**2, width), "keys": (1, 2 * side**2 + 4, dim), "values": (1, 2 * side**2 + 4, dim)}
     q, keys, values = (mx.array(synthetic.normal(name, shape, 0)) for name, shape in shapes.items())
-    bias = mx.array([[math.log(4)] * 8 + [0.0] * 4])
+    bias = mx.array([[math.log(4)] * 2 + [0.0] * 4])  # of two memories and four pointers
     got = layer(q, keys, pool_cells(values, (side, side), 4, 2), (side, side), 4, bias, 2)
 
     turned_q = np.array(axial_rope(layer.q_proj(q)[:, None], side, side))[0, 0]
@@ -228,9 +228,8 @@ def test_flags_that_cannot_be_used(
 
 def test_a_resumed_run_has_the_same_flags(tmp_path: Path) -> None:
     source = SequenceSource(clip(6))
-    values = {"image_size": 128, "memory_pooling": 2, "memory_temporal_stride_for_eval": None, "max_memories": None}
-    args = Namespace(video="clip", everything=False, frames=None, model="m", revision=None, dtype=None, memory="disk")
-    vars(args).update(values, static_threshold=1.5, weights_key=None, format=None, classes=[])
+    line = "clip --point 40,30 --model m --image-size 128 --memory-pooling 2 --static 1.5"
+    args = build_parser().parse_args([*line.split(), "--output", str(tmp_path / "x.jsonl")])
     last = TrackedFrame(3, source[3], {}, {}, None)
     progress = Progress(count=4, first=0, last=last)
     words = resume_arguments(args, Plan([], 0, 6, False), source, [str(tmp_path / "x.jsonl")], progress)

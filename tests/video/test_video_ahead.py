@@ -214,6 +214,8 @@ def test_a_file_read_by_two_threads(tmp_path: Path) -> None:
 
 
 class Sink:
+    refines = False
+
     def __init__(self, broken: int | None = None, slow: float = 0.0) -> None:
         self.written: list[int] = []
         self.broken, self.slow = broken, slow
