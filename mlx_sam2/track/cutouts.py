@@ -65,6 +65,8 @@ def refuse_cutouts(args: argparse.Namespace) -> None:
             raise UsageError(f"{option} belongs to --cutout and --matte: give one of them")
     if args.background and not args.cutout:
         raise UsageError("--background stands behind a cut-out: give --cutout PATH, too")
+    if args.alpha and not args.cutout:
+        raise UsageError("--alpha belongs to --cutout: a matte has no colours")
     if args.alpha and args.background:
         raise UsageError("--alpha and --background do not go together: with a background nothing is transparent")
     if args.audio and args.reverse:
