@@ -15,55 +15,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from alpha_films import decoded, plane, probed
+from alpha_films import HLG, NTSC, SOFT, H, W, ball, decoded, pictures, plane, probed, source_of, write
 from mlx_sam2.frames.cut import premultiplied, straight
 from mlx_sam2.frames.cutouts import CutoutOptions, CutoutSink
-from mlx_sam2.frames.exr import linear
 from mlx_sam2.frames.opening import open_source
-from mlx_sam2.frames.source import Display, SequenceSource, VideoError
-from mlx_sam2.frames.timecode import later
+from mlx_sam2.frames.source import Display, VideoError
 from mlx_sam2.images.backgrounds import Background, blurred, checkerboard, composed
-from mlx_sam2.images.matte import Edges, alpha
+from mlx_sam2.images.matte import alpha
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
-
-H, W = 47, 63  # odd
-SOFT = Edges("soft", width=6)
-NTSC = Fraction(24000, 1001)
-
-
-def pictures(count: int, h: int = H, w: int = W) -> list[np.ndarray]:
-    y, x = np.mgrid[:h, :w]
-    return [np.stack([2 * x + 40, 3 * y + 20, 100 + x + y + i], axis=2).astype(np.uint8) for i in range(count)]
-
-
-def ball(i: int, h: int = H, w: int = W) -> np.ndarray:
-    """Logits of a disc that moves right."""
-    y, x = np.mgrid[:h, :w]
-    return (12 - np.hypot(y - 22, x - 20 - 2 * i)).astype(np.float32)
-
-
-def source_of(frames: list[np.ndarray], **facts: Any) -> SequenceSource:
-    source = SequenceSource(frames)
-    source.rate, source.fps = NTSC, float(NTSC)
-    for name, value in facts.items():
-        setattr(source, name, value)
-    return source
-
-
-def write(
-    path: Path, options: CutoutOptions, count: int = 4, late: int | None = None, **facts: Any
-) -> list[np.ndarray]:
-    """A film of a ball as object 1 and, from frame `late` on, its mirror image as object 2; the mattes of object 1."""
-    frames = pictures(count)
-    source = source_of(frames, **facts)
-    with CutoutSink(path, source=source, options=options, objects=[1]) as sink:
-        for i, frame in enumerate(frames):
-            fields = {1: ball(i), **({2: ball(i)[::-1, ::-1]} if late is not None and i >= late else {})}
-            masks = {obj: field > 0 for obj, field in fields.items()}
-            sink.write(i, frame, masks, time=i / source.fps, logits=fields)
-    return [alpha(ball(i), frames[i], options.edges) for i in range(count)]
-
 
 # ---- films
 
@@ -88,9 +48,6 @@ def test_alpha_and_colours_come_back(tmp_path: Path, name: str, kind: str) -> No
         assert difference[sure].max() <= {"c.mkv": 1, "c.mov": 6, "c.webm": 16}[name]
     if kind == "premultiplied" and name == "c.mkv":
         assert not found[0].to_ndarray(format="rgb24")[mattes[0] == 0].any()
-
-
-HLG = Display(Fraction(16, 11), 9, 18, 9, True)
 
 
 @pytest.mark.parametrize("name", ["c.mov", "c.mkv", "c.webm"])
@@ -192,69 +149,6 @@ def test_hevc_needs_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 def test_hevc_with_alpha(tmp_path: Path) -> None:
     write(tmp_path / "c.mov", CutoutOptions(edges=SOFT, codec="hevc"))
     assert len(decoded(tmp_path / "c.mov")) == 4
-
-
-# ---- pictures
-
-
-def test_png(tmp_path: Path) -> None:
-    mattes = write(tmp_path / "c", CutoutOptions(edges=SOFT))
-    write(tmp_path / "m", CutoutOptions("matte", SOFT))
-    assert sorted(p.name for p in (tmp_path / "c").iterdir()) == [f"{i:05d}.png" for i in range(4)]
-    for i, (matte, photo) in enumerate(zip(mattes, pictures(4), strict=True)):
-        rgba = np.asarray(Image.open(tmp_path / "c" / f"{i:05d}.png"))
-        levels = np.rint(255 * matte)
-        assert np.array_equal(rgba[..., 3], levels)
-        assert np.array_equal(rgba[..., :3], np.where(matte[..., None] > 0, photo, 0))
-        assert np.array_equal(np.asarray(Image.open(tmp_path / "m" / f"{i:05d}.png")), levels)
-
-
-@pytest.mark.parametrize("kind", ["straight", "premultiplied"])
-def test_tiff_of_16_bits(tmp_path: Path, kind: str) -> None:
-    tifffile = pytest.importorskip("tifffile", reason="tifffile is not installed: pip install scikit-image")
-    mattes = write(tmp_path / "c", CutoutOptions(edges=SOFT, codec="tiff", alpha=kind))
-    write(tmp_path / "m", CutoutOptions("matte", SOFT, codec="tiff"))
-    for i, (matte, photo) in enumerate(zip(mattes, pictures(4), strict=True)):
-        with tifffile.TiffFile(tmp_path / "c" / f"{i:05d}.tif") as file:
-            rgba, page = file.asarray(), file.pages[0]
-            assert [int(kind) for kind in page.extrasamples] == [2 if kind == "straight" else 1]
-        deep = np.rint(65535 * matte)
-        assert np.abs(rgba[..., 3] - deep).max() <= 1  # kept as 16 bits
-        colours = np.where(matte[..., None] > 0, photo * 257.0, 0)
-        wanted = colours if kind == "straight" else colours * matte[..., None]
-        assert np.abs(rgba[..., :3] - wanted).max() <= 1.6
-        assert np.abs(tifffile.imread(tmp_path / "m" / f"{i:05d}.tif") - deep).max() <= 1
-
-
-def test_openexr(tmp_path: Path) -> None:
-    exr = pytest.importorskip("OpenEXR", reason="OpenEXR is not installed: pip install OpenEXR")
-    options = CutoutOptions(edges=SOFT, codec="exr")
-    mattes = write(tmp_path / "c", options, late=2, display=HLG, timecode="10:00:00:22")
-    for i, photo in enumerate(pictures(4)):
-        with exr.File(str(tmp_path / "c" / f"{i:05d}.exr"), separate_channels=True) as file:
-            header = dict(file.header())
-            channels = {name: channel.pixels.copy() for name, channel in file.channels().items()}
-        names = {"R", "G", "B", "A", "object001.A"} | ({"object002.A"} if i >= 2 else set())
-        assert set(channels) == names
-        second = alpha(ball(i)[::-1, ::-1], photo, SOFT) if i >= 2 else np.zeros((H, W))
-        whole = np.minimum(mattes[i] + second, 1)
-        half = 5e-4  # of values up to 1
-        assert channels["A"].dtype == np.float16
-        assert np.abs(channels["A"] - whole).max() < half
-        assert np.abs(channels["object001.A"] - mattes[i]).max() < half
-        assert np.abs(channels["G"] - linear(18)[photo[..., 1]] * whole).max() < half
-        assert header["framesPerSecond"] == NTSC
-        assert header["pixelAspectRatio"] == pytest.approx(16 / 11)
-        assert header["chromaticities"][0] == pytest.approx(0.708)
-        numbers = ["10, 0, 0, 22", "10, 0, 0, 23", "10, 0, 1, 0", "10, 0, 1, 1"]
-        assert str(header["timeCode"]).startswith(f"({numbers[i]}, ")
-
-
-@pytest.mark.parametrize("transfer", [1, 4, 8, 13, 16, 18])
-def test_light_of_every_transfer(transfer: int) -> None:
-    light = linear(transfer)
-    assert light[0] == pytest.approx(0, abs=1e-6) and (np.diff(light) > 0).all()
-    assert light[255] == pytest.approx(100 if transfer == 16 else 1, rel=1e-3)
 
 
 # ---- objects, backgrounds
@@ -365,8 +259,7 @@ def test_a_frame_of_another_size_is_refused(tmp_path: Path) -> None:
 WRITER = """
 import os, signal, sys
 import numpy as np
-sys.path.insert(0, sys.argv[2])
-from test_cutouts import SOFT, CutoutOptions, CutoutSink, ball, pictures, source_of
+from alpha_films import SOFT, CutoutOptions, CutoutSink, ball, pictures, source_of
 frames = pictures(14)
 source = source_of(frames)
 places = [("c.mov", None), ("c.webm", None), ("c.mkv", None), ("p", "png"), ("t", "tiff"), ("e", "exr")]
@@ -382,7 +275,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 def test_a_killed_process_leaves_no_half_film_under_the_final_name(tmp_path: Path) -> None:
     paths = os.pathsep.join(sys.path)
     done = subprocess.run(
-        [sys.executable, "-c", WRITER, str(tmp_path), str(Path(__file__).parent)],
+        [sys.executable, "-c", WRITER, str(tmp_path)],
         check=False,
         capture_output=True,
         env={**os.environ, "PYTHONPATH": paths},
@@ -398,36 +291,3 @@ def test_a_killed_process_leaves_no_half_film_under_the_final_name(tmp_path: Pat
     again = tmp_path / "c.mov"
     write(again, CutoutOptions(edges=SOFT))
     assert len(decoded(again)) == 4 and not (tmp_path / "c.part.mov").exists()
-
-
-# ---- timecodes
-
-
-@pytest.mark.parametrize(
-    ("timecode", "frames", "rate", "expected"),
-    [
-        ("01:00:00:00", 25, Fraction(25), "01:00:01:00"),
-        ("23:59:59:23", 1, NTSC, "00:00:00:00"),
-        ("00:00:59;29", 1, Fraction(30000, 1001), "00:01:00;02"),
-        ("00:09:59;29", 1, Fraction(30000, 1001), "00:10:00;00"),
-        ("00:00:00;00", 17982, Fraction(30000, 1001), "00:10:00;00"),
-        ("00:00:59;59", 1, Fraction(60000, 1001), "00:01:00;04"),
-        ("00:00:00:30", 1, Fraction(25), None),
-        ("tomorrow", 1, Fraction(25), None),
-    ],
-)
-def test_timecodes(timecode: str, frames: int, rate: Fraction, expected: str | None) -> None:
-    assert later(timecode, frames, rate) == expected
-
-
-def test_drop_frame_counts_every_frame_of_an_hour() -> None:
-    rate = Fraction(30000, 1001)
-    names = [
-        f"00:{m:02d}:{s:02d};{f:02d}"
-        for m in range(60)
-        for s in range(60)
-        for f in range(30)
-        if s or f > 1 or m % 10 == 0
-    ]
-    assert [later("00:00:00;00", i, rate) for i in range(0, len(names), 7)] == names[::7]
-    assert [later(name, 1000, rate) for name in names[:-1000:97]] == names[1000::97]
