@@ -30,9 +30,9 @@ _PROMISE = re.compile(
 _TRUE_OF_BITS = {"32bit": ("fp32",), "16bit": ("fp16", "bf16")}
 
 
-def suffix_of(dtype: str, scheme: Scheme | None) -> str:
-    """The end of a name that tells the precision: "fp16", "8bit" and so on."""
-    return f"{scheme.bits}bit" if scheme else SUFFIXES[dtype]
+def suffix_of(dtype: str, scheme: Scheme | None, recipe: str | None = None) -> str:
+    """The end of a name that tells the precision: "fp16", "8bit", "mixed" and so on."""
+    return recipe or (f"{scheme.bits}bit" if scheme else SUFFIXES[dtype])
 
 
 def check_name(name: str, truth: str) -> None:
@@ -129,10 +129,16 @@ def precision(dtype: str, scheme: Scheme | None, schemes: Mapping[str, Scheme], 
     """One or two sentences on how the weights are stored."""
     if scheme is None:
         return f"Weights in {dtype}."
-    smaller = sorted({s.group_size for s in schemes.values() if s != scheme}, reverse=True)
-    text = (
-        f"{len(schemes)} layers (attention and MLP projections) in {scheme.bits} bits, in groups of {scheme.group_size}"
-    )
+    counts = {
+        bits: sum(s.bits == bits for s in schemes.values()) for bits in sorted({s.bits for s in schemes.values()})
+    }
+    packed = " and ".join(f"{count} in {bits} bits" for bits, count in reversed(counts.items()))
+    if len(counts) == 1:
+        packed = f"{len(schemes)} layers (attention and MLP projections) in {next(iter(counts))} bits"
+    else:
+        packed = f"Of {len(schemes)} layers (attention and MLP projections) {packed}"
+    text = f"{packed}, in groups of {scheme.group_size}"
+    smaller = sorted({s.group_size for s in schemes.values() if s.group_size != scheme.group_size}, reverse=True)
     for size in smaller:
         count = sum(s.group_size == size for s in schemes.values())
         text += f" ({count} of them in groups of {size}, which their widths need)"

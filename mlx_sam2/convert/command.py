@@ -28,6 +28,7 @@ EPILOG = """\
 examples:
   python -m mlx_sam2.convert --hf-path tiny                          ./sam2.1-hiera-tiny-fp16
   python -m mlx_sam2.convert --hf-path tiny -q                       ./sam2.1-hiera-tiny-8bit
+  python -m mlx_sam2.convert --hf-path tiny -q --q-recipe mixed      ./sam2.1-hiera-tiny-mixed
   python -m mlx_sam2.convert --hf-path tuned.pt --config tiny --upload-repo me/tuned-fp16
   python -m mlx_sam2.convert --hf-path ./tuned --to official --mlx-path tuned.pt
   python -m mlx_sam2.convert --mlx-path ./tuned-fp16 --upload-repo me/tuned-fp16     (a folder that is there)
@@ -64,6 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-q", "--quantize", action="store_true", help="pack attention and MLP projections")
     parser.add_argument("--q-bits", type=int, choices=[4, 8], help=f"default: {DEFAULT_BITS}")
+    parser.add_argument("--q-recipe", choices=["mixed"], help="8 bits where 4 would hurt, 4 bits in memory attention")
     parser.add_argument("--q-group-size", type=int, choices=[32, 64, 128], help=f"default: {DEFAULT_GROUP_SIZE}")
     parser.add_argument(
         "--to",
@@ -97,7 +99,7 @@ def _check(args: argparse.Namespace) -> None:
     if args.verify is not None:
         extra = [
             o
-            for o in ("mlx_path", "dtype", "config", "q_bits", "q_group_size", "to", "upload_repo")
+            for o in ("mlx_path", "dtype", "config", "q_bits", "q_group_size", "q_recipe", "to", "upload_repo")
             if getattr(args, o)
         ]
         extra += [o for o in ("quantize", "private", "dry_run") if getattr(args, o)]
@@ -108,8 +110,10 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(
             "nothing to convert: give --hf-path (or --mlx-path FOLDER --upload-repo OWNER/NAME, or --verify)"
         )
-    if not args.quantize and (args.q_bits or args.q_group_size):
-        raise UsageError(f"--q-{'bits' if args.q_bits else 'group-size'} needs -q")
+    if not args.quantize and (args.q_bits or args.q_group_size or args.q_recipe):
+        raise UsageError(f"--q-{'bits' if args.q_bits else 'recipe' if args.q_recipe else 'group-size'} needs -q")
+    if args.q_bits and args.q_recipe:
+        raise UsageError("--q-bits does not go with --q-recipe, which says the bits of every layer")
     if args.private and not args.upload_repo:
         raise UsageError("--private needs --upload-repo")
     if args.to and args.quantize:
@@ -150,7 +154,7 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
     if args.quantize:
         scheme = Scheme(args.q_group_size or DEFAULT_GROUP_SIZE, args.q_bits or DEFAULT_BITS)
     if not args.to:  # before anything is downloaded
-        _check_names(args, card.suffix_of(args.dtype or conversion.DEFAULT_DTYPE, scheme))
+        _check_names(args, card.suffix_of(args.dtype or conversion.DEFAULT_DTYPE, scheme, args.q_recipe))
     download.check_model(args.hf_path, args.revision)
     config = None if args.config is None else loading.read_config(args.config)
     fetched = download.fetch(args.hf_path, args.revision)
@@ -160,11 +164,12 @@ def _prepare(args: argparse.Namespace) -> tuple[Conversion, Path]:
         config=config,
         dtype=args.dtype,
         scheme=scheme,
+        recipe=args.q_recipe,
         weights_key=args.weights_key,
         adapter=args.merge_adapter,
     )
     out = args.mlx_path or Path(job.default_path)
-    _check_names(args, card.suffix_of(job.dtype, job.scheme))
+    _check_names(args, card.suffix_of(job.dtype, job.scheme, job.recipe))
     if os.path.lexists(out):
         raise UsageError(f"{out} exists already: name another one with --mlx-path, or remove it")
     return job, out

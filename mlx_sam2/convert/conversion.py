@@ -24,7 +24,7 @@ from ..formats.names import CONFIG, WEIGHTS
 from ..formats.safetensors_writer import Tensor
 from ..hub import download
 from ..hub.publish import REPO_ID
-from ..model.quantization import Scheme, plan, schemes_of
+from ..model.quantization import RECIPES, Scheme, plan, schemes_of
 from . import card as convert_card
 from . import layouts
 from .layouts import ConversionError
@@ -48,6 +48,7 @@ class Conversion:
     scheme: Scheme | None = None
     schemes: Mapping[str, Scheme] = field(default_factory=dict)
     unquantized: list[str] = field(default_factory=list)
+    recipe: str | None = None
     notes: list[str] = field(default_factory=list)  # what the user should know
 
     @property
@@ -115,6 +116,7 @@ def prepare(
     config: SAM2Config | None = None,
     dtype: str | None = None,
     scheme: Scheme | None = None,
+    recipe: str | None = None,
     weights_key: str | None = None,
     adapter: str | None = None,
 ) -> Conversion:
@@ -126,6 +128,7 @@ def prepare(
         config: of the model; None: as ``mlx_sam2.load`` finds it.
         dtype: of the weights; None: float16 for our layout, and what every tensor has for the others.
         scheme: how to quantise; None: not.
+        recipe: one of ``quantization.RECIPES``, which gives layers other bits than the scheme; None: all have those.
         weights_key: which of several copies of the weights; None: as ``mlx_sam2.load`` takes it.
         adapter: a folder or file that fine-tuning wrote, to be folded into the weights.
 
@@ -143,7 +146,7 @@ def prepare(
     parameters = layouts.parameters(found, packed)
     own, mixed = _own_dtype(parameters)
     kept = own if mixed else None
-    schemes, left = plan(model, scheme) if scheme else ({}, [])
+    schemes, left = plan(model, scheme, RECIPES[recipe] if recipe else ()) if scheme else ({}, [])
     if scheme and not schemes:
         raise ConversionError(
             f"{found.path}: no group size divides the width of any of its {len(left)} layers; leave out -q"
@@ -165,11 +168,12 @@ def prepare(
         values=found.values,
         dtype=dtype,
         tensors=tensors,
-        name=f"{base}-{convert_card.suffix_of(dtype, scheme)}",
+        name=f"{base}-{convert_card.suffix_of(dtype, scheme, recipe)}",
         video=video,
         scheme=scheme,
         schemes=schemes,
         unquantized=left,
+        recipe=recipe,
         notes=_notes(layout, fetched, found, own, dtype, packed) + [MIXED] * (mixed and dtype == own),
     )
 

@@ -45,9 +45,10 @@ class Verified:
 
     @property
     def precision(self) -> str:
-        """ "fp16", "8bit" and so on."""
-        bits = next((scheme for scheme in self.schemes.values()), None)
-        return card.suffix_of(self.dtype, bits)
+        """ "fp16", "8bit", "mixed" and so on."""
+        schemes = list(self.schemes.values())
+        several = len({scheme.bits for scheme in schemes}) > 1
+        return card.suffix_of(self.dtype, schemes[0] if schemes else None, "mixed" if several else None)
 
 
 def verify(folder: Path) -> Verified:

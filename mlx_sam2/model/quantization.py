@@ -27,6 +27,11 @@ QUANTIZED: tuple[str, ...] = (
     r"memory_attention\.layers\.\d+\.(self_attn|cross_attn_image)\.out_proj",
     r"memory_attention\.layers\.\d+\.linear[12]",
 )
+Recipe = tuple[tuple[str, int], ...]  # (pattern of layers, bits); the first that fits decides
+# 8 bits where 4 hurt, which is the whole trunk: 4 bits in any stage of demo's cost 2 to 6 % of the masks of clicks, in
+# memory attention nothing of them, and 0.1 to 0.2 % of a clip's (tests/measure/quantization_sweep.py).
+MIXED: Recipe = ((r"memory_attention\..*", 4), (r".*", 8))
+RECIPES: dict[str, Recipe] = {"mixed": MIXED}
 _MAY_BE_QUANTIZED = re.compile("|".join(f"(?:{pattern})" for pattern in QUANTIZED))
 
 
@@ -42,8 +47,10 @@ def fitting_group(width: int, wanted: int) -> int | None:
     return next((size for size in GROUP_SIZES if size <= wanted and width % size == 0), None)
 
 
-def plan(model: nn.Module, scheme: Scheme) -> tuple[dict[str, Scheme], list[str]]:
+def plan(model: nn.Module, scheme: Scheme, recipe: Recipe = ()) -> tuple[dict[str, Scheme], list[str]]:
     """The layers to quantise, each with its scheme, and those that no group size fits.
+
+    Where a ``recipe`` names a layer it has the bits of that, in the place of the scheme's.
 
     Returns:
         {name of a layer: scheme}, where the group size may be smaller than asked for; and the names of layers of
@@ -57,7 +64,8 @@ def plan(model: nn.Module, scheme: Scheme) -> tuple[dict[str, Scheme], list[str]
             if group is None:
                 left.append(name)
             else:
-                chosen[name] = Scheme(group, scheme.bits)
+                bits = (bits for pattern, bits in recipe if re.fullmatch(pattern, name))
+                chosen[name] = Scheme(group, next(bits, scheme.bits))
     return dict(sorted(chosen.items())), sorted(left)
 
 

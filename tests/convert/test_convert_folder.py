@@ -16,6 +16,7 @@ from safetensors import safe_open
 import synthetic
 from checkpoint_files import transformers_config, write_transformers
 from convert_runs import Sources, assert_same, command, done, expected_weights, refused, run
+from mlx_sam2.checkpoint import loading
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.convert import conversion
 from mlx_sam2.formats import safetensors_writer
@@ -226,3 +227,18 @@ def test_a_name_that_lies(
 )
 def test_a_name_that_does_not(sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     assert "nothing was written" in done(capsys, *sources.options("mlx"), "--mlx-path", tmp_path / name, "--dry-run")
+
+
+def test_a_mixed_folder_says_what_each_layer_has(
+    sources: Sources, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "nano-mixed"
+    said = done(capsys, *sources.options("mlx"), "-q", "--q-recipe", "mixed", "--mlx-path", out)
+    assert " in 8 bits and " in said and " in 4 bits, in groups of 64" in said
+    schemes = quantization.schemes_of(loading.load(out))
+    assert {s.bits for name, s in schemes.items() if name.startswith("memory_attention.")} == {4}
+    assert {s.bits for name, s in schemes.items() if name.startswith("image_encoder.")} == {8}
+    done(capsys, "--verify", out, "--hf-path", sources.paths["mlx"])
+    assert "says 8bit, but the weights will be mixed" in refused(
+        capsys, *sources.options("mlx"), "-q", "--q-recipe", "mixed", "--mlx-path", "x-8bit"
+    )

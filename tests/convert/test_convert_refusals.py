@@ -41,6 +41,11 @@ REFUSALS = {
     "an absent configuration": (["--hf-path", "{nano}", "--config", "no.json"], "config='no.json' is neither"),
     "another configuration": (["--hf-path", "{nano}", "--config", "tiny"], "its tensors are not"),
     "bits without -q": (["--hf-path", "{ours}", "--q-bits", "8"], "--q-bits needs -q"),
+    "a recipe without -q": (["--hf-path", "{ours}", "--q-recipe", "mixed"], "--q-recipe needs -q"),
+    "bits and a recipe": (
+        ["--hf-path", "{ours}", "-q", "--q-recipe", "mixed", "--q-bits", "4"],
+        "--q-bits does not go with --q-recipe",
+    ),
     "groups without -q": (["--hf-path", "{ours}", "--q-group-size", "32"], "--q-group-size needs -q"),
     "packed for PyTorch": (["--hf-path", "{ours}", "-q", "--to", "official"], "-q does not go with --to official"),
     "a folder for official": (["--hf-path", "{ours}", "--to", "official", "--mlx-path", "x"], "name it .pt"),

@@ -190,3 +190,13 @@ LAYER = "image_encoder.trunk.blocks.4.attn.qkv"
 def test_packed_tensors_that_do_not_fit(tmp_path: Path, change: dict, said: str) -> None:
     loading.save(quantized(), tmp_path / "x")
     assert said in refusal(tmp_path / "x", change)
+
+
+def test_the_mixed_recipe_packs_memory_in_fewer_bits() -> None:
+    model = SAM2(PUBLISHED["sam2.1_hiera_tiny"].config)
+    uniform, left = quantization.plan(model, quantization.Scheme(64, 8))
+    mixed, also_left = quantization.plan(model, quantization.Scheme(64, 8), quantization.MIXED)
+    assert (mixed.keys(), also_left) == (uniform.keys(), left)
+    for name, scheme in mixed.items():
+        assert scheme.group_size == uniform[name].group_size
+        assert scheme.bits == (4 if name.startswith("memory_attention.") else 8), name
