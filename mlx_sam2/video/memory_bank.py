@@ -8,7 +8,7 @@ results, the latest in RAM and the rest in one temporary file.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Collection, Iterator, MutableMapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -21,6 +21,8 @@ from . import slot_file
 from .prompts import Prompts
 from .slot_file import SlotFile
 
+KEPT_ANCHORS = 8  # in a stream: more than are chosen of them
+NOTES = 80  # numbers that the file has room for
 REMEDY = f"{slot_file.REMEDY}, or use memory='ram'"
 
 
@@ -40,6 +42,8 @@ class FrameResult:
     object_score: float
     features: mx.array | None = None  # config.memory_shape, bfloat16; None until the frame is committed to memory
     iou: float = 1.0  # the decoder's estimate for this mask; 1 for a mask that the user gave
+    may_recall: bool = True  # of a tracked frame, for memory policies that choose
+    notes: np.ndarray | None = None  # (n,) float64, what a memory policy hands on; the first is the direction
 
     @property
     def scores(self) -> ObjectScores:
@@ -122,6 +126,8 @@ class ResultStore:
             fields = [
                 ("object_score", np.float64),
                 ("iou", np.float64),
+                ("may_recall", np.bool_),
+                ("notes", np.float64, (NOTES,)),
                 ("low_res_mask", np.float32, result.low_res_mask.shape),
                 ("pointer", np.float32, result.pointer.shape),
                 ("features", np.uint16, features),
@@ -129,7 +135,10 @@ class ResultStore:
             self._layout = np.dtype(fields)
         record = np.zeros((), self._layout)
         record["object_score"] = result.object_score
-        record["iou"] = result.iou
+        record["iou"], record["may_recall"] = result.iou, result.may_recall
+        record["notes"] = np.nan
+        if result.notes is not None:
+            record["notes"][: len(result.notes)] = result.notes
         record["low_res_mask"] = result.low_res_mask
         record["pointer"] = np.array(result.pointer)
         if result.features is not None:
@@ -142,8 +151,9 @@ class ResultStore:
         features = mx.array(bits).view(mx.bfloat16) if bits.size else None
         pointer = mx.array(record["pointer"])
         mx.eval(pointer)
-        score, iou = float(record["object_score"]), float(record["iou"])
-        return FrameResult(np.array(record["low_res_mask"]), pointer, score, features, iou)
+        notes = None if np.isnan(record["notes"][0]) else np.array(record["notes"])
+        facts = float(record["object_score"]), features, float(record["iou"]), bool(record["may_recall"])
+        return FrameResult(np.array(record["low_res_mask"]), pointer, *facts, notes)
 
 
 class ResultMap(MutableMapping[int, FrameResult]):
@@ -152,10 +162,14 @@ class ResultMap(MutableMapping[int, FrameResult]):
     def __init__(self, store: ResultStore) -> None:
         self._store = store
         self._slots: dict[int, int] = {}
-        self._scores: dict[int, ObjectScores] = {}  # here too: to list those of a whole video reads no file
+        self._facts: dict[int, tuple[ObjectScores, bool]] = {}  # here too: to look at many frames reads no file
 
     def scores(self, frame_idx: int) -> ObjectScores | None:
-        return self._scores.get(frame_idx)
+        return self._facts[frame_idx][0] if frame_idx in self._facts else None
+
+    def may_recall(self, frame_idx: int) -> bool:
+        """Whether there is a result that a memory policy may recall."""
+        return frame_idx in self._facts and self._facts[frame_idx][1]
 
     def __getitem__(self, frame_idx: int) -> FrameResult:
         return self._store.get(self._slots[frame_idx])
@@ -163,13 +177,13 @@ class ResultMap(MutableMapping[int, FrameResult]):
     def __setitem__(self, frame_idx: int, result: FrameResult) -> None:
         old = self._slots.get(frame_idx)
         self._slots[frame_idx] = self._store.add(result)  # an overwritten frame keeps its place in the order
-        self._scores[frame_idx] = result.scores
+        self._facts[frame_idx] = result.scores, result.may_recall
         if old is not None:
             self._store.discard(old)
 
     def __delitem__(self, frame_idx: int) -> None:
         self._store.discard(self._slots.pop(frame_idx))
-        del self._scores[frame_idx]
+        del self._facts[frame_idx]
 
     def __contains__(self, frame_idx: object) -> bool:
         return frame_idx in self._slots
@@ -196,6 +210,7 @@ class ObjectTrack:
 
     conditioning: ResultMap  # frames whose result is a user's, as committed to memory
     tracked: ResultMap  # all other frames that have a result ("non-conditioning" in the official code)
+    anchors: ResultMap  # tracked frames that a memory policy remembers as if they were prompted, encoded again
     prompts: dict[int, Prompts] = field(default_factory=dict)
     pending: dict[int, FrameResult] = field(default_factory=dict)  # prompted, not yet committed: to conditioning
     pending_tracked: dict[int, FrameResult] = field(default_factory=dict)  # corrections: not to conditioning
@@ -204,7 +219,7 @@ class ObjectTrack:
 
     @classmethod
     def empty(cls, store: ResultStore) -> ObjectTrack:
-        return cls(ResultMap(store), ResultMap(store))
+        return cls(ResultMap(store), ResultMap(store), ResultMap(store))
 
     def result(self, frame_idx: int) -> FrameResult | None:
         """The committed result on a frame."""
@@ -225,22 +240,48 @@ class ObjectTrack:
         """Whether propagation keeps the result on a frame: it has a user's prompt, or is locked."""
         return frame_idx in self.conditioning or (frame_idx in self.locked and frame_idx in self.tracked)
 
+    def notes_before(self, frame_idx: int, reverse: bool) -> np.ndarray | None:
+        """The notes to go on from: of the frame before in the direction of travel, or before those without any."""
+        step = 1 if reverse else -1
+        t = frame_idx + step
+        while (result := self.latest(t)) is not None:
+            if result.notes is not None:
+                return result.notes if result.notes[0] in (0, -step) else None
+            t += step
+        return None
+
+    def forget_anchors(self, frame_idx: int, reverse: bool) -> None:
+        """Before a frame is passed: what was added on it and ahead of it no longer counts, unless it is locked."""
+        for t in list(self.anchors):
+            if (t <= frame_idx if reverse else t >= frame_idx) and t not in self.locked:
+                del self.anchors[t]
+
     def clear(self) -> None:
         """Remove all prompts and results."""
         self.conditioning.clear()
         self.tracked.clear()
+        self.anchors.clear()
         self.prompts.clear()
         self.pending.clear()
         self.pending_tracked.clear()
         self.directions.clear()
         self.locked.clear()
 
-    def forget_before(self, frame_idx: int, config: SAM2Config) -> None:
-        """Drop results that no frame from ``frame_idx`` on can recall, going forward (for streams)."""
-        first = frame_idx - recall_distance(config)
+    def forget_before(
+        self, frame_idx: int, config: SAM2Config, reach: int | None = None, needed: Collection[int] = ()
+    ) -> None:
+        """Drop results that no frame from ``frame_idx`` on can recall, going forward (for streams).
+
+        Args:
+            reach: how many frames back are kept; None: ``recall_distance``.
+            needed: older tracked frames that are kept.
+        """
+        first = frame_idx - (recall_distance(config) if reach is None else reach)
         for frames in (self.tracked, self.directions, self.prompts):
-            for t in [t for t in frames if t < first]:
+            for t in [t for t in frames if t < first and not (frames is self.tracked and t in needed)]:
                 del frames[t]
+        for t in [t for t in list(self.anchors)[:-KEPT_ANCHORS] if t < first]:
+            del self.anchors[t]
         limit = config.max_cond_frames_in_attn
         if limit > 0:
             # one more than is chosen: a choice comes in another order than taking all there are
@@ -269,20 +310,20 @@ class ObjectTrack:
         memories = [self.conditioning[t].memory for t in chosen]
         time_indices = [config.num_maskmem - 1] * len(chosen)
         for distance in range(min(max_memories or config.num_maskmem, config.num_maskmem) - 1, 0, -1):
-            result = self._passed(_frame_back(frame_idx, distance, reverse, config), others)
+            result = self.passed(_frame_back(frame_idx, distance, reverse, config), others)
             if result is not None:
                 memories.append(result.memory)
                 time_indices.append(distance - 1)
-        pointers, times = self._recall_pointers(frame_idx, reverse, num_frames, config, chosen, others)
+        pointers, times = self.recall_pointers(frame_idx, reverse, num_frames, config, chosen, others)
         return Recall(memories, time_indices, pointers, times)
 
-    def _passed(self, frame_idx: int, others: list[int]) -> FrameResult | None:
+    def passed(self, frame_idx: int, others: list[int]) -> FrameResult | None:
         """A result as a non-conditioning memory: of a tracked frame, or of a conditioning one that was not chosen."""
         if frame_idx in self.tracked:
             return self.tracked[frame_idx]
         return self.conditioning[frame_idx] if frame_idx in others else None
 
-    def _recall_pointers(
+    def recall_pointers(
         self,
         frame_idx: int,
         reverse: bool,
@@ -308,7 +349,7 @@ class ObjectTrack:
             t = frame_idx + distance if reverse else frame_idx - distance
             if t < 0 or (num_frames is not None and t >= num_frames):
                 break
-            result = self._passed(t, others)
+            result = self.passed(t, others)
             if result is not None:
                 pointers.append(result.memory)
                 distances.append(distance)
