@@ -23,8 +23,9 @@ from .utils.session import InferenceState
 from .utils.video import OfficialVideoAttributes
 from .video.approximations import Approximations
 from .video.feature_cache import FeatureCache
-from .video.memory_bank import ResultStore
+from .video.policies.official import Official
 from .video.reference import Reference, add, learn
+from .video.result_store import ResultStore
 from .video.state import Masks, SessionOptions, VideoState
 from .video.stream import VideoStream
 from .video.tracker import Tracker
@@ -43,12 +44,15 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
 
     Args:
         sam_model: the model.
-        fill_hole_area: fill holes of at most this many low-resolution pixels in every mask; 0 for none.
+        fill_hole_area: fill holes of at most this many low-resolution pixels in every mask; 0 for none. The memory
+            policy "dam4sam" fills none.
         non_overlap_masks: give every pixel of the returned masks to one object only.
         clear_non_cond_mem_around_input: forget the tracked frames around a prompted one. The official option of this
             name raises an AttributeError; this does what it says.
         add_all_frames_to_correct_as_cond: keep corrections of tracked frames as conditioning frames. Without it a later
             propagation over a corrected frame computes it again, as in the official code, and the correction is lost.
+        memory_policy: which masks are taken, and which frames are remembered: "official", "samurai", "dam4sam", or a
+            policy with settings of its own (``mlx_sam2.video.policies``).
         memory_pooling, max_memories, static_threshold: approximations, see ``Approximations``; by default none.
         return_tensors: "np" gives masks as numpy arrays that also answer calls of a tensor (``.cpu()``, ``.numpy()``,
             ...: ``utils/arrays.py``), "torch" as tensors of PyTorch.
@@ -74,6 +78,7 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         return_tensors: str = "np",
         feature_cache: int | str | None = None,
         feature_cache_dtype: str | None = None,
+        memory_policy: str | Official = "official",
         **unknown: Any,
     ) -> None:
         warn_of_unknown(unknown, "SAM2VideoPredictor")
@@ -87,7 +92,7 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
             non_overlap_masks, clear_non_cond_mem_around_input, add_all_frames_to_correct_as_cond
         )
         approximations = Approximations(memory_pooling, max_memories, static_threshold)
-        self.tracker = Tracker(self.model, fill_hole_area, approximations)
+        self.tracker = Tracker(self.model, fill_hole_area, approximations, memory_policy)
         self.feature_cache = FeatureCache(feature_cache, feature_cache_dtype)
 
     non_overlap_masks = _session_option("non_overlap_masks")

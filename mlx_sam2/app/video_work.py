@@ -16,7 +16,7 @@ import numpy as np
 
 from ..masks.rle import rle_to_mask
 from ..video.prompts import Prompts as TrackPrompts
-from ..video.tracker import video_masks
+from ..video.video_masks import video_masks
 from .image_work import as_given, as_mask, clicks_of
 from .schemas import Mask, PreviewAsk, Prompt
 

@@ -23,7 +23,8 @@ from ..images.preprocess import preprocess_photo
 from ..model.results import ImageFeatures
 from ..model.sam2 import SAM2
 from ..sam2_image_predictor import SAM2ImagePredictor
-from ..video.memory_bank import FrameResult, ObjectTrack, ResultStore
+from ..video.memory_bank import ObjectTrack
+from ..video.result_store import FrameResult, ResultStore
 from ..video.tracker import Tracker
 
 PHOTO = (1200, 1800)  # height, width

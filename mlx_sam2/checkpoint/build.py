@@ -133,7 +133,7 @@ PREDICTOR_OPTIONS = {
 }
 OWN_OPTIONS = (  # our predictor checks them
     *("memory_pooling", "max_memories", "static_threshold", "return_tensors"),
-    *("feature_cache", "feature_cache_dtype"),
+    *("feature_cache", "feature_cache_dtype", "memory_policy"),
 )
 POSTPROCESSING_HOLE_AREA = 8
 

@@ -15,7 +15,8 @@ from ..config.sam2 import SAM2Config
 from ..model.resize import resize_bilinear
 from ..model.results import ImageFeatures
 from ..model.sam2 import MASK_BIAS, MASK_SCALE, SAM2
-from ..video.memory_bank import FrameMemory, ObjectTrack
+from ..video.memory_bank import ObjectTrack
+from ..video.result_store import FrameMemory
 from .clicks import Draw, Points, click_on_error
 from .losses import Step
 

@@ -213,30 +213,30 @@ class SAM2(nn.Module):
         tokens = output.tokens[:, 1:] if several else output.tokens[:, :1]
         return Candidates(*self.sam_mask_decoder.select(output, multimask), tokens, output.object_score)
 
-    def choose(self, candidates: Candidates) -> ObjectPrediction:
-        """The candidate of the highest predicted IoU, blank where the object is absent, and its pointer."""
+    def choose(self, candidates: Candidates, presence: float = 0.0) -> ObjectPrediction:
+        """The candidate of the highest predicted IoU, blank where the score is not above ``presence``; its pointer."""
         masks, ious, tokens, score = candidates
         if ious.shape[1] > 1:
             best = mx.stop_gradient(mx.argmax(ious, axis=1))[:, None]  # (B, 1)
             masks = mx.take_along_axis(masks, best[:, :, None, None], axis=1)
             if tokens.shape[1] > 1:
                 tokens = mx.take_along_axis(tokens, best[:, :, None], axis=1)
-        pointer = self._pointer(tokens[:, 0], score)
-        return ObjectPrediction(self.blank_absent(masks, score).swapaxes(1, 2).swapaxes(2, 3), pointer, score, ious)
+        pointer, masks = self._pointer(tokens[:, 0], score, presence), self.blank_absent(masks, score, presence)
+        return ObjectPrediction(masks.swapaxes(1, 2).swapaxes(2, 3), pointer, score, ious)
 
-    def blank_absent(self, masks: mx.array, object_score: mx.array) -> mx.array:
+    def blank_absent(self, masks: mx.array, object_score: mx.array, presence: float = 0.0) -> mx.array:
         """Masks (B, M, 4h, 4w), -1024 everywhere where the score (B, 1) says that the object is absent."""
-        present = (object_score > 0)[:, :, None, None]
+        present = (object_score > presence)[:, :, None, None]
         return mx.where(present, masks, NO_OBJECT_LOGIT) if self._config.pred_obj_scores else masks
 
-    def _pointer(self, token: mx.array, object_score: mx.array) -> mx.array:
+    def _pointer(self, token: mx.array, object_score: mx.array, presence: float) -> mx.array:
         """Object pointer (B, C) from a mask token, replaced where the object is absent."""
         if not self._config.use_obj_ptrs_in_encoder:
             return token.astype(mx.float32)
         pointer = self.obj_ptr_proj(token).astype(mx.float32)
         if not self._config.pred_obj_scores:
             return pointer
-        present = mx.sigmoid(object_score) if self._config.soft_no_obj_ptr else (object_score > 0)
+        present = mx.sigmoid(object_score) if self._config.soft_no_obj_ptr else (object_score > presence)
         return self._gate_pointer(pointer, present.astype(mx.float32))
 
     def _gate_pointer(self, pointer: mx.array, present: mx.array) -> mx.array:
@@ -244,19 +244,19 @@ class SAM2(nn.Module):
         pointer = present * pointer if self._config.fixed_no_obj_ptr else pointer
         return pointer + (1 - present) * self.no_obj_ptr.astype(mx.float32)
 
-    def predict_from_mask(self, features: ImageFeatures, mask: mx.array) -> ObjectPrediction:
+    def predict_from_mask(self, features: ImageFeatures, mask: mx.array, presence: float = 0.0) -> ObjectPrediction:
         """Take a given mask (B, S, S, 1) of 0 and 1 as the answer (official ``_use_mask_as_output``).
 
         The decoder runs only for the pointer, on features without the no-memory embedding. The object is present if
         the mask has any pixel.
         """
-        mask = mask.astype(mx.float32)
-        size = (mask.shape[1] // 4, mask.shape[2] // 4)
+        mask, size = mask.astype(mx.float32), (mask.shape[1] // 4, mask.shape[2] // 4)
         low_res = resize_bilinear(mask * MASK_SCALE + MASK_BIAS, size, antialias=True)
         present = (mask > 0).any(axis=(1, 2)).astype(mx.float32)  # (B, 1)
         if self._config.use_obj_ptrs_in_encoder:
             prompt = self.fit_mask_prompt(self.mask_downsample(mask.astype(self.dtype)).astype(mx.float32))
-            pointer = self.predict_object(features.embedding, features.high_res, mask=prompt).pointer
+            found = self.candidates(features.embedding, features.high_res, mask=prompt)
+            pointer = self.choose(found, presence).pointer
         else:
             pointer = mx.zeros((mask.shape[0], self._config.neck.d_model))
         gated = self._config.pred_obj_scores and self._config.use_obj_ptrs_in_encoder

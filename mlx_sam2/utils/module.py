@@ -15,7 +15,7 @@ from ..checkpoint.build import set_device
 from ..config.sam2 import SAM2Config
 from ..model.sam2 import SAM2
 from ..text import some
-from ..video.tracker import without_overlap
+from ..video.video_masks import without_overlap
 from .arrays import Device, ResultArray, to_numpy
 
 TRAINING = (

@@ -23,7 +23,8 @@ from ..formats import safetensors_file, safetensors_writer
 from ..formats.safetensors_writer import Tensor
 from ..model.sam2 import SAM2
 from ..text import dtype_name, shown
-from .memory_bank import FrameResult, ObjectTrack
+from .memory_bank import ObjectTrack
+from .result_store import FrameResult
 from .state import VideoState
 
 FORMAT = "mlx_sam2 reference 1"

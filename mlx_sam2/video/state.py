@@ -20,10 +20,12 @@ from ..model.results import ImageFeatures
 from ..processes import OneProcess
 from .feature_cache import FeatureCache, SessionFeatures
 from .look_ahead import LookAhead
-from .memory_bank import FrameResult, ObjectTrack, ResultStore, recall_distance
+from .memory_bank import KEPT_ANCHORS, ObjectTrack
 from .prompts import Prompts, mask_prompts, point_prompts
+from .result_store import ResultStore
 from .still import StillFrame
-from .tracker import Tracker, video_masks
+from .tracker import Tracked, Tracker
+from .video_masks import video_masks
 
 Masks = tuple[int, list[Any], np.ndarray]  # frame number, object ids, (N, 1, H, W) float32 logits
 
@@ -174,7 +176,8 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         prompts = track.prompts.get(frame_idx, Prompts()).extended(given) if extend else given
         # without any conditioning frame left there is nothing to attend to: as on a first look
         first_look = frame_idx not in track.directions or not track.conditioning
-        as_conditioning = first_look or self.options.add_all_frames_to_correct_as_cond
+        always = self.options.add_all_frames_to_correct_as_cond or self.tracker.policy.corrections_condition
+        as_conditioning = first_look or always
         pending = track.pending if as_conditioning else track.pending_tracked
         previous = None
         if prompts.points is not None:
@@ -301,22 +304,28 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
                     self._clear_around(track, t)
             for t in track.conditioning:
                 track.tracked.pop(t, None)
-        window = recall_distance(self.tracker.config) * len(self.tracks)
-        self.store.capacity = window + sum(len(track.conditioning) for track in self.tracks.values())
+                track.anchors.pop(t, None)
+        policy = self.tracker.policy
+        window = policy.reach(self.tracker.config) + (KEPT_ANCHORS if policy.reviews else 0)
+        self.store.capacity = window * len(self.tracks) + sum(len(track.conditioning) for track in self.tracks.values())
 
     def advance(self, tracks: Sequence[ObjectTrack], frame_idx: int, reverse: bool) -> list[np.ndarray]:
         """Track objects on one frame and commit it; returns their low-resolution logits, (4h, 4w) each."""
         moving = [track for track in tracks if not track.stays(frame_idx)]
         look_ahead = partial(self._queue, frame_idx - 1 if reverse else frame_idx + 1, tracks)
-        found: list[FrameResult] = []
+        found: list[Tracked] = []
+        for track in tracks:
+            track.forget_anchors(frame_idx, reverse)
         if moving:
             features, same = self.features(frame_idx), self.still.memories(frame_idx, self.frame, moving, self.tracker)
             known = {"reverse": reverse, "num_frames": self.num_frames, "memories": same, "meanwhile": look_ahead}
-            found = self.tracker.track(features, moving, frame_idx, **known)
+            found = self.tracker.track(features, moving, frame_idx, **known, video_size=self.video_size)
         else:
             look_ahead()
-        for track, result in zip(moving, found, strict=True):
+        for track, (result, anchor) in zip(moving, found, strict=True):
             track.tracked[frame_idx] = result
+            if anchor is not None:
+                track.anchors[frame_idx] = anchor
         low_res = []
         for track in tracks:
             if frame_idx in track.conditioning:

@@ -11,8 +11,8 @@ import numpy as np
 from ..frames.opening import open_source
 from ..frames.source import FrameSource, VideoError, as_frame
 from ..processes import OneProcess
-from .memory_bank import ResultStore
 from .reference import Reference, add
+from .result_store import ResultStore
 from .state import Masks, SessionOptions, VideoState
 from .tracker import Tracker
 
@@ -120,9 +120,11 @@ class VideoStream(OneProcess, advice="open it there with predictor.stream", shar
         masks = self.state.step(frame_idx)
         self.frame_idx = frame_idx
         self._held.frames = {frame_idx: self._held.frames[frame_idx]}
+        policy, config = self.state.tracker.policy, self.state.tracker.config
         for track in self.state.tracks.values():
             if track.conditioning:
-                track.forget_before(frame_idx + 1, self.state.tracker.config)
+                needed = policy.still_needed(track, frame_idx + 1, config)
+                track.forget_before(frame_idx + 1, config, policy.reach(config), needed)
         return masks
 
     # ---- prompts

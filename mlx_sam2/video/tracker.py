@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
+from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple
 
@@ -19,16 +19,18 @@ from .. import masks
 from ..config.sam2 import SAM2Config
 from ..images.preprocess import preprocess_frame
 from ..model import compiled
-from ..model.resize import resize_bilinear
 from ..model.results import ImageFeatures, ObjectPrediction
-from ..model.sam2 import NO_OBJECT_LOGIT, SAM2
+from ..model.sam2 import SAM2
 from .approximations import Approximations
-from .memory_bank import FrameResult, ObjectTrack, Recall
+from .memory_bank import ObjectTrack, Recall
+from .policies import decoding, memory_policy
+from .policies.decoding import Decision, Place
+from .policies.official import BACKWARD, EITHER, FORWARD, Choice, Official, Review
 from .prompts import Prompts
+from .result_store import FrameResult
 
 PREVIOUS_CLAMP = 32.0  # of logits fed back as a mask prompt
 HOLE_LOGIT = 0.1  # what a filled hole becomes
-NON_OVERLAP_LOGIT = -10.0  # upper bound of an object's logits where another one wins
 MAX_SCORES = 1 << 28  # attention scores of one batch of objects: more would need gigabytes
 CPU_SHARE = 4  # on a CPU so many times fewer: a batch beyond its caches is slower than its objects one by one
 
@@ -43,6 +45,13 @@ class Recalled(NamedTuple):
     present: mx.array | None  # (B, T + P) bool, False for padding; None if there is none
 
 
+class Tracked(NamedTuple):
+    """What was found of an object on a frame."""
+
+    result: FrameResult
+    anchor: FrameResult | None = None  # if the memory policy keeps the frame for good: encoded as if prompted
+
+
 class Tracker:
     """Runs the model on single frames. It holds no state of a video.
 
@@ -50,14 +59,22 @@ class Tracker:
         model: the model; its configuration says how memories are recalled.
         fill_hole_area: holes of at most this many low-resolution pixels are filled in every mask; 0 for none.
         options: approximations; None for none.
+        policy: which mask is taken, what is remembered and recalled.
 
     Raises:
-        ValueError: for options that do not fit the model.
+        ValueError: for options or a policy that do not fit the model.
     """
 
-    def __init__(self, model: SAM2, fill_hole_area: int, options: Approximations | None = None) -> None:
+    def __init__(
+        self,
+        model: SAM2,
+        fill_hole_area: int,
+        options: Approximations | None = None,
+        policy: str | Official = "official",
+    ) -> None:
         self.fill_hole_area = fill_hole_area
         self.options = Approximations() if options is None else options
+        self.policy = memory_policy(policy, model.config)
         self.use(model)
 
     def use(self, model: SAM2) -> None:
@@ -102,15 +119,16 @@ class Tracker:
                 runs without memory.
             previous: (4h, 4w) logits of the object on this frame so far, refined by points.
         """
+        edited = track.pending.get(frame_idx) or track.pending_tracked.get(frame_idx)
+        unchanged = None if edited is None or edited.notes is None else Choice(0, edited.notes)
         if prompt.mask is not None and self.config.use_mask_input_as_output_without_sam:
-            prediction = self.model.predict_from_mask(features, mx.array(prompt.mask[None, :, :, None], mx.float32))
-            return self._started(prediction, [None])()[0]
+            mask = mx.array(prompt.mask[None, :, :, None], mx.float32)
+            prediction = self.model.predict_from_mask(features, mask, self.policy.presence)
+            return self._started(prediction, [None], [unchanged])()[0]
         if reverse is None and self.config.num_maskmem > 0:
             embedding = self.model.add_no_memory(features.embedding)
         else:
-            limit = self.options.max_memories
-            recall = track.recall(frame_idx, bool(reverse), num_frames, self.config, limit)
-            embedding = self._attend(features, [recall])
+            embedding = self._attend(features, [self._recall(track, frame_idx, bool(reverse), num_frames)])
         points = labels = mask = None
         if prompt.mask is not None:
             mask = self.model.fit_mask_prompt(mx.array(prompt.mask[None, :, :, None], mx.float32))
@@ -120,8 +138,14 @@ class Tracker:
                 mask = mx.clip(mx.array(previous), -PREVIOUS_CLAMP, PREVIOUS_CLAMP)[None, :, :, None]
         num_points = 0 if prompt.labels is None else len(prompt.labels)
         multimask = self._use_multimask(reverse is None, num_points)
-        prediction = self.model.predict_object(embedding, features.high_res, points, labels, mask, multimask)
-        return self._started(prediction, [None])()[0]
+        found = self.model.candidates(embedding, features.high_res, points, labels, mask, multimask)
+        if not (multimask and self.policy.chooses):
+            return self._started(self.model.choose(found, self.policy.presence), [None], [unchanged])()[0]
+        before = track.notes_before(frame_idx, bool(reverse)) if unchanged is None else unchanged.notes
+        direction = BACKWARD if reverse else EITHER if reverse is None and before is None else FORWARD
+        decision = decoding.decide(self.policy, found, [before], direction, self.config.image_size)
+        prediction, _ = decision.carried_out(self.model, features.embedding, self.policy.presence, remember=False)
+        return self._started(prediction, [None], decision.choices)()[0]
 
     def commit(self, features: ImageFeatures, result: FrameResult) -> FrameResult:
         """Encode the mask of a prompted frame as a memory."""
@@ -137,7 +161,8 @@ class Tracker:
     def _use_multimask(self, first_look: bool, num_points: int) -> bool:
         config = self.config
         allowed = config.multimask_output_in_sam and (first_look or config.multimask_output_for_tracking)
-        return allowed and config.multimask_min_pt_num <= num_points <= config.multimask_max_pt_num
+        most = self.policy.multimask_max_points or config.multimask_max_pt_num
+        return allowed and config.multimask_min_pt_num <= num_points <= most
 
     # ---- tracked frames
 
@@ -151,7 +176,8 @@ class Tracker:
         num_frames: int | None,
         memories: Sequence[mx.array] | None = None,
         meanwhile: Callable[[], None] | None = None,
-    ) -> list[FrameResult]:
+        video_size: tuple[int, int] | None = None,
+    ) -> list[Tracked]:
         """Find objects on a frame from their memories, and encode what was found.
 
         Objects whose memories have equal shapes go through memory attention, decoder and memory encoder as one batch.
@@ -159,21 +185,34 @@ class Tracker:
         Args:
             memories: ``config.memory_shape`` of each object; if given, they are kept here and none is encoded.
             meanwhile: called once, after the last batch is queued and before its results are read.
+            video_size: (height, width) of the video; policies that review results need it.
         """
-        recalls = [
-            track.recall(frame_idx, reverse, num_frames, self.config, self.options.max_memories) for track in tracks
-        ]
-        results: dict[int, FrameResult] = {}
+        place = Place(frame_idx, BACKWARD if reverse else FORWARD)
+        recalls = [self._recall(track, frame_idx, reverse, num_frames) for track in tracks]
+        remember = memories is None and self.config.num_maskmem > 0
+        results: dict[int, Tracked] = {}
         batches = self._batches(recalls)
         for batch in batches:
-            remember = memories is None and self.config.num_maskmem > 0
-            prediction, memory = self._run(features, [recalls[i] for i in batch], remember)
+            recalled = [recalls[i] for i in batch]
+            prediction, memory, decision = self._run(features, recalled, [tracks[i] for i in batch], place, remember)
             rows = list(memory) if memory is not None else [None if memories is None else memories[i] for i in batch]
-            ready = self._started(prediction, rows)
+            ready = self._started(prediction, rows, None if decision is None else decision.choices)
             if meanwhile is not None and batch is batches[-1]:
                 meanwhile()
-            results.update(zip(batch, ready(), strict=True))
+            made = ready()
+            if decision is not None and self.policy.reviews:
+                reviews = decision.reviews(self.policy, made, place, video_size)
+                results.update(zip(batch, map(partial(self._reviewed, features), made, reviews), strict=True))
+            else:
+                results.update(zip(batch, map(Tracked, made), strict=True))
         return [results[i] for i in range(len(tracks))]
+
+    def _reviewed(self, features: ImageFeatures, result: FrameResult, review: Review) -> Tracked:
+        result = replace(result, notes=review.notes)
+        return Tracked(result, self.commit(features, result) if review.keep else None)
+
+    def _recall(self, track: ObjectTrack, frame_idx: int, reverse: bool, num_frames: int | None) -> Recall:
+        return self.policy.recall(track, frame_idx, reverse, num_frames, self.config, self.options.max_memories)
 
     def _batches(self, recalls: Sequence[Recall]) -> list[list[int]]:
         """Indices of recalls that can share one batch."""
@@ -191,14 +230,24 @@ class Tracker:
         return batches
 
     def _run(
-        self, features: ImageFeatures, recalls: Sequence[Recall], remember: bool
-    ) -> tuple[ObjectPrediction, mx.array | None]:
+        self,
+        features: ImageFeatures,
+        recalls: Sequence[Recall],
+        tracks: Sequence[ObjectTrack],
+        place: Place,
+        remember: bool,
+    ) -> tuple[ObjectPrediction, mx.array | None, Decision | None]:
         multimask = self._use_multimask(False, 0)
         if self.config.num_maskmem == 0:
             embedding = mx.repeat(features.embedding, len(recalls), axis=0)
-            return self.model.predict_object(embedding, features.high_res, multimask=multimask), None
+            return self.model.predict_object(embedding, features.high_res, multimask=multimask), None, None
         recalled = self._recalled(recalls)
-        return self.model.track(features, *recalled, multimask, self.options.memory_pooling, remember)
+        if not self.policy.chooses:
+            return *self.model.track(features, *recalled, multimask, self.options.memory_pooling, remember), None
+        found = decoding.find(self.model, features, (*recalled, self.options.memory_pooling), multimask)
+        before = [track.notes_before(place.frame_idx, place.direction == BACKWARD) for track in tracks]
+        decision = decoding.decide(self.policy, found, before, place.direction, self.config.image_size)
+        return *decision.carried_out(self.model, features.embedding, self.policy.presence, remember), decision
 
     def _attend(self, features: ImageFeatures, recalls: Sequence[Recall]) -> mx.array:
         """Features conditioned on the memories of B objects, (B, h, w, C)."""
@@ -228,19 +277,26 @@ class Tracker:
         return Recalled(memories, times, pointers, pointer_times, None if all(map(all, present)) else mx.array(present))
 
     def _started(
-        self, prediction: ObjectPrediction, memories: Sequence[mx.array | None]
+        self,
+        prediction: ObjectPrediction,
+        memories: Sequence[mx.array | None],
+        choices: Sequence[Choice | None] | None = None,
     ) -> Callable[[], list[FrameResult]]:
         """Start computing the results of B objects; returns a function that waits for them."""
         low_res, score, pointers = prediction.low_res_mask[..., 0], prediction.object_score, list(prediction.pointer)
-        iou = prediction.ious.max(axis=1)  # the mask with the highest one was chosen
+        iou = prediction.ious.max(axis=1)  # of several the mask with the highest one was chosen
         # the rows now, or each would wait for what is queued later, and keep the graph of its frame alive
         mx.async_eval(low_res, score, iou, pointers, [m for m in memories if m is not None])
 
         def wait() -> list[FrameResult]:
             masks_, scores, ious = np.array(low_res), np.array(score)[:, 0].tolist(), np.array(iou).tolist()
-            if self.fill_hole_area > 0:
+            if self.policy.fills_holes and self.fill_hole_area > 0:
                 masks_ = masks.fill_holes(masks_, self.fill_hole_area, HOLE_LOGIT)
-            return [FrameResult(*row) for row in zip(masks_, pointers, scores, memories, ious, strict=True)]
+            made = [Choice(0) if choice is None else choice for choice in choices or [None] * len(scores)]
+            fit = map(self.policy.may_recall, masks_, ious, scores, [choice.motion for choice in made])
+            notes = [choice.notes for choice in made]
+            rows = zip(masks_, pointers, scores, memories, ious, fit, notes, strict=True)
+            return [FrameResult(*row) for row in rows]
 
         return wait
 
@@ -266,31 +322,3 @@ def _rounded(count: int, full: int) -> int:
 
 def _filled(values: Sequence[Any], count: int, filling: Any) -> list[Any]:
     return [*values, *[filling] * (count - len(values))]
-
-
-def video_masks(low_res: Sequence[np.ndarray | None], size: tuple[int, int], non_overlap: bool) -> np.ndarray:
-    """Masks of N objects at the size of the video, (N, 1, *size) float32 logits; None means -1024 everywhere.
-
-    With ``non_overlap`` the highest logit takes a pixel and the others fall to -10 or below; ties go to the first.
-    """
-    out = np.full((len(low_res), 1, *size), NO_OBJECT_LOGIT, np.float32)
-    present = [i for i, mask in enumerate(low_res) if mask is not None]
-    if present:
-        stacked = mx.array(np.stack([low_res[i] for i in present]))[..., None]  # (N', 4h, 4w, 1)
-        with mx.stream(_beside(mx.default_device().type)):
-            out[present, 0] = np.array(resize_bilinear(stacked, size)[..., 0])
-    return without_overlap(out) if non_overlap else out
-
-
-def without_overlap(masks: np.ndarray) -> np.ndarray:
-    """(N, 1, H, W) logits: the highest takes a pixel, the others fall to -10 or below; ties go to the first."""
-    if len(masks) < 2:
-        return masks
-    winner = masks.argmax(axis=0, keepdims=True) == np.arange(len(masks))[:, None, None, None]
-    return np.where(winner, masks, np.minimum(masks, NON_OVERLAP_LOGIT))
-
-
-@lru_cache(maxsize=4)
-def _beside(device: mx.DeviceType) -> mx.ThreadLocalStream:
-    """A stream for results that users wait for: on the default one they would come after the next frame's encoding."""
-    return mx.new_thread_local_stream(mx.Device(device))

@@ -14,7 +14,7 @@ import pytest
 import mlx_sam2  # noqa: F401  before MLX: mlx_sam2/_blas.py
 from mlx_sam2.model.resize import fit_mask
 from mlx_sam2.video import tracker
-from mlx_sam2.video.memory_bank import ResultStore
+from mlx_sam2.video.result_store import ResultStore
 from official import torch  # skips with its reason where the official code is missing
 from official_video import (
     EXACT,

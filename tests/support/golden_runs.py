@@ -11,7 +11,7 @@ import numpy as np
 from goldens import Golden
 from mlx_sam2.checkpoint.build import split_video_options
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
-from mlx_sam2.video.memory_bank import FrameResult
+from mlx_sam2.video.result_store import FrameResult
 from mlx_sam2.video.state import VideoState
 
 SMALL = ["image_nano_truck", "image_nano20_truck", "image_edgetam_nano"]

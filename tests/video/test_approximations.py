@@ -22,7 +22,8 @@ from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
 from mlx_sam2.track.command import build_parser
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Plan, Progress, TrackedFrame
-from mlx_sam2.video.memory_bank import FrameResult, ObjectTrack, ResultStore
+from mlx_sam2.video.memory_bank import ObjectTrack
+from mlx_sam2.video.result_store import FrameResult, ResultStore
 from short_videos import assert_equal_outputs, clip
 from track_command import failed, merged, run, succeeded, write_frames
 

@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 
 from mlx_sam2.config.sam2 import SAM2Config
-from mlx_sam2.video.memory_bank import FrameResult, ObjectTrack, ResultStore, select_conditioning
+from mlx_sam2.video.memory_bank import ObjectTrack, select_conditioning
+from mlx_sam2.video.result_store import FrameResult, ResultStore
 
 CONFIG = SAM2Config()
 

@@ -15,7 +15,7 @@ mirrored. A stream of unknown length counts the frames seen so far, as the publi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
@@ -23,7 +23,8 @@ import numpy as np
 
 from ...config.sam2 import SAM2Config
 from ...masks.components import connected_components
-from ..memory_bank import FrameMemory, FrameResult, ObjectTrack, Recall
+from ..memory_bank import ObjectTrack, Recall
+from ..result_store import FrameMemory, FrameResult
 from ..video_masks import video_masks
 from .official import Notes, Official, Review, notes, places
 
@@ -70,7 +71,9 @@ class Dam4Sam(Official):
 
     name: ClassVar[str] = "dam4sam"
     chooses: ClassVar[bool] = True
+    reviews: ClassVar[bool] = True
     corrections_condition: ClassVar[bool] = True
+    fills_holes: ClassVar[bool] = False  # the answers of the published code hold open ones
     multimask_max_points: ClassVar[int | None] = 3
 
     def reach(self, config: SAM2Config) -> int:
@@ -85,7 +88,7 @@ class Dam4Sam(Official):
         self,
         frame_idx: int,
         result: FrameResult,
-        others: Sequence[np.ndarray],
+        others: Callable[[], list[np.ndarray]],
         before: Notes | None,
         direction: int,
         video_size: tuple[int, int],
@@ -98,9 +101,7 @@ class Dam4Sam(Official):
             sizes = sizes._replace(last_added=frame_idx)
         return Review(sizes.written(direction, self.size_window), keep)
 
-    def verdict(
-        self, frame_idx: int, iou: float, mask: np.ndarray, sizes: _Sizes, others: Sequence[np.ndarray]
-    ) -> str:
+    def verdict(self, frame_idx: int, iou: float, mask: np.ndarray, sizes: _Sizes, others: Callable[[], list]) -> str:
         """ "added", or the first reason why a frame is not. ``sizes`` include this frame's; mask (H, W) bool."""
         if not iou > self.min_iou:
             return "no_iou"
@@ -110,7 +111,7 @@ class Dam4Sam(Official):
             return "no_ratio"
         if abs(frame_idx - sizes.last_added) <= self.spacing:  # never for NaN
             return "spacing"
-        box_ious = [iou for low_res in others if (iou := box_iou_with(mask, low_res)) is not None]
+        box_ious = [iou for low_res in others() if (iou := box_iou_with(mask, low_res)) is not None]
         if not box_ious:
             return "no_alternative"
         return "added" if min(box_ious) <= self.max_box_iou else "boxes_alike"

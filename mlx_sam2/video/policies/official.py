@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
 from ...config.sam2 import SAM2Config
-from ..memory_bank import FrameResult, ObjectTrack, Recall, recall_distance
+from ..memory_bank import ObjectTrack, Recall, recall_distance
+from ..result_store import FrameResult
 
 Notes = np.ndarray  # (n,) float64, what a policy hands on from frame to frame; the first is the direction
 FORWARD, BACKWARD, EITHER = 1, -1, 0  # EITHER: at a prompt, where nothing came before
@@ -48,7 +49,9 @@ class Official:
     name: ClassVar[str] = "official"
     chooses: ClassVar[bool] = False  # False: the choice is the model's own, in one graph with the memory encoder
     needs_boxes: ClassVar[bool] = False
+    reviews: ClassVar[bool] = False
     corrections_condition: ClassVar[bool] = False  # every correction becomes a conditioning frame
+    fills_holes: ClassVar[bool] = True  # as the predictor's fill_hole_area says
     multimask_max_points: ClassVar[int | None] = None  # None: as the configuration says
 
     @property
@@ -72,12 +75,12 @@ class Official:
         self,
         frame_idx: int,
         result: FrameResult,
-        others: Sequence[np.ndarray],
+        others: Callable[[], list[np.ndarray]],
         before: Notes | None,
         direction: int,
         video_size: tuple[int, int],
     ) -> Review:
-        """Look at the result of a tracked frame and at the candidates not taken, (4h, 4w) logits each."""
+        """Look at the result of a tracked frame and at the candidates not taken, ``others()``: (4h, 4w) logits each."""
         return Review(result.notes, False)
 
     def recall(

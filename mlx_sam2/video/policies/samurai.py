@@ -80,11 +80,8 @@ class Samurai(Official):
             fits = np.array([predicted.iou(box) for box in sight.boxes])
             best = int((self.kf_score_weight * fits + (1 - self.kf_score_weight) * ious).argmax())
             good, stable, motion = ious[best] >= self.stable_ious_threshold, state.stable, float(fits[best])
-        if good:
-            state = _State(stable, predicted.updated(measurement(sight.boxes[best])))
-        else:
-            state = _State(0, predicted)
-        return Choice(best, state.written(direction), motion)
+        after = _State(stable, predicted.updated(measurement(sight.boxes[best]))) if good else _State(0, predicted)
+        return Choice(best, after.written(direction), motion)
 
     def may_recall(self, low_res_mask: np.ndarray, iou: float, score: float, motion: float | None) -> bool:
         moves_well = motion is None or motion > self.memory_bank_kf_score_threshold
