@@ -79,6 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
     davis.add_argument("--davis", type=Path, metavar="ROOT", help="the same as --dataset davis ROOT")
     davis.add_argument("--sequences", nargs="+", default=[], metavar="NAME", help="some of its sequences only")
     cli.add_model_options(parser)
+    options.add_memory_policy(run)
     options.add_approximations(parser)
     cli.add_edges(parser)
     cutouts.add_cutouts(parser)

@@ -111,6 +111,17 @@ APPROXIMATIONS: list[tuple[str, str, Any, str]] = [  # flag, option of the predi
 ]
 
 
+MEMORY_POLICIES = ("official", "samurai", "dam4sam")  # of video.policies, which would bring mlx in
+
+
+def add_memory_policy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--memory-policy",
+        choices=MEMORY_POLICIES,
+        help="what is remembered and recalled: official (default), samurai or dam4sam; docs/tracking.md says when",
+    )
+
+
 def add_approximations(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("approximations (faster, with other results; docs/performance.md has their cost)")
     for flag, name, kind, text in APPROXIMATIONS:
@@ -119,5 +130,6 @@ def add_approximations(parser: argparse.ArgumentParser) -> None:
 
 
 def approximations(args: argparse.Namespace) -> dict[str, Any]:
-    """The approximations that were asked for, as options of the predictor."""
-    return {name: getattr(args, name) for _, name, *_ in APPROXIMATIONS if getattr(args, name) is not None}
+    """The approximations and the memory policy that were asked for, as options of the predictor."""
+    names = [name for _, name, *_ in APPROXIMATIONS] + ["memory_policy"]
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

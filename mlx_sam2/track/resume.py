@@ -42,7 +42,7 @@ def resume_arguments(
     words += ["--frames", str(left)] if args.frames else []
     words += ["--reverse"] if plan.reverse else []
     words += ["--every-nth", str(args.every_nth), *["--fill"] * args.fill] if args.every_nth else []
-    for name in ("model", "revision", "weights_key", "adapter", "dtype", "memory"):
+    for name in ("model", "revision", "weights_key", "adapter", "dtype", "memory", "memory_policy"):
         value = getattr(args, name)
         words += [f"--{name.replace('_', '-')}", str(value)] if value not in (None, "disk") else []
     given = approximations(args)

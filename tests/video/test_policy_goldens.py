@@ -58,7 +58,10 @@ def check_ious(golden: Golden, record: dict[str, Any], seen: Watched, tolerance:
         np.testing.assert_allclose(sight.ious, expected, rtol=0, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["motion", "memory", "network"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("memory", "network")]
+
+
+@pytest.mark.parametrize("name", ["motion", *SLOW])
 def test_samurai(name: str) -> None:
     golden = goldens.read(f"video_policy_samurai_{name}")
     policy, network = Samurai(**golden.about["thresholds"]), name == "network"
