@@ -79,8 +79,9 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
     calls = measure.record(model)
     # kernels are measured with MLX_SAM2_KERNELS=0 too
     has_metal = rules.metal_allowed() or mx.metal.is_available()
+    products = examination.yardstick() if has_metal else None  # halves take MLX's CPU backend minutes
     if has_metal:
-        rows = measure.measure(calls, facts["bandwidth_gb_s"], args.quick)
+        rows = measure.measure(calls, facts["bandwidth_gb_s"], args.quick, products)
     else:
         notes.append("no Metal here: MLX's own operations take the place of the kernels")
         rows = measure.verify_references(calls, product["precision"] == "reduced")
@@ -94,6 +95,8 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
     return {
         "machine": facts,
         "float32_product": product,
+        "large_products_gflop_s": products,
+        "fused_head_dims": examination.fused_pairs() if has_metal else None,
         "model": args.weights or args.model,
         "dtype": dtype_name(model.dtype),
         "ops": [dataclasses.asdict(row) for row in measured],
@@ -172,6 +175,13 @@ def _machine_lines(findings: dict[str, Any]) -> list[str]:
         "BLAS": facts["blas"] or "built into MLX" if facts["system"].startswith("Linux") else None,
         "float32": f"{precision[product['precision']]} (relative error {product['relative_error']:.1e}), "
         f"{product['gflop_s']:g} GFLOP/s",
+        "products": None
+        if findings["large_products_gflop_s"] is None
+        else ", ".join(f"{dtype} {rate:g} GFLOP/s" for dtype, rate in findings["large_products_gflop_s"].items())
+        + ", the yardstick of the table",
+        "fused": None
+        if findings["fused_head_dims"] is None
+        else "attention of head dims " + ", ".join(dims for dims, has in findings["fused_head_dims"].items() if has),
         "variables": f"MLX_SAM2_KERNELS {facts['MLX_SAM2_KERNELS'] or 'unset'}, "
         f"MLX_ENABLE_TF32 {facts['MLX_ENABLE_TF32'] or 'unset'}",
         "packages": ", ".join(f"{name} {version or 'missing'}" for name, version in facts["packages"].items()),
@@ -182,7 +192,7 @@ def _machine_lines(findings: dict[str, Any]) -> list[str]:
 
 
 def _op_lines(findings: dict[str, Any]) -> list[str]:
-    head = ("op", "shape", "calls", "difference", "kernel ms", "MLX ms", "MB", "of peak", "faster")
+    head = ("op", "shape", "calls", "difference", "kernel ms", "MLX ms", "MB", "of peak", "of product", "faster")
     lines = [head]
     for row in findings["ops"]:
         faster = None if row["mlx_ms"] is None else "kernel" if row["kernel_chosen"] else "MLX"
@@ -196,6 +206,7 @@ def _op_lines(findings: dict[str, Any]) -> list[str]:
                 _number(row["mlx_ms"], ".3f"),
                 _number(row["megabytes"], ".1f"),
                 _number(row["share"], ".0%"),
+                _number(row["of_product"], ".0%"),
                 faster or "",
             )
         )

@@ -16,8 +16,12 @@ import numpy as np
 from .. import __version__, _blas, machine
 from ..hub.client import HubError, start_client
 from ..kernels import choices, rules
+from ..text import dtype_name
 
 FULL_PRECISION, ANY_PRECISION = 2e-5, 1e-2  # relative errors of a product; float32 has about 1e-6, TF32 1e-3
+YARDSTICK, YARDSTICK_ROUNDS = 4096, 3  # side of the product that other work is held against, and how often it is run
+YARDSTICK_DTYPES = (mx.float32, mx.float16)
+FUSED_PAIRS = ((56, 56), (64, 64), (72, 72), (80, 80), (96, 96), (128, 128), (256, 64), (256, 256))  # head dims
 PROBE_CPU, PROBE_GPU = 512, 2048  # sides of the matrices of the probe
 
 
@@ -77,6 +81,35 @@ def probe() -> dict[str, Any]:
     error = float(np.abs(np.array(result) - exact).max() / np.abs(exact).max())
     kind = "float32" if error <= FULL_PRECISION else "reduced" if error <= ANY_PRECISION else "wrong"
     return {"relative_error": error, "precision": kind, "gflop_s": round(2 * side**3 / seconds / 1e9, 1)}
+
+
+def yardstick() -> dict[str, float]:
+    """GFLOP/s of one large product on the default device, by dtype: what other work is held against."""
+    found: dict[str, float] = {}
+    for dtype in YARDSTICK_DTYPES:
+        left, right = (mx.random.normal((YARDSTICK, YARDSTICK)).astype(dtype) for _ in range(2))
+        mx.eval(left @ right)
+        start = time.perf_counter()
+        mx.eval([left @ (right + i) for i in range(YARDSTICK_ROUNDS)])
+        seconds = max(time.perf_counter() - start, 1e-9) / YARDSTICK_ROUNDS
+        found[dtype_name(dtype)] = round(2 * YARDSTICK**3 / seconds / 1e9, 1)
+    return found
+
+
+def fused_pairs() -> dict[str, bool] | None:
+    """Whether MLX has a fused attention of these head dims, of queries and values; None if this MLX can't be asked."""
+    found: dict[str, bool] = {}
+    for dim, value_dim in FUSED_PAIRS:
+        q, v = mx.zeros((1, 1, 64, dim), mx.float16), mx.zeros((1, 1, 64, value_dim), mx.float16)
+        try:
+            mx.eval(mx.fast.scaled_dot_product_attention(q, q, v, scale=1.0, force_fused=True))
+        except TypeError:  # before MLX 0.32.2
+            return None
+        except (RuntimeError, ValueError):
+            found[f"{dim}/{value_dim}"] = False
+        else:
+            found[f"{dim}/{value_dim}"] = True
+    return found
 
 
 def opinions(facts: dict[str, Any], product: dict[str, Any]) -> tuple[list[str], list[str]]:

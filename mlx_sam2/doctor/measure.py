@@ -6,7 +6,7 @@ import dataclasses
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ import mlx.core as mx
 from ..kernels import dispatch
 from ..kernels.dispatch import Op, Tensor
 from ..model.sam2 import SAM2
-from ..text import first_line
+from ..text import dtype_name, first_line
 
 ROUNDS, QUICK_ROUNDS = 11, 3
 REDUCED_TOLERANCE = 1e-2  # of the largest value, if float32 products run as TF32
@@ -57,6 +57,7 @@ class Measurement:
     mlx_ms: float | None = None
     megabytes: float | None = None  # that have to move
     share: float | None = None  # of the chip's peak bandwidth that the faster way reaches
+    of_product: float | None = None  # its operations a second over those of one large product of this dtype
     kernel_chosen: bool | None = None
 
     @property
@@ -72,9 +73,15 @@ class Frame(NamedTuple):
     padded: bool = False  # whether some memories are padding, as with objects that were seen for different times
 
 
-# Besides a frame of one object with a full memory: all that makes other variants of the kernels. More objects make the
-# same variants as 4 do, and sizes leave the batch out.
-OTHER_FRAMES = (Frame(memories=1), Frame(padded=True), Frame(objects=4), Frame(objects=4, padded=True))
+# Besides a frame of one object with a full memory: all that makes other variants of the kernels (16 objects do at 512
+# pixels). Sizes leave the batch out, so what 16 objects share with 4 is measured once.
+OTHER_FRAMES = (
+    Frame(memories=1),
+    Frame(padded=True),
+    Frame(objects=4),
+    Frame(objects=4, padded=True),
+    Frame(objects=16),
+)
 
 
 def record(model: SAM2) -> list[Call]:
@@ -118,19 +125,22 @@ def _attended(model: SAM2, embedding: mx.array, frame: Frame) -> mx.array:
     return model.attend_memory(embedding, memories, order, pointers, times, present)
 
 
-def measure(calls: Iterable[Call], peak_gb_s: float | None, quick: bool) -> Iterator[Measurement]:
+def measure(
+    calls: Iterable[Call], peak_gb_s: float | None, quick: bool, products: Mapping[str, float] | None = None
+) -> Iterator[Measurement]:
     """Check and time each call both ways on the default device.
 
     Args:
         calls: as from ``record``.
         peak_gb_s: the chip's memory bandwidth; None if unknown.
         quick: fewer repetitions, and the differences of small cases only.
+        products: GFLOP/s of one large product by dtype (``examination.yardstick``).
     """
     for call in calls:
-        yield _measure(call, peak_gb_s, quick)
+        yield _measure(call, peak_gb_s, quick, (products or {}).get(dtype_name(call.dtype)))
 
 
-def _measure(call: Call, peak_gb_s: float | None, quick: bool) -> Measurement:
+def _measure(call: Call, peak_gb_s: float | None, quick: bool, product: float | None) -> Measurement:
     op = call.op
     args = dispatch.make_arguments(call.args, call.dtype)
     mx.eval([a for a in args if isinstance(a, mx.array)])
@@ -153,6 +163,7 @@ def _measure(call: Call, peak_gb_s: float | None, quick: bool) -> Measurement:
         kernel_ms=1e3 * times[1] if len(times) > 1 else None,
         megabytes=moved / 1e6,
         share=None if peak_gb_s is None else moved / min(times) / (1e9 * peak_gb_s),
+        of_product=None if product is None or op.flops is None else op.flops(*args) / min(times) / (1e9 * product),
         kernel_chosen=times[-1] <= times[0] and len(times) > 1,
     )
 

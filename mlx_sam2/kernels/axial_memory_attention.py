@@ -265,6 +265,14 @@ def _minimum_bytes(q: mx.array, *rest: Any) -> int:
     return q.nbytes + sum(x.nbytes for x in arrays) + len(arrays[0]) * q.shape[1] * arrays[0].shape[-1] * q.itemsize
 
 
+def _flops(q: mx.array, keys: mx.array, *rest: Any) -> int:
+    """Of the kernel, its products for A and B included: 8 frames of a cell at a time, some of which may be empty."""
+    (batch, count, width), (height, columns), num_tail = keys.shape, rest[3], rest[5]
+    frames = (count - num_tail) // (height * columns)
+    computed = -(-frames // 8) * 8 * height * columns + -(-num_tail // KEYS) * KEYS
+    return q.shape[1] * width * (4 * batch * computed + q.shape[-1] * (batch * columns + len(q) * height))
+
+
 axial_memory_attention_op = Op(
     name="axial_memory_attention",
     reference=axial_memory_attention_reference,
@@ -281,6 +289,7 @@ axial_memory_attention_op = Op(
         _case(1, 65, (2, 6), 9, 1, 64, 16, (2, 3), (7, 8)),
         _case(2, 33, (3, 3), 17, 70, 64, 16, (0, 8), (17, 52)),
         _case(1, 5, (1, 1), 1, 0, 32, 16),
+        _case(86, 1, (1, 17), 1, 0, 32, 16),  # five strips in three parts
         # the variants of the published models: columns split and whole, without and with padded memories
         _case(1, 20, (5, 10), 7, 64, 256, 64),
         _case(2, 40, (5, 4), 7, 64, 256, 64),
@@ -290,6 +299,7 @@ axial_memory_attention_op = Op(
         _case(1, 4096, (64, 64), 7, 64, 256, 64),
     ),
     preferred=_preferred,
+    flops=_flops,
 )
 
 

@@ -57,6 +57,7 @@ class Op:
     cases: tuple[tuple[Any, ...], ...] = ()  # arguments with `Tensor`s: what tests, doctor and benchmark share
     preferred: Callable[..., bool] = field(default=lambda *args: True)  # the built-in choice, if none is stored
     dtype: mx.Dtype | None = None  # of the results; None: that of the arguments
+    flops: Callable[..., int] | None = None  # of its products; None: it is bound by the bytes that it moves
 
     def __call__(self, *args: Any) -> Any:
         for calls in _recorders.get():

@@ -328,6 +328,7 @@ mask_unit_attention_op = Op(
     check_case=_check_case,
     minimum_bytes=_minimum_bytes,
     preferred=_preferred,
+    flops=lambda qkv, bias, num_heads, window, q_stride: 4 * qkv.size // 3 * (window // q_stride) ** 2,
     cases=(  # of (B, H, W, D), head by head
         _case(2, 9, 6, 8, heads=3, window=4),
         _case(1, 11, 5, 24, heads=2, window=4, q_stride=2),

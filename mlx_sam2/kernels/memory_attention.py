@@ -306,6 +306,10 @@ def _bias(b: int, m: int, *excluded: tuple[int, int], offset: float = 0) -> Tens
     return Tensor((b, m), mx.float32, offset=offset, excluded=excluded)
 
 
+def _flops(q: mx.array, k: mx.array, v: mx.array, *bias: mx.array) -> int:
+    return 2 * q.size // q.shape[-1] * k.shape[2] * (q.shape[-1] + v.shape[-1])
+
+
 memory_attention_op = Op(
     name="memory_attention",
     reference=attend,
@@ -338,6 +342,7 @@ memory_attention_op = Op(
         _case(1, 1, 4096, 4096, 256, 256),
     ),
     preferred=_preferred,
+    flops=_flops,
 )
 
 

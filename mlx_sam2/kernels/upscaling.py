@@ -188,6 +188,7 @@ mask_logits_op = Op(
         _mask_case(2, (128, 128), 32, 4),
     ),
     dtype=mx.float32,
+    flops=lambda y, more, weights: 2 * y.size * weights.shape[1],
 )
 
 

@@ -37,11 +37,11 @@ def test_text() -> None:
     assert ["axial_rope", "float32", "D=256"] in [row[:3] for row in rows]
     counts = {name: sum(int(row[-2]) for row in rows if row[0] == name) for name in {row[0] for row in rows}}
     blocks = 12
-    layers, early, padded, four, four_padded = 4, 4, 4, 4 + 6, 4  # four objects share their first self-attention
+    layers, early, padded, four, four_padded, sixteen = 4, 4, 4, 4 + 6, 4, 7  # objects share their first self-attention
     expected = {
-        "axial_memory_attention": 5 * layers,
+        "axial_memory_attention": 4 * layers,
         "axial_rope": 4 * layers + early,
-        "memory_attention": 2 * layers + early + padded + four + four_padded,
+        "memory_attention": 2 * layers + early + padded + four + four_padded + sixteen,
         "mask_unit_attention": blocks - 3,
         "global_attention": 3,
     }

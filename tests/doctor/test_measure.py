@@ -55,6 +55,7 @@ def call_of(clock: Clock, kernel_ms: float, mlx_ms: float, factor: float = 2, **
         size=lambda x: f"n={x.size}",
         check_case=lambda x: (Tensor((3,)),),
         minimum_bytes=lambda x: 2 * x.nbytes,
+        flops=lambda x: 4 * x.size,
     )
     return Call(op, (Tensor((250_000,), mx.float32),), 5)
 
@@ -141,9 +142,30 @@ def pretended_metal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[
         monkeypatch.setattr(
             examination, "probe", lambda: {"relative_error": 1e-3, "precision": "reduced", "gflop_s": 1.0}
         )
+        monkeypatch.setattr(examination, "yardstick", lambda: {"float32": 8.0, "float16": 9.0})
+        monkeypatch.setattr(examination, "fused_pairs", lambda: {"64/64": True, "256/64": False, "96/96": True})
         monkeypatch.setattr(machine, "chip", lambda: "Apple M2 Max")
 
     return pretend
+
+
+def test_the_yardstick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(examination, "YARDSTICK", 32)
+    found = examination.yardstick()
+    assert list(found) == ["float32", "float16"] and min(found.values()) > 0
+
+
+def test_asking_for_fused_attention(monkeypatch: pytest.MonkeyPatch) -> None:
+    def attention(q: mx.array, k: mx.array, v: mx.array, *, scale: float, force_fused: bool) -> mx.array:
+        if q.shape[-1] != v.shape[-1]:
+            raise ValueError("no such kernel")
+        return q
+
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", attention)
+    found = examination.fused_pairs()
+    assert found["64/64"] is True and found["256/64"] is False
+    monkeypatch.setattr(mx.fast, "scaled_dot_product_attention", lambda q, k, v, *, scale: q)
+    assert examination.fused_pairs() is None, "an MLX before force_fused"
 
 
 def test_the_table_and_what_is_stored(
@@ -160,8 +182,25 @@ def test_the_table_and_what_is_stored(
     assert choices.lookup(key) is True
     assert f"choices stored in {choices.path()}" in out.splitlines()
     lines = [line.split() for line in out.splitlines()]
-    assert ["op", "shape", "calls", "difference", "kernel", "ms", "MLX", "ms", "MB", "of", "peak", "faster"] in lines
-    assert ["double", "float32", "n=250000", "5", "0.0e+00", "0.500", "1.000", "2.0", "1%", "kernel"] in lines
+    assert [
+        "op",
+        "shape",
+        "calls",
+        "difference",
+        "kernel",
+        "ms",
+        "MLX",
+        "ms",
+        "MB",
+        "of",
+        "peak",
+        "of",
+        "product",
+        "faster",
+    ] in lines
+    assert ["double", "float32", "n=250000", "5", "0.0e+00", "0.500", "1.000", "2.0", "1%", "25%", "kernel"] in lines
+    assert "  products  float32 8 GFLOP/s, float16 9 GFLOP/s, the yardstick of the table" in out.splitlines()
+    assert "  fused     attention of head dims 64/64, 96/96" in out.splitlines()
     assert (
         "note: float32 products run in reduced precision, as TF32 does, on this GPU; MLX_ENABLE_TF32=0 restores" in out
     )

@@ -2,60 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import mlx.core as mx
 import numpy as np
 import pytest
 
 import metal
+from kernel_definitions import by_definition, difference, exact_gelu, pixels
 from mlx_sam2.kernels import gelu, mask_logits, residual_layer_norm, unfold, upscaled_layer_norm
-from mlx_sam2.kernels.dispatch import Op, arrays_of, make_arguments
+from mlx_sam2.kernels.dispatch import arrays_of, make_arguments
 from mlx_sam2.kernels.residual_layer_norm import lanes_of, norm_grid, residual_layer_norm_op
 from mlx_sam2.kernels.upscaling import mask_logits_op, upscaled_layer_norm_op
 from synthetic import normal
 
 OPS = {op.name: op for op in (residual_layer_norm_op, upscaled_layer_norm_op, mask_logits_op)}
 SMALL = [(name, case) for name, op in OPS.items() for case in range(len(op.cases) - 1)]  # the last are of full size
-
-
-def exact_gelu(x: np.ndarray) -> np.ndarray:
-    return 0.5 * x * (1 + np.vectorize(math.erf)(x / math.sqrt(2)))
-
-
-def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
-    centred = x - x.mean(-1, keepdims=True)
-    return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + eps) * weight + bias
-
-
-def pixels(y: np.ndarray, more: np.ndarray) -> np.ndarray:
-    """Each pixel by itself: cell (Y / 2, X / 2), quarter (Y % 2, X % 2)."""
-    b, h, w, channels = y.shape
-    width = channels // 4
-    result = np.empty((b, 2 * h, 2 * w, width))
-    for row, column in np.ndindex(2 * h, 2 * w):
-        first = (row % 2 * 2 + column % 2) * width
-        result[:, row, column] = y[:, row // 2, column // 2, first : first + width]
-    return result + more
-
-
-def by_definition(op: Op, args: tuple[Any, ...]) -> list[np.ndarray]:
-    arrays = [np.array(a.astype(mx.float32), np.float64) if isinstance(a, mx.array) else a for a in args]
-    if op is residual_layer_norm_op:
-        x, y, shift, weight, bias, position, eps = arrays
-        normed = layer_norm(x + y + shift, weight, bias, eps)
-        return [normed, normed + position]
-    if op is upscaled_layer_norm_op:
-        y, more, *rest = arrays
-        return [exact_gelu(layer_norm(pixels(y, more), *rest))]
-    y, more, weights = arrays
-    return [np.einsum("bmc,bhwc->bmhw", weights, exact_gelu(pixels(y, more)))]
-
-
-def difference(result: Any, expected: list[np.ndarray]) -> float:
-    found = [np.array(x.astype(mx.float32)) for x in arrays_of(result)]
-    return max(float(np.abs(a - b).max() / np.abs(b).max()) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize(("name", "case"), SMALL)
