@@ -36,7 +36,8 @@ class DatasetSink(FrameSink):
         format_name: one of ``names.WRITTEN``.
         overwrite: replace what is there.
         name: of the video in the data set.
-        classes: object id -> class name; else "object".
+        classes: object id -> class name.
+        others: the class of objects that have none there.
         frame_name: gives a frame's name for its index; else five digits.
         frame_path: gives a frame's file, which is copied as it is.
 
@@ -55,13 +56,15 @@ class DatasetSink(FrameSink):
         *,
         name: str = "video",
         classes: Mapping[int, str] | None = None,
+        others: str = CLASS,
         frame_name: Callable[[int], str] | None = None,
         frame_path: Callable[[int], Path] | None = None,
         options: WriteOptions | None = None,
     ) -> None:
         self._is_file = check_output(path, format_name, overwrite)
         super().__init__(path, overwrite)
-        self.format_name, self._name, self._classes = format_name, name, classes or {}
+        self.format_name, self._name = format_name, name
+        self._classes, self._others = classes or {}, others
         self._options = options or WriteOptions(predictions=True)
         self._frame_name, self._frame_path = frame_name or "{:05d}".format, frame_path
         self._stack = ExitStack()
@@ -116,7 +119,7 @@ class DatasetSink(FrameSink):
         objects = [
             DatasetObject(
                 obj,
-                self._classes.get(obj, CLASS),
+                self._classes.get(obj, self._others),
                 {place[i]: mask for i, mask in sorted(masks.items())},
                 {place[i]: score for i, score in sorted(self._scores[obj].items())},
             )

@@ -17,17 +17,6 @@ if TYPE_CHECKING:
     from ..frames.source import FrameSource
 
 
-class _Classes(dict[int, str]):
-    """Object -> class; of an object that was not named the class of all others."""
-
-    def __init__(self, given: list[tuple[int | None, str]]) -> None:
-        super().__init__((obj, name) for obj, name in given if obj is not None)
-        self._others = next((name for obj, name in reversed(given) if obj is None), CLASS)
-
-    def get(self, obj: int, default: str | None = None) -> str:  # type: ignore[override]
-        return super().get(obj, self._others)
-
-
 class _ReportingSink(DatasetSink):
     """Says at its end what the format cannot hold."""
 
@@ -53,7 +42,8 @@ def open_dataset_sink(args: argparse.Namespace, source: FrameSource) -> DatasetS
             args.format,
             args.overwrite,
             name=(path.name if is_folder else path.stem) or "video",
-            classes=_Classes(args.classes),
+            classes={obj: name for obj, name in args.classes if obj is not None},
+            others=next((name for obj, name in reversed(args.classes) if obj is None), CLASS),
             frame_name=source.frame_name,
             frame_path=source.paths.__getitem__ if is_folder else None,
         )
