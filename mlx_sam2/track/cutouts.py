@@ -57,9 +57,10 @@ def refuse_cutouts(args: argparse.Namespace) -> None:
     given = [f"--{name.replace('_', '-')}" for name in (*SETTINGS, *ALONE) if getattr(args, name)]
     words = [word.partition("=")[0] for word in cli.edge_words(args)]
     shapes = ("--grow", "--fill-holes", "--min-area")  # that change any mask
-    if args.davis is not None and (names(args) or given or words):
+    evaluates = "--davis" if args.davis is not None else "--dataset" if args.dataset is not None else None
+    if evaluates and (names(args) or given or words):
         option = [*(["--cutout"] if args.cutout else []), *(["--matte"] if args.matte else []), *given, *words][0]
-        raise UsageError(f"{option} does not go with --davis, which writes masks as the model gives them")
+        raise UsageError(f"{option} does not go with {evaluates}, which writes masks as the model gives them")
     for option in [*given, *(word for word in words if word not in shapes)]:
         if not names(args):
             raise UsageError(f"{option} belongs to --cutout and --matte: give one of them")

@@ -63,6 +63,8 @@ def check_fill(args: argparse.Namespace, live: bool) -> None:
         return
     if live:
         raise UsageError("--every-nth looks ahead: it needs a video file or a folder of frames")
+    if args.cutout or args.matte:
+        raise UsageError("--every-nth is a preview: --cutout and --matte do not go with it")
     if args.everything:
         raise UsageError("--every-nth follows what prompts pick out: --everything does not go with it")
 

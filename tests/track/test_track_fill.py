@@ -90,6 +90,7 @@ def test_a_film_is_read_in_order() -> None:
     [
         (["--point", "4,4", "--fill"], "give --every-nth 2, 3 or 4, too"),
         (["--everything", "--every-nth", "2"], "--everything does not go with it"),
+        (["--point", "4,4", "--every-nth", "2", "--matte", "m.mov"], "--cutout and --matte do not go with it"),
     ],
 )
 def test_what_does_not_go_together(
