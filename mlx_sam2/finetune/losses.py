@@ -66,7 +66,7 @@ def actual_ious(masks: mx.array, target: mx.array) -> mx.array:
     return mx.stop_gradient(common / mx.maximum(union, 1))
 
 
-def step_losses(step: Step, target: mx.array, num_objects: int) -> Terms:
+def step_losses(step: Step, target: mx.array, num_objects: float | mx.array) -> Terms:
     """The losses of one step, summed over its objects and divided by their number.
 
     Of three masks the one with the smallest 20 focal + dice gets these two losses; the IoU loss is the mean of all
@@ -89,7 +89,7 @@ def step_losses(step: Step, target: mx.array, num_objects: int) -> Terms:
     return Terms(*sums, presence.sum() / num_objects)
 
 
-def losses(frames: Sequence[Sequence[Step]], targets: mx.array, num_objects: int) -> Terms:
+def losses(frames: Sequence[Sequence[Step]], targets: mx.array, num_objects: float | mx.array) -> Terms:
     """The sum over all steps of all frames, not their mean. ``targets`` is (T, B, S, S) bool."""
     terms = [step_losses(step, targets[t], num_objects) for t, steps in enumerate(frames) for step in steps]
     total = terms[0]

@@ -1,16 +1,18 @@
-"""One step of training: the loss of a batch and its gradient."""
+"""One step of training: the loss of a batch and its gradient, compiled for photos on a GPU."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import numpy as np
 
+from ..model import compiled  # a module: tests replace compiles() there
 from ..model.results import ImageFeatures
 from ..model.sam2 import SAM2
 from .arguments import Arguments
+from .clicks import Points
 from .encoder import encode_images, memory_attention
 from .losses import Terms, losses
 from .optimizer import Arrays
@@ -18,6 +20,8 @@ from .parameters import without_gradient
 from .rollout import Plan, roll_out
 from .samples import Batch
 from .weights import Weights
+
+Inputs = dict[str, Any]  # trees of arrays
 
 
 class Gradient(NamedTuple):
@@ -28,48 +32,94 @@ class Gradient(NamedTuple):
     gradients: Arrays
 
 
-def gradient_of(
-    model: SAM2,
-    weights: Weights,
-    batch: Batch,
-    plan: Plan,
-    features: Sequence[ImageFeatures] | None,
-    arguments: Arguments,
-    key: mx.array,
-    num_objects: float,
-) -> Gradient:
-    """The losses of a batch and their gradients. Nothing is computed yet.
+class Shape(NamedTuple):
+    """What a graph depends on beside its arrays and their shapes."""
+
+    num_frames: int
+    num_samples: int
+    cached: bool  # whether features are given instead of pixels
+    first: tuple[tuple[int, bool], ...]  # initial frames, and whether each is prompted by points
+    corrected: tuple[tuple[int, tuple[type, ...]], ...]  # frames, and the kinds of their corrections
+
+
+class Gradients:
+    """Computes gradients. Graphs of photos are compiled on a GPU; those of clips are too many.
 
     Args:
-        model: with ``training_config``; it holds weights of the graph afterwards, until ``Weights.put``.
-        features: of the samples, if they are cached.
-        key: of ``mx.random``, for dropout and drop path.
-        num_objects: N, by which losses are divided.
+        model: with ``training_config``; after a call it holds weights of the graph, until ``Weights.put``.
     """
-    targets = mx.array(batch.targets)
-    num_frames, num_samples = len(batch.targets), len(batch.names)
-    owners = None if num_samples == 1 else mx.array(batch.owners)
-    for_path, for_dropout = mx.random.split(key)
 
-    def total(masters: Arrays) -> tuple[mx.array, Terms]:
-        weights.put(model, masters)
+    def __init__(self, model: SAM2, weights: Weights, arguments: Arguments) -> None:
+        self._model, self._weights, self._arguments = model, weights, arguments
+        self._compiled: dict[Shape, Callable[..., Any]] = {}
+
+    def of(
+        self, batch: Batch, plan: Plan, features: Sequence[ImageFeatures] | None, key: mx.array, num_objects: float
+    ) -> Gradient:
+        """The losses of a batch and their gradients. Nothing is computed yet.
+
+        Args:
+            features: of the samples, if they are cached.
+            key: of ``mx.random``, for dropout and drop path.
+            num_objects: N, by which losses are divided.
+        """
+        inputs: Inputs = {
+            "targets": mx.array(batch.targets),
+            "owners": mx.array(batch.owners),
+            "images": mx.array(batch.pixels) if features is None else joined(features).arrays(),
+            "prompts": [list(points) for points in plan.first.values() if points is not None],
+            "clicks": [[list(click) for click in clicks] for clicks in plan.corrections.values()],
+            "key": key,
+            "count": mx.array(float(num_objects)),
+        }
+        first = tuple((t, points is not None) for t, points in plan.first.items())
+        corrected = tuple((t, tuple(map(type, clicks))) for t, clicks in plan.corrections.items())
+        shape = Shape(len(batch.targets), len(batch.names), features is not None, first, corrected)
+        (value, terms), gradients = self._function(shape)(self._weights.masters, inputs)
+        masks_given = not all(by_points for _, by_points in first)
+        unused = without_gradient(shape.num_frames, plan.first, masks_given, bool(corrected))
+        return Gradient(value, Terms(*terms), {n: g for n, g in gradients.items() if not n.startswith(unused)})
+
+    def _function(self, shape: Shape) -> Callable[..., Any]:
+        def total(masters: Arrays, inputs: Inputs) -> tuple[mx.array, tuple[mx.array, ...]]:
+            found = self._losses(masters, inputs, shape)
+            return found.total(), tuple(found)
+
+        function = mx.value_and_grad(total)
+        if shape.num_frames > 1 or not compiled.compiles():
+            return function
+        if shape not in self._compiled:
+            self._compiled[shape] = mx.compile(function)
+        return self._compiled[shape]
+
+    def _losses(self, masters: Arrays, inputs: Inputs, shape: Shape) -> Terms:
+        model, arguments = self._model, self._arguments
+        self._weights.put(model, masters)
+        for_path, for_dropout = mx.random.split(inputs["key"])
         attend = memory_attention(
-            model, arguments.dropout, mx.random.split(for_dropout, num_frames), arguments.checkpoint
+            model, arguments.dropout, mx.random.split(for_dropout, shape.num_frames), arguments.checkpoint
         )
-        if features is None:
-            pixels = mx.array(batch.pixels)  # (T, V, S, S, 3)
-            rate = arguments.drop_path if arguments.preset == "full" else 0.0
-            encoded = encode_images(model, pixels.flatten(0, 1), rate, for_path, arguments.checkpoint)
-            frames = [_owned(_rows(encoded, t * num_samples, num_samples), owners) for t in range(num_frames)]
+        if shape.cached:
+            embedding, *high_res = inputs["images"]
+            encoded = ImageFeatures(embedding, tuple(high_res) or None)
         else:
-            frames = [_owned(joined(features), owners)]
-        found = losses(roll_out(model, frames, targets, plan, attend), targets, num_objects)
-        return found.total(), found
+            rate = arguments.drop_path if arguments.preset == "full" else 0.0
+            pixels = inputs["images"].flatten(0, 1)  # (T * V, S, S, 3)
+            encoded = encode_images(model, pixels, rate, for_path, arguments.checkpoint)
+        count, owners = shape.num_samples, inputs["owners"] if shape.num_samples > 1 else None
+        frames = [_owned(_rows(encoded, t * count, count), owners) for t in range(shape.num_frames)]
+        steps = roll_out(model, frames, inputs["targets"], _plan(inputs, shape), attend)
+        return losses(steps, inputs["targets"], inputs["count"])
 
-    (value, terms), gradients = mx.value_and_grad(total)(weights.masters)
-    masks_given = any(prompt is None for prompt in plan.first.values())
-    unused = without_gradient(num_frames, plan.first, masks_given, bool(plan.corrections))
-    return Gradient(value, terms, {n: g for n, g in gradients.items() if not n.startswith(unused)})
+
+def _plan(inputs: Inputs, shape: Shape) -> Plan:
+    prompts = iter(inputs["prompts"])
+    first = {t: Points(*next(prompts)) if by_points else None for t, by_points in shape.first}
+    corrections = {
+        t: [kind(*click) for kind, click in zip(kinds, clicks, strict=True)]
+        for (t, kinds), clicks in zip(shape.corrected, inputs["clicks"], strict=True)
+    }
+    return Plan(first, corrections)
 
 
 def joined(features: Sequence[ImageFeatures]) -> ImageFeatures:

@@ -25,7 +25,7 @@ from .parallel import World
 from .prompts import draw_plan
 from .rollout import training_config
 from .samples import Batch, draw_sample, prepare, together, trainable
-from .steps import Gradient, added, generator, gradient_of
+from .steps import Gradient, Gradients, added, generator
 from .weights import Weights
 
 AHEAD = 4  # batches that are prepared before they are needed
@@ -107,6 +107,7 @@ class Trainer:
         self.model = model.with_config(training_config(model.config))
         for twin in (self.model, self.scored):
             self.weights.put_all(twin)
+        self._gradients = Gradients(self.model, self.weights, arguments)
         self.optimizer = AdamW(
             self.weights.groups(arguments, model.config.trunk.total_blocks), final_share=arguments.final_share
         )
@@ -189,9 +190,7 @@ class Trainer:
             pairs = zip(batch.names, batch.first, strict=True)
             features = [self.features.get(self._named[name], first) for name, first in pairs]
         count = self.world.mean(batch.targets.shape[1])
-        found = gradient_of(
-            self.model, self.weights, batch, plan, features, self.arguments, mx.random.key(noise), max(count, 1)
-        )
+        found = self._gradients.of(batch, plan, features, mx.random.key(noise), max(count, 1))
         self.weights.put(self.model, self.weights.masters)
         return found
 

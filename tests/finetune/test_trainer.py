@@ -18,6 +18,7 @@ from mlx_sam2.datasets.opening import open_dataset
 from mlx_sam2.finetune import ArgumentError, Arguments, Event, Trainer, TrainingError
 from mlx_sam2.finetune import trainer as loop
 from mlx_sam2.finetune.parameters import PRESETS
+from mlx_sam2.model import compiled
 from mlx_sam2.model.sam2 import SAM2
 
 QUICK = Arguments(steps=4, corrections=2, evaluate_every=2, save_every=2, evaluated=4, dropout=0.1)
@@ -190,3 +191,18 @@ def test_gradients_of_two_processes_are_averaged_by_name(monkeypatch: pytest.Mon
     assert found.keys() == {"a", "c"}
     assert mx.array_equal(found["a"], mx.ones((2, 3))).item()
     assert found["c"].item() == 5
+
+
+@pytest.mark.parametrize("preset", ["decoder", "lora"])
+def test_a_step_can_be_compiled(preset: str, model: SAM2, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as on a GPU. It is not run: MLX's CPU backend would start a C++ compiler for every chain, for minutes."""
+    settings = dataclasses.replace(QUICK, preset=preset, corrections=1, augment=False)
+    trainer = Trainer(model, items, (), settings)
+    batch = trainer._batch(0)
+    plain = trainer._gradient(batch, 0)
+    monkeypatch.setattr(compiled, "compiles", lambda: True)
+    traced = trainer._gradient(batch, 0)
+    assert traced.gradients.keys() == plain.gradients.keys()
+    assert all(traced.gradients[name].shape == value.shape for name, value in plain.gradients.items())
+    monkeypatch.undo()
+    assert mx.array_equal(trainer._gradient(batch, 0).total, plain.total).item()  # no traced array stays in the model
