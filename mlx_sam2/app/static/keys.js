@@ -8,7 +8,8 @@ const ALT = MAC ? "⌥" : "Alt";
 const HELP = [
   ["Pointing", [
     [["Click"], "Include what is under the pointer"], [[ALT, "Click"], "Exclude it (or right-click)"], [["Drag"], "Box around the object"],
-    [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["1", "2", "3"], "The part, the object or the whole"],
+    [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["P"], "Brush"],
+    [["Drag"], "a point to move it; click it to remove it; drag a corner of the box"], [["⇧", "Click"], "Select the object there"], [["1", "2", "3"], "The part, the object or the whole"],
   ]],
   ["Objects", [
     [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
@@ -25,7 +26,7 @@ const HELP = [
     [["Enter"], "Click there, or set a corner of a box"], [[ALT, "Enter"], "Exclude there"],
   ]],
   ["View", [
-    [["0"], "Fit"], [["⇧", "1"], "Actual pixels"], [["+", "−"], "Zoom"], [["Space", "Drag"], "Move; in a video with H"],
+    [["M"], "Next view of masks"], [["0"], "Fit"], [["⇧", "1"], "Actual pixels"], [["+", "−"], "Zoom"], [["Space", "Drag"], "Move; in a video with H"],
     [["Scroll"], "Move or zoom; pinch to zoom"],
   ]],
   ["Video", [
@@ -132,6 +133,7 @@ export class Keys {
     }
     return {
       i: () => tools.choose("include"), e: () => tools.choose("exclude"), b: () => tools.choose("box"), a: () => tools.choose("everything"),
+      p: () => tools.choose("brush"), m: () => app.looks.turn(),
       h: () => tools.choose("pan"), n: () => objects.begin(), "[": () => objects.step(-1), "]": () => objects.step(1),
       v: () => app.toggleVisible(), Backspace: () => objects.remove(), Delete: () => objects.remove(),
       0: () => view.fit(), "!": () => view.zoomTo(1), "+": () => view.zoomBy(1.25), "=": () => view.zoomBy(1.25), "-": () => view.zoomBy(0.8),

@@ -3,6 +3,7 @@ import * as api from "./api.js";
 import { Painter } from "./canvas/paint.js";
 import { Pointer } from "./canvas/pointer.js";
 import { View } from "./canvas/view.js";
+import { Brush } from "./brush.js";
 import { Chooser, EverythingPanel } from "./chooser.js";
 import { Cutouts } from "./cutouts.js";
 import { find, withLooks } from "./document.js";
@@ -11,8 +12,10 @@ import { Exports } from "./exports.js";
 import { Files } from "./files.js";
 import { Gallery } from "./gallery.js";
 import { All } from "./gallery_all.js";
+import { Grips } from "./grips.js";
 import { Keys } from "./keys.js";
 import { login } from "./login.js";
+import { Looks } from "./looks.js";
 import { MaskPool } from "./masks.js";
 import { Objects } from "./objects.js";
 import { Session } from "./session.js";
@@ -32,10 +35,14 @@ class App {
     this.tools = new Tools(this);
     this.pointer = new Pointer(this.view, {
       hover: (x, y, event) => this.tools.hover(x, y, event), leave: () => this.tools.leave(),
+      take: (x, y, event) => this.tools.take(x, y, event),
       tap: (x, y, event) => this.tools.tap(x, y, event), drag: (box) => this.tools.drag(box),
       drop: (box) => this.tools.drop(box), pans: () => this.tools.pans,
     });
     this.cutouts = new Cutouts(this);
+    this.brush = new Brush(this);
+    this.grips = new Grips(this);
+    this.looks = new Looks(this);
     this.objects = new Objects(this);
     this.chooser = new Chooser(this);
     this.everything = new EverythingPanel(this);
@@ -224,6 +231,7 @@ class App {
     this.objects.show();
     this.chooser.show();
     this.everything.show();
+    this.brush.show();
     this.transport.show();
     this.exports.show();
     this.timeline.draw();

@@ -70,17 +70,37 @@ export class Tools {
     }
   }
 
+  /** What follows the pointer from here instead of a click or a box: a stroke of the brush, or a prompt that is there. */
+  take(x, y, event) {
+    const { session, view } = this.app;
+    if (!session || event.shiftKey || !view.holds(x, y)) return null;
+    this.forgetPreview();
+    return this.tool === "brush" ? this.app.brush.begin(x, y, event) : this.app.grips.take(x, y, event);
+  }
+
+  /** Selects the object that is seen at a place. */
+  #select(x, y) {
+    const { session, painter } = this.app;
+    const masks = session.masks.get(painter.frame);
+    const under = session.doc.objects.filter(({ id, visible }) => visible && masks?.get(id)?.area && contains(masks.get(id), x, y));
+    const [first] = under.sort((a, b) => masks.get(a.id).area - masks.get(b.id).area); // the smallest: it may lie on a larger one
+    if (!first) return;
+    session.select(first.id);
+    this.app.announce(first.name);
+  }
+
   tap(x, y, event) {
     const { session, view, painter } = this.app;
     if (!session || !view.holds(x, y)) return;
-    if (painter.regions.length) this.keepRegion(this.#regionAt(x, y));
+    if (event.shiftKey) this.#select(x, y);
+    else if (painter.regions.length) this.keepRegion(this.#regionAt(x, y));
     else if (this.tool === "everything") this.app.say("Press “Find everything” first, or choose another tool.");
     else this.point(x, y, this.tool !== "exclude" && !event.altKey && !event.ctrlKey && event.button !== 2);
   }
 
   drag(box) {
     const { painter, session } = this.app;
-    if (!session || this.tool === "everything") return;
+    if (!session || this.tool === "everything" || this.tool === "brush") return;
     painter.draft = box;
     this.forgetPreview();
     painter.marks();
@@ -90,7 +110,7 @@ export class Tools {
     const { painter, session } = this.app;
     painter.draft = null;
     painter.marks();
-    if (session && this.tool !== "everything" && x1 - x0 >= 1 && y1 - y0 >= 1) this.box([x0, y0, x1, y1]);
+    if (session && this.tool !== "everything" && this.tool !== "brush" && x1 - x0 >= 1 && y1 - y0 >= 1) this.box([x0, y0, x1, y1]);
   }
 
   // ---- prompts
@@ -111,6 +131,7 @@ export class Tools {
       return;
     }
     this.#prompt(include ? "Include" : "Exclude", (doc, id) => withPoint(doc, id, session.frame, round(x), round(y), include, this.refine.checked));
+    this.app.grips.placed = performance.now();
     this.app.announce(include ? "Included" : "Excluded");
   }
 
@@ -232,7 +253,9 @@ export class Tools {
 
   #enter(event) {
     const [x, y] = this.app.painter.crosshair;
-    if (this.tool !== "box") {
+    if (this.tool === "brush") {
+      this.app.brush.begin(x, y, event)?.end();
+    } else if (this.tool !== "box") {
       this.tap(Math.min(x, this.app.session.width - 0.5), Math.min(y, this.app.session.height - 0.5), event);
     } else if (this.corner) {
       const box = this.#cornered();

@@ -1,5 +1,7 @@
 // Draws the picture on one canvas and everything above it on another, at most once a screen refresh.
 import { find, PALETTE, promptsOf } from "../document.js";
+import { strokeLine } from "../raster.js";
+import { drawThrough, drawVeil } from "./looks.js";
 import { drawBox, drawCrosshair, drawPoint } from "./marks.js";
 
 export class Painter {
@@ -14,6 +16,10 @@ export class Painter {
     this.showsRegions = false; // while the tool of everything-mode is chosen
     this.region = null; // the one of them under the pointer
     this.draft = null; // box that is being dragged
+    this.stroke = null; // of the brush: {places, width, erases}
+    this.grip = null; // the prompts while one of them is being moved
+    this.look = "tint"; // one of LOOKS
+    this.opacity = 1; // of tints
     this.crosshair = null; // [x, y] of the keyboard's crosshair
     this.stale = { base: false, over: false };
     this.passing = null; // a frame that has arrived while another is waited for
@@ -118,6 +124,7 @@ export class Painter {
     context.save();
     context.translate(view.x, view.y);
     context.scale(view.scale, view.scale);
+    drawVeil(context, this.look, view.picture.width, view.picture.height, view.scale);
     this.#paintRegions(context);
     for (const object of session.doc.objects) {
       if (object.visible && object.id !== session.active) this.#paintObject(context, object, this.#maskOf(object.id), false);
@@ -125,6 +132,7 @@ export class Painter {
     const active = find(session.doc, session.active);
     if (active?.visible) this.#paintObject(context, active, this.candidate ?? this.#maskOf(active.id), true);
     if (this.hover) this.#paintMask(context, this.#drawing(this.hover, session.activeColour), session.activeColour, true, true);
+    this.#paintStroke(context);
     context.restore();
     this.#paintPrompts(context);
   }
@@ -143,7 +151,18 @@ export class Painter {
     if (drawing === undefined && mask) drawing = this.before.get(id);
     else if (mask && strong && this.before.get(id) !== drawing) performance.mark("mask drawn");
     this.before.set(id, mask ? drawing : null);
-    this.#paintMask(context, drawing, color, strong);
+    if (!drawing?.bitmap.width) return;
+    if (this.look === "tint" || this.look === "outline") this.#paintMask(context, drawing, color, strong);
+    else drawThrough(context, this.look, drawing, this.session.pictures.get(this.frame), this.view.picture.width, this.view.picture.height);
+  }
+
+  #paintStroke(context) {
+    if (!this.stroke) return;
+    const { places, width, erases } = this.stroke;
+    context.globalAlpha = 0.6;
+    context.strokeStyle = erases ? "#fff" : this.session.activeColour;
+    strokeLine(context, places, width);
+    context.globalAlpha = 1;
   }
 
   #paintRegions(context) {
@@ -157,9 +176,9 @@ export class Painter {
   #paintMask(context, drawing, colour, strong, faint = false) {
     if (!drawing?.bitmap.width) return; // empty, not decoded yet, or given up to make room
     const unit = 1 / this.view.scale;
-    context.globalAlpha = faint ? 0.32 : strong ? 0.48 : 0.38;
+    context.globalAlpha = this.opacity * (faint ? 0.32 : strong ? 0.48 : 0.38);
     context.imageSmoothingEnabled = true;
-    context.drawImage(drawing.bitmap, drawing.x, drawing.y, drawing.width, drawing.height);
+    if (this.look !== "outline") context.drawImage(drawing.bitmap, drawing.x, drawing.y, drawing.width, drawing.height);
     context.lineJoin = "round";
     context.setLineDash(faint ? [4 * unit, 4 * unit] : []);
     context.globalAlpha = faint ? 0.7 : 0.9;
@@ -176,7 +195,7 @@ export class Painter {
   #paintPrompts(context) {
     const { session, view } = this;
     const active = find(session.doc, session.active);
-    const { box, points } = promptsOf(session.doc, session.active, this.frame);
+    const { box, points } = this.grip ?? promptsOf(session.doc, session.active, this.frame);
     if (this.draft) drawBox(context, view, this.draft, session.activeColour, true);
     else if (box && active?.visible) drawBox(context, view, box, active.color, false);
     if (active?.visible) for (const [x, y, include] of points) drawPoint(context, ...view.toStage(x, y), include === 1);

@@ -4,13 +4,15 @@ const SLACK = { mouse: 4, pen: 6, touch: 10 }; // CSS pixels that a click may mo
 
 export class Pointer {
   /**
-   * `does`: {hover(x, y, event), leave(), tap(x, y, event), drag(box, event), drop(box, event), pans()}, where
-   * `pans()` tells whether a drag moves the picture now.
+   * `does`: {hover(x, y, event), leave(), tap(x, y, event), drag(box, event), drop(box, event), pans(), take(x, y, event)},
+   * where `pans()` tells whether a drag moves the picture now, and `take` what follows the pointer instead of all that:
+   * {move(x, y), end(whether it never moved), cancel()}, or null.
    */
   constructor(view, does) {
     Object.assign(this, { view, does });
     this.down = new Map(); // pointerId -> {x, y, startX, startY}
-    this.gesture = null; // null, "press", "drag", "pan", "pinch"
+    this.gesture = null; // null, "press", "drag", "pan", "pinch", "held"
+    this.held = null; // what `take` gave
     const stage = view.stage;
     stage.addEventListener("pointerdown", (event) => this.#pressed(event));
     stage.addEventListener("pointermove", (event) => this.#moved(event));
@@ -26,6 +28,13 @@ export class Pointer {
   /** Ends what is being dragged; nothing comes of it. */
   cancel() {
     this.gesture = this.down.size ? "idle" : null;
+    this.#letGo("cancel");
+  }
+
+  #letGo(how, ...args) {
+    const { held } = this;
+    this.held = null;
+    held?.[how](...args);
   }
 
   #place(event) {
@@ -39,11 +48,14 @@ export class Pointer {
     this.down.set(event.pointerId, { x, y, startX: x, startY: y });
     if (this.down.size === 2) {
       this.does.leave();
+      this.#letGo("cancel");
       this.gesture = "pinch";
       return;
     }
     this.gesture = event.button === 1 || this.does.pans() ? "pan" : "press";
     if (this.gesture === "pan") this.view.stage.dataset.cursor = "grabbing";
+    else this.held = this.does.take(...this.view.toPicture(x, y), event);
+    if (this.held) this.gesture = "held";
   }
 
   #moved(event) {
@@ -57,6 +69,10 @@ export class Pointer {
     if (this.gesture === "pinch") this.#pinch(event.pointerId, x, y);
     Object.assign(finger, { x, y });
     if (this.gesture === "pan") this.view.panBy(dx, dy);
+    if (this.gesture === "held") {
+      finger.moved ||= Math.hypot(x - finger.startX, y - finger.startY) > SLACK[event.pointerType];
+      this.held?.move(...this.view.toPicture(x, y));
+    }
     if (this.gesture === "press" && Math.hypot(x - finger.startX, y - finger.startY) > SLACK[event.pointerType]) {
       this.gesture = event.button === 2 || event.buttons === 2 ? "press" : "drag";
     }
@@ -67,6 +83,7 @@ export class Pointer {
     const finger = this.down.get(event.pointerId);
     if (!finger) return;
     this.down.delete(event.pointerId);
+    if (this.gesture === "held") this.#letGo("end", !finger.moved);
     if (this.gesture === "press") this.does.tap(...this.view.toPicture(finger.startX, finger.startY), event);
     if (this.gesture === "drag") this.does.drop(this.#box(finger), event);
     if (this.gesture === "pan") this.does.hover(...this.view.toPicture(finger.x, finger.y), event);
@@ -76,6 +93,7 @@ export class Pointer {
   #lost(event) {
     this.down.delete(event.pointerId);
     if (this.gesture === "drag") this.does.drag(null, event);
+    this.#letGo("cancel");
     this.gesture = this.down.size ? "idle" : null;
   }
 
