@@ -148,6 +148,15 @@ def precision(dtype: str, scheme: Scheme | None, schemes: Mapping[str, Scheme], 
     return text
 
 
+AGREEMENT = "Against its source, both computed in float32:"
+
+
+def with_agreement(text: str, mask_iou: float, largest_difference: float) -> str:
+    """The card with figures of agreement: of the masks of a click, and of their logits."""
+    figures = f"smallest IoU of a click's masks {mask_iou:.4f}, largest difference of logits {largest_difference:.3g}."
+    return text.replace("\n## Source and licence\n", f"\n{AGREEMENT} {figures}\n\n## Source and licence\n", 1)
+
+
 def readdress(text: str, address: str) -> str:
     """The card with another address in its snippets, for a folder that is uploaded later."""
     text = re.sub(r'(from_pretrained)\("[^\n]*"\)$', lambda m: f'{m[1]}("{address}")', text, flags=re.MULTILINE)

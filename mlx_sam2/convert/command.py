@@ -32,6 +32,7 @@ examples:
   python -m mlx_sam2.convert --hf-path tuned.pt --config tiny --upload-repo me/tuned-fp16
   python -m mlx_sam2.convert --hf-path ./tuned --to official --mlx-path tuned.pt
   python -m mlx_sam2.convert --mlx-path ./tuned-fp16 --upload-repo me/tuned-fp16     (a folder that is there)
+  python -m mlx_sam2.convert --all --upload-org me --dry-run         every published model, and their bytes
   python -m mlx_sam2.convert --verify ./sam2.1-hiera-tiny-8bit --hf-path tiny
 
 A name that ends in a precision (-fp32, -fp16, -bf16, -8bit, -4bit) must tell the truth. An existing path is never
@@ -73,6 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         help="write a folder for transformers, or a .pt for the official code, instead of one for MLX",
     )
     parser.add_argument("--upload-repo", metavar="OWNER/NAME", help="send the folder to the Hub when it is complete")
+    parser.add_argument(
+        "--all", action="store_true", help="make every published model in fp16, 8 bits and mixed; needs --upload-org"
+    )
+    parser.add_argument("--upload-org", metavar="OWNER", help="where --all sends them, with a collection of them")
     parser.add_argument("--private", action="store_true", help="make the repository private")
     parser.add_argument(
         "--dry-run",
@@ -96,6 +101,9 @@ def _check(args: argparse.Namespace) -> None:
     Raises:
         UsageError: one line.
     """
+    if args.all or args.upload_org:
+        _check_all(args)
+        return
     if args.verify is not None:
         extra = [
             o
@@ -131,6 +139,17 @@ def _check(args: argparse.Namespace) -> None:
         raise UsageError(f"{args.mlx_path} exists already: name another one with --mlx-path, or remove it")
     if args.to == "official" and args.mlx_path is not None and args.mlx_path.suffix not in (".pt", ".pth"):
         raise UsageError(f"--mlx-path {args.mlx_path}: --to official writes a file, name it .pt")
+
+
+def _check_all(args: argparse.Namespace) -> None:
+    if not (args.all and args.upload_org):
+        raise UsageError("--all and --upload-org OWNER go together")
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", args.upload_org):
+        raise UsageError(f"--upload-org {args.upload_org!r} is no name of a user or organisation")
+    alone = ("hf_path", "mlx_path", "revision", "config", "weights_key", "merge_adapter", "dtype", "quantize", "q_bits",
+             "q_group_size", "q_recipe", "to", "upload_repo", "verify")  # fmt: skip
+    if extra := [option for option in alone if getattr(args, option)]:
+        raise UsageError(f"--{extra[0].replace('_', '-')} does not go with --all, which makes all of them")
 
 
 def _check_upload_only(args: argparse.Namespace) -> None:
@@ -295,6 +314,10 @@ def _run(args: argparse.Namespace) -> int:
     except UsageError as error:
         return cli.fail(PROG, error)
     try:
+        if args.all:
+            from . import shelf
+
+            return shelf.run(args)
         if args.verify is not None:
             return _verify(args)
         return _convert(args) if args.hf_path is not None else _upload(args, args.mlx_path)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,30 @@ def upload(
         raise HubError(_explain(error, repo_id, token)) from None
     page = f"{endpoint()}/{repo_id}"
     return page if revision is None else f"{page}/tree/{revision}"
+
+
+def collect(
+    title: str, owner: str, repo_ids: Sequence[str], *, private: bool = False, token: str | bool | None = None
+) -> str:
+    """Gather model repositories in a collection of ``owner``, made if there is none of this title; its address.
+
+    Raises:
+        HubError: as ``upload``.
+    """
+    start_client(token)
+    from huggingface_hub import HfApi
+
+    try:
+        with calm():
+            api = HfApi(token=_token(token))
+            made = patiently(lambda: api.create_collection(title, namespace=owner, private=private, exists_ok=True))
+            for repo_id in repo_ids:
+                patiently(lambda name=repo_id: api.add_collection_item(made.slug, name, "model", exists_ok=True))
+    except (*client_errors(), RuntimeError, ValueError, KeyError) as error:  # KeyError: an answer that makes no sense
+        if isinstance(error, HubError):
+            raise
+        raise HubError(_explain(error, f"the collection {title!r} of {owner}", token)) from None
+    return f"{endpoint()}/collections/{made.slug}"
 
 
 def check_folder(folder: Path) -> None:

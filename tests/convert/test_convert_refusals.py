@@ -41,6 +41,8 @@ REFUSALS = {
     "an absent configuration": (["--hf-path", "{nano}", "--config", "no.json"], "config='no.json' is neither"),
     "another configuration": (["--hf-path", "{nano}", "--config", "tiny"], "its tensors are not"),
     "bits without -q": (["--hf-path", "{ours}", "--q-bits", "8"], "--q-bits needs -q"),
+    "all of them to nowhere": (["--all"], "--all and --upload-org OWNER go together"),
+    "all of them and one": (["--all", "--upload-org", "me", "--hf-path", "{ours}"], "--hf-path does not go with --all"),
     "a recipe without -q": (["--hf-path", "{ours}", "--q-recipe", "mixed"], "--q-recipe needs -q"),
     "bits and a recipe": (
         ["--hf-path", "{ours}", "-q", "--q-recipe", "mixed", "--q-bits", "4"],

@@ -71,6 +71,44 @@ def test_from_the_hub_to_the_hub(tuned: Path, tmp_path: Path) -> None:
         machine.done("--hf-path", "me/tuned-8bit", "--to", "transformers", "--mlx-path", "back")
 
 
+ALL = """
+import sys
+from mlx_sam2.config import published
+from mlx_sam2.convert import command
+from synthetic import nano_config
+name = "someone/tuned"
+published.PUBLISHED.clear()
+published.PUBLISHED["tuned"] = published.PublishedModel("tuned", "tuned", name, nano_config())
+sys.exit(command.main(sys.argv[1:]))
+"""
+
+
+def test_all_models_to_the_hub(tuned: Path, tmp_path: Path) -> None:
+    """With one model in the place of those that were published: three copies, their cards, one collection."""
+    stand_in = HubStandIn({"someone/tuned": tuned}, writers={TOKEN: "me"})
+    with stand_in as endpoint:
+        machine = Desk(tmp_path, endpoint)
+        paths = f"{ROOT}:{ROOT / 'tests' / 'support'}"
+        said = machine.run("-c", ALL, "--all", "--upload-org", "me", "--dry-run", PYTHONPATH=paths)
+        assert said.returncode == 0, said.stderr
+        assert "would send 3 models" in said.stdout and not list(tmp_path.glob("tuned-*"))
+        done = machine.run("-c", ALL, "--all", "--upload-org", "me", HF_TOKEN=TOKEN, PYTHONPATH=paths)
+        assert (done.returncode, done.stderr) == (0, ""), done.stderr
+        names = [f"me/tuned-{precision}" for precision in ("fp16", "8bit", "mixed")]
+        assert stand_in.collections == {"me/sam-2-for-mlx": names}
+        assert f"they are gathered in {endpoint}/collections/me/sam-2-for-mlx" in done.stdout
+        for name in names:
+            files = stand_in.files(name)
+            text = files["README.md"].decode()
+            assert "library_name: mlx" in text and "base_model: someone/tuned" in text
+            assert "Against its source, both computed in float32: smallest IoU of a click's masks" in text
+            stated = next(line for line in said.stdout.splitlines() if f"{name}," in line)
+            size = int(stated.split(" bytes")[0].replace(",", ""))
+            assert abs(len(files["model.safetensors"]) - size) < 100_000  # its header
+        again = machine.run("-c", ALL, "--all", "--upload-org", "me", HF_TOKEN=TOKEN, PYTHONPATH=paths)
+        assert again.returncode == 0, again.stderr
+
+
 def test_an_upload_that_fails_goes_on(tuned: Path, tmp_path: Path) -> None:
     """The folder stays; the line that says why also says how to send it, and the card then bears the new name."""
     stand_in = HubStandIn(writers={TOKEN: "me"}, faults=(Fault("/preupload", times=99, status=403),))

@@ -43,6 +43,8 @@ class Request:
             return _json({"type": "user", "name": self.user(), "orgs": []}) if self.user() else self.unknown()
         if self.path == "/api/repos/create":
             return self.create(json.loads(body))
+        if self.path.startswith("/api/collections"):
+            return self.collection(json.loads(body))
         api = self.path.startswith("/api/models/")
         parts = self.path.removeprefix("/api/models").strip("/").split("/")
         repo, rest = "/".join(parts[:2]).removesuffix(".git"), parts[2:]
@@ -105,6 +107,23 @@ class Request:
         private = asked.get("visibility") == "private" or asked.get("private") is True
         self.hub.repositories[name] = Repository({".gitattributes": b"*.safetensors filter=lfs\n"}, private)
         return _json({"url": f"{self.hub.endpoint}/{name}", "name": name, "id": name})
+
+    def collection(self, asked: dict) -> Reply:
+        """POST /api/collections, and /api/collections/<owner>/<title>/items"""
+        if self.user() is None:
+            return self.unknown()
+        slug = self.path.removeprefix("/api/collections").strip("/").removesuffix("/items")
+        if not slug:
+            slug = f"{asked['namespace']}/{asked['title'].lower().replace(' ', '-')}"
+            self.hub.collections.setdefault(slug, [])
+        else:
+            self.hub.collections[slug].append(asked["item"]["id"])
+        items = [
+            {"_id": str(i), "id": name, "type": "model", "position": i}
+            for i, name in enumerate(self.hub.collections[slug])
+        ]
+        about = {"slug": slug, "title": slug, "owner": {}, "items": items, "lastUpdated": "2026-01-01T00:00:00.000Z"}
+        return _json({**about, "position": 0, "private": False, "theme": "green", "upvotes": 0})
 
     def write(self, repo: str, rest: list[str], body: bytes) -> Reply:
         if self.user() is None:

@@ -67,6 +67,7 @@ class HubStandIn:
         self.part_size, self.faults = part_size, list(faults)
         self.objects: dict[str, bytes] = {}  # LFS contents by sha256, committed or not
         self.parts: dict[tuple[str, int], bytes] = {}
+        self.collections: dict[str, list[str]] = {}  # names of repositories by slug
         self.requests: list[str] = []
         self.ranges: list[str] = []
         self.received: list[int] = []
