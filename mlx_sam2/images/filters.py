@@ -5,6 +5,7 @@ Pictures are (H, W) or (H, W, C) float32. Each filter needs a few arrays of the 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from math import ceil, exp, isqrt
 
 import numpy as np
@@ -99,18 +100,35 @@ def guided_filter(x: np.ndarray, guide: np.ndarray, radius: int, epsilon: float)
         (H, W) float32, not clipped.
     """
     step = max(1, radius // 4)
-    slope, offset = _local_models(_reduced(x, step), _reduced(guide, step) / 255, ceil(radius / step), epsilon)
+    slope, offset = _local_models(reduced(x, step), reduced(guide, step) / 255, ceil(radius / step), epsilon)
     out = np.empty(x.shape, np.float32)
-    rows, columns = _between(x.shape[0], step, len(slope)), _between(x.shape[1], step, slope.shape[1])
-    models = np.concatenate([slope / 255, offset[..., None]], axis=2)
-    for top in range(0, len(x), STRIP):
-        strip = slice(top, top + STRIP)
-        low, high, weight = (part[strip] for part in rows)
-        tall = _blend(models[low], models[high], weight[:, None, None])
-        low, high, weight = columns
-        at = _blend(tall[:, low], tall[:, high], weight[:, None])
+    for strip, at in enlarged(np.concatenate([slope / 255, offset[..., None]], axis=2), step, x.shape):
         out[strip] = (at[..., :3] * guide[strip]).sum(axis=2) + at[..., 3]
     return out
+
+
+def weighted_means(x: np.ndarray, weights: np.ndarray, radius: int, step: int) -> np.ndarray:
+    """Means (h, w, C) of a picture (H, W, C) over boxes, one for each block of step x step pixels.
+
+    Args:
+        weights: (H, W) float32.
+    """
+    strips = [slice(top, top + STRIP * step) for top in range(0, len(x), STRIP * step)]
+    sums = np.concatenate([reduced(x[strip] * weights[strip, :, None], step) for strip in strips])
+    total = reduced(weights, step)
+    reach = ceil(radius / step)
+    return box_mean(sums, reach) / (box_mean(total, reach)[..., None] + np.float32(1e-6))
+
+
+def enlarged(x: np.ndarray, step: int, size: tuple[int, int]) -> Iterator[tuple[slice, np.ndarray]]:
+    """A reduced picture (h, w, C) at its former size (H, W), linear between blocks: rows, and the picture there."""
+    rows, columns = _between(size[0], step, len(x)), _between(size[1], step, x.shape[1])
+    for top in range(0, size[0], STRIP):
+        strip = slice(top, min(top + STRIP, size[0]))
+        low, high, weight = (part[strip] for part in rows)
+        tall = _blend(x[low], x[high], weight[:, None, None])
+        low, high, weight = columns
+        yield strip, _blend(tall[:, low], tall[:, high], weight[:, None])
 
 
 def _local_models(p: np.ndarray, colours: np.ndarray, radius: int, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
@@ -132,7 +150,7 @@ def _local_models(p: np.ndarray, colours: np.ndarray, radius: int, epsilon: floa
     return box_mean(slope, radius), box_mean(offset, radius)
 
 
-def _reduced(x: np.ndarray, step: int) -> np.ndarray:
+def reduced(x: np.ndarray, step: int) -> np.ndarray:
     """Means over blocks of step x step pixels; the last ones are filled up with the edge."""
     if step == 1:
         return x.astype(np.float32)

@@ -14,7 +14,7 @@ import numpy as np
 from ..masks.components import clean_logits
 from ..model.resize import source_positions
 from .drawing import part_around
-from .filters import blur, box_mean, grow, guided_filter
+from .filters import blur, box_mean, enlarged, grow, guided_filter, weighted_means
 
 KINDS = ("hard", "soft", "guided")
 CELLS = 256  # logits along a side of the picture, of the published models
@@ -177,23 +177,27 @@ def decontaminated(pixels: np.ndarray, matte: np.ndarray) -> np.ndarray:
     part = part_around((matte > 0) & (matte < 1), 2 * first)
     if part[0].stop == 0:
         return pixels
-    photo, a = pixels[part].astype(np.float32), matte[part][..., None]
-    own, ground = _means(photo, photo, _sure(a), _sure(1 - a), first)
-    own = own + a * (photo - a * own - (1 - a) * ground)
-    own, ground = _means(own, ground, a, 1 - a, second)
-    own = own + a * (photo - a * own - (1 - a) * ground)
+    photo, a = pixels[part], matte[part]
+    size, coarse, fine = photo.shape[:2], max(1, first // 8), max(1, second // 4)
+    ground = weighted_means(photo, _sure(1 - a), first, coarse)
+    own = np.empty(photo.shape, np.float32)
+    means = np.concatenate([weighted_means(photo, _sure(a), first, coarse), ground], axis=2)
+    for strip, found in enlarged(means, coarse, size):
+        own[strip] = _fused(photo[strip], a[strip, :, None], found[..., :3], found[..., 3:])
+    finer = enlarged(weighted_means(own, a, second, fine), fine, size)
+    near = (a < 1) & grow(a > 0, second)
     out = pixels.copy()
-    near = (a < 1) & (box_mean(a, second) > 1e-4)
-    out[part] = np.where(near, np.rint(np.clip(own, 0, 255)).astype(np.uint8), pixels[part])
+    for (strip, found), (_, behind) in zip(finer, enlarged(ground, coarse, size), strict=True):
+        clean = np.rint(np.clip(_fused(photo[strip], a[strip, :, None], found, behind), 0, 255)).astype(np.uint8)
+        out[part][strip] = np.where(near[strip, :, None], clean, photo[strip])
     return out
+
+
+def _fused(photo: np.ndarray, a: np.ndarray, own: np.ndarray, ground: np.ndarray) -> np.ndarray:
+    """The object's colours (H, W, 3) that, over the background's, are nearest to the photo's."""
+    return own + a * (photo - a * own - (1 - a) * ground)
 
 
 def _sure(a: np.ndarray) -> np.ndarray:
     """Weights that prefer pixels that show one thing alone."""
     return np.maximum(a - 0.95, 0) * 20 + 1e-3 * a
-
-
-def _means(own: np.ndarray, ground: np.ndarray, a: np.ndarray, b: np.ndarray, radius: int) -> list[np.ndarray]:
-    """Means of colours (H, W, 3) under the weights a and b (H, W, 1)."""
-    pairs = ((own, a), (ground, b))
-    return [box_mean(colours * w, radius) / (box_mean(w, radius) + np.float32(1e-6)) for colours, w in pairs]
