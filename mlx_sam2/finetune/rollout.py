@@ -61,7 +61,7 @@ def roll_out(
         attend: replaces ``model.attend_memory``, to add dropout.
     """
     later = [t for t in range(len(frames)) if t not in plan.first]
-    track = ObjectTrack(conditioning={}, tracked={})  # type: ignore[arg-type]  # of all objects at once
+    track = ObjectTrack({}, {}, {})  # type: ignore[arg-type]  # of all objects at once
     steps: dict[int, list[Step]] = {}
     for t in [*plan.first, *later]:
         if t in plan.first and plan.first[t] is None:

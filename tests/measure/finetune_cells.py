@@ -1,6 +1,6 @@
 """What fine-tuning brings the demo model on scenes of a kind that it has not seen, and what it loses on its own.
 
-    python tests/measure/finetune_cells.py [--steps 200] [--presets decoder lora] [--work FOLDER]
+    python tests/measure/finetune_cells.py [--steps 150] [--presets decoder lora] [--work FOLDER]
 
 Trains on 40 scenes of cells (outlines within clusters), the photo of coins, and 41 scenes of the demo's own kind, so
 that these are not forgotten; evaluates on 12 other scenes of cells and on 24 of the demo's evaluation (seeds that its
@@ -66,8 +66,8 @@ def write_data(work: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--rate", type=float, default=2e-4)
+    parser.add_argument("--steps", type=int, default=150)
+    parser.add_argument("--rate", type=float, default=7e-5)
     parser.add_argument("--presets", nargs="+", default=["decoder", "lora"])
     parser.add_argument("--work", type=Path, help="folder of the data; default: a temporary one")
     options = parser.parse_args(argv)

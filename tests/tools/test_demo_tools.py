@@ -178,3 +178,15 @@ def test_from_training_to_mlx(torch: ModuleType, monkeypatch: pytest.MonkeyPatch
     masks = found.masks[0, 1:].clamp(-32, 32).numpy()  # as the predictor gives them
     assert np.abs(logits - masks).max() < 1e-4 * np.abs(masks).max()
     assert np.abs(scores - found.ious[0, 1:].numpy()).max() < 1e-4
+
+
+@pytest.mark.slow
+def test_training_with_our_own_trainer(tmp_path: Path) -> None:
+    """tune.py, tiny: a shard of scenes and of clips, two steps of each, an evaluation of two scenes, the verdict."""
+    words = ["--shards", "1", "--steps", "2", "--batch", "1", "--jobs", "2", "--stills", "2", "--clips", "0"]
+    command = [sys.executable, str(TOOLS / "tune.py"), str(tmp_path), *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "stills: step 1, loss" in done.stdout and "clips: step 1, loss" in done.stdout
+    assert "ship" in done.stdout.splitlines()[-1]
+    assert (tmp_path / "clips-fp32" / "model.safetensors").is_file()
