@@ -30,6 +30,7 @@ from ..video.tracker import Tracker
 PHOTO = (1200, 1800)  # height, width
 FRAME = (720, 1280)
 OBJECTS = (1, 4, 16)
+POINTS = 64  # that automatic masks decode at once
 
 
 Graph = tuple[Callable[..., Any], tuple[mx.array, ...]]  # a function of arrays, and arrays to trace it with
@@ -221,16 +222,17 @@ def modelled_graphs(model: SAM2) -> dict[str, Callable[[], Graph]]:
         mx.eval(features.arrays())
         return features
 
-    def click() -> Graph:
+    def clicks(count: int) -> Graph:
         features = blank()
         return (
-            lambda points: model.predict_masks(features, points, mx.ones((1, 1), mx.int32)),
-            (mx.full((1, 1, 2), size / 2),),
+            lambda points: model.predict_masks(features, points, mx.ones((count, 1), mx.int32)),
+            (mx.full((count, 1, 2), size / 2),),
         )
 
     return {
         "image encode": lambda: encode_graph(model, mx.zeros((1, size, size, 3), model.dtype)),
-        "click on an encoded image": click,
+        "click on an encoded image": lambda: clicks(1),
+        f"{POINTS} points on an encoded image": lambda: clicks(POINTS),
         "tracked frame, full memory": lambda: frame_graph(model, blank(), 1),
     }
 

@@ -110,7 +110,7 @@ def _modelled(mine: Worker, other: Worker | None, chip: str) -> list[Result]:
             spent / least,
             f"{spent:.2f} ms, at least {least:.2f} ms",
         ),
-        Result(f"modelled on {chip}, float16: tracked frame, full memory, over {PEER}", 0.6, ratio, remark),
+        Result(f"modelled on {chip}, float16: tracked frame, full memory, over {PEER}", 0.45, ratio, remark),
     ]
 
 
