@@ -84,6 +84,29 @@ def test_a_double_click_on_a_name_renames(page: Page) -> None:
     assert page.objects()[0]["name"] == "Cup of coffee"
 
 
+def test_prompts_are_jumped_to_and_clicked_in_the_strip(app_server: str, browser: Any, tmp_path: Path) -> None:
+    page = Page(browser, app_server)
+    page.open(page_media.write_clip(tmp_path / "ball.mp4", 24))
+    page.click(60, 165)
+    page.go_to(12)
+    page.press("n")
+    page.click(365, 80)
+    page.tab.locator("#stage").focus()
+    page.press("<")
+    assert page.text("#clock").startswith("1 / ")
+    page.press(">")
+    assert page.text("#clock").startswith("13 / ")
+    page.press(">")
+    assert page.text("#clock").startswith("13 / "), "there is none after it"
+    page.painted()
+    strip, row = page.tab.locator("#strip").bounding_box(), page.tab.evaluate("app.timeline.pitch")
+    page.tab.mouse.click(strip["x"] + 20, strip["y"] + 35 + row / 2)  # the first object's diamond
+    page.settled()
+    assert page.text("#clock").startswith("1 / ") and page.tab.evaluate("app.session.active") == 1
+    page.close()
+    assert page.errors == []
+
+
 def test_space_plays_after_scrubbing(app_server: str, browser: Any, tmp_path: Path) -> None:
     page = Page(browser, app_server)
     page.open(page_media.write_clip(tmp_path / "ball.mp4", 12))

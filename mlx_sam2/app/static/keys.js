@@ -30,7 +30,7 @@ const HELP = [
     [["Scroll"], "Move or zoom; pinch to zoom"],
   ]],
   ["Video", [
-    [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
+    [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["<", ">"], "Previous, next prompt"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
     [["Esc"], "Stop tracking"],
   ]],
 ];
@@ -139,6 +139,7 @@ export class Keys {
       0: () => view.fit(), "!": () => view.zoomTo(1), "+": () => view.zoomBy(1.25), "=": () => view.zoomBy(1.25), "-": () => view.zoomBy(0.8),
       ArrowLeft: () => session.video && transport.step(-1), ArrowRight: () => session.video && transport.step(1),
       ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),
+      "<": () => transport.jump(-1), ">": () => transport.jump(1),
       t: () => transport.track("forward"), T: () => transport.track("backward"), x: () => app.exports.menu(), Escape: () => app.escape(),
     }[event.key];
   }

@@ -4,6 +4,7 @@ import { byId, themed } from "./dom.js";
 import { GONE, NOTHING, TRACKED } from "./tracks.js";
 
 const FILM = 30; // height of the small pictures, CSS pixels
+const TAKEN = 6; // CSS pixels beside a diamond that still mean it
 const PAD = 18; // left and right: room for the object's number, and to touch the first and last frame
 
 export class Timeline {
@@ -31,7 +32,18 @@ export class Timeline {
     const bounds = this.strip.getBoundingClientRect();
     const part = (event.clientX - bounds.left - PAD) / (bounds.width - 2 * PAD);
     this.app.transport.stop();
-    this.app.session.show(Math.round(part * (this.app.session.frames - 1)));
+    const prompted = event.type === "pointerdown" ? this.#promptAt(event.clientX - bounds.left, event.clientY - bounds.top) : null;
+    if (prompted) this.app.session.select(prompted.id);
+    this.app.session.show(prompted ? prompted.frame : Math.round(part * (this.app.session.frames - 1)));
+  }
+
+  /** The diamond under the pointer: its object is selected, and its frame shown. */
+  #promptAt(x, y) {
+    const { objects } = this.app.session.doc;
+    const object = objects[Math.floor((y - FILM - 5) / this.pitch)];
+    const frames = Object.keys(object?.frames ?? {}).map(Number).filter((frame) => Math.abs(this.#x(frame) - x) <= TAKEN);
+    if (!frames.length) return null;
+    return { id: object.id, frame: frames.reduce((best, frame) => (Math.abs(this.#x(frame) - x) < Math.abs(this.#x(best) - x) ? frame : best)) };
   }
 
   open() {
@@ -77,7 +89,7 @@ export class Timeline {
     context.clearRect(0, 0, clientWidth, clientHeight);
     this.#paintFilm(context);
     const { objects } = session.doc;
-    const pitch = Math.min(14, (clientHeight - FILM - 8) / Math.max(objects.length, 1));
+    const pitch = this.pitch = Math.min(14, (clientHeight - FILM - 8) / Math.max(objects.length, 1));
     objects.forEach((object, index) => this.#paintRow(context, object, FILM + 5 + pitch * (index + 0.5), pitch));
     this.#paintHead(context, clientHeight);
     this.#describe();

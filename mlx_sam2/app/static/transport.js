@@ -21,6 +21,17 @@ export class Transport {
     this.app.session.show(this.app.session.frame + by);
   }
 
+  /** To the next prompt in a direction, 1 or -1, of any object. */
+  jump(way) {
+    const { session } = this.app;
+    if (!session?.video) return;
+    const frames = [...new Set(session.doc.objects.flatMap(({ frames }) => Object.keys(frames).map(Number)))].sort((a, b) => a - b);
+    const next = way > 0 ? frames.find((frame) => frame > session.frame) : frames.findLast((frame) => frame < session.frame);
+    this.stop();
+    if (next === undefined) announce(way > 0 ? "No prompt after this frame" : "No prompt before this frame");
+    else session.show(next);
+  }
+
   toggle() {
     if (this.playing) return this.stop();
     const { session } = this.app;
