@@ -240,6 +240,9 @@ def check_box(name: str, box: tuple[float, ...], size: tuple[int, int], where: s
         raise UsageError(f"{name} reaches outside {where} ({width} x {height} pixels)")
 
 
+MEMORY_POLICIES = ("official", "samurai", "dam4sam")  # of video.policies, which would bring mlx in
+
+
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("model")
     group.add_argument(

@@ -53,6 +53,8 @@ def build_parser() -> argparse.ArgumentParser:
         "file", metavar="FILE", nargs="?", type=Path, help="a picture, a video, a folder of frames or a project"
     )
     cli.add_model_options(parser)
+    parser.add_argument("--memory-policy", choices=cli.MEMORY_POLICIES, default="official",
+                        help="how objects are tracked in videos; default: %(default)s")  # fmt: skip
     server = parser.add_argument_group("server")
     server.add_argument("--host", default="127.0.0.1", help="the address to listen on; default: %(default)s")
     server.add_argument(
@@ -135,6 +137,7 @@ def _make(args: argparse.Namespace, access: Any, folder: Path) -> App:
     from .schemas import ApiError
 
     options = {"dtype": args.dtype, "revision": args.revision, **cli.weights_key(args)}
+    options["memory_policy"] = args.memory_policy
     app = App.make(access, folder, args.model, saves=_saves(args), **options)
     if args.file is not None:
         try:

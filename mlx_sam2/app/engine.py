@@ -36,14 +36,17 @@ class Engine:
 
     Args:
         name: as for ``mlx_sam2.load``; dtype and revision too.
+        memory_policy: of videos, as for ``SAM2VideoPredictor``.
     """
 
-    def __init__(self, name: str, worker: Worker, edits: Edits, **options: Any) -> None:
+    def __init__(
+        self, name: str, worker: Worker, edits: Edits, memory_policy: str = "official", **options: Any
+    ) -> None:
         self.state = ModelState(name=name, status="loading", message="", image_size=None, dtype=None)
         self.worker = worker
         self.edits = edits
         self.sessions = edits.sessions
-        self._options = options
+        self._options, self._memory_policy = options, memory_policy
         self._model: SAM2 | None = None
         self._video: SAM2VideoPredictor | None = None
 
@@ -58,7 +61,8 @@ class Engine:
             if "memory_attention" in self._model:
                 model = self._model.with_config(self._model.config.with_postprocessing(True, video=True))
                 # corrections stay when objects are tracked again, as users of a page expect
-                self._video = SAM2VideoPredictor(model, fill_hole_area=8, add_all_frames_to_correct_as_cond=True)
+                policy, kept = self._memory_policy, {"add_all_frames_to_correct_as_cond": True}
+                self._video = SAM2VideoPredictor(model, fill_hole_area=8, memory_policy=policy, **kept)
         except (*FAILURES, HubError, LookupError) as error:
             text = one_line(error) or type(error).__name__
             self.state = self.state.model_copy(update={"status": "failed", "message": text})

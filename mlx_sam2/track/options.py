@@ -111,13 +111,10 @@ APPROXIMATIONS: list[tuple[str, str, Any, str]] = [  # flag, option of the predi
 ]
 
 
-MEMORY_POLICIES = ("official", "samurai", "dam4sam")  # of video.policies, which would bring mlx in
-
-
 def add_memory_policy(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory-policy",
-        choices=MEMORY_POLICIES,
+        choices=cli.MEMORY_POLICIES,
         help="what is remembered and recalled: official (default), samurai or dam4sam; docs/tracking.md says when",
     )
 
