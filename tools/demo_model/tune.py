@@ -33,8 +33,8 @@ import mlx_sam2  # noqa: E402  before MLX
 from pool import render_clips, render_stills  # noqa: E402
 
 FIRST = 2000  # shard: those below were rendered for the model in the package
-PART = 50  # scenes of a shard here
-CLIPS = 5
+PART = 20  # scenes of a shard here
+CLIPS = 2
 LEAST = 200  # pixels of the smallest object
 SHARE = {"stills": 0.7, "clips": 0.3}  # of the time
 RECIPE = {
@@ -109,7 +109,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=10, help="of training")
     parser.add_argument("--steps", type=int, default=20_000, help="the most of each half; the rates fall over them")
     parser.add_argument("--batch", type=int, default=8, help="photos or clips of a step")
-    parser.add_argument("--shards", type=int, default=40, help=f"of {PART} scenes and {CLIPS} clips each")
+    parser.add_argument("--shards", type=int, default=100, help=f"of {PART} scenes and {CLIPS} clips each")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes that render")
     parser.add_argument("--stills", type=int, default=150, help="scenes of the evaluation")
     parser.add_argument("--clips", type=int, default=40, help="clips of the evaluation")
