@@ -245,7 +245,7 @@ def test_a_session_that_found_no_room_leaves_nothing(machine: Machine, monkeypat
     def full(*args: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    for place in ("_link", "write"):
+    for place in ("link_or_copy", "write"):
         monkeypatch.setattr(saves, place, full)
         session = machine.open(png(photo()))
         assert machine.session(session)["saving"] == "failed" and recent(machine) == []
