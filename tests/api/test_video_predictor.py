@@ -28,7 +28,9 @@ def predictor(model: SAM2) -> SAM2VideoPredictor:
 
 
 def test_disk_and_ram_give_the_same_bits(predictor: SAM2VideoPredictor, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mlx_sam2.video.state.recall_distance", lambda config: 0)  # nearly all goes to the file
+    monkeypatch.setattr(
+        "mlx_sam2.video.policies.official.recall_distance", lambda config: 0
+    )  # nearly all goes to the file
     outputs = []
     for memory in ("disk", "ram"):
         with predictor.init_state(clip(), memory=memory) as state:
