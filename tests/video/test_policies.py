@@ -172,6 +172,21 @@ def test_dam4sam_recalls_anchors_and_a_grid() -> None:
     )
 
 
+@pytest.mark.parametrize("policy", [Official(), Samurai(), Dam4Sam()], ids=lambda policy: policy.name)
+def test_references_count_on_the_way_back_too(policy: Official) -> None:
+    """They stand before the first frame in the direction of travel; the pointers of all of them are recalled."""
+    config = synthetic.nano_config()
+    ahead = policy.recall(made([-2, -1], [0, 1, 2]), 3, False, 100, config)
+    back = policy.recall(made([-2, -1], [99, 98, 97]), 96, True, 100, config)
+
+    def numbers(memories: list) -> list[int]:
+        return sorted(t if (t := int(one.pointer.item())) < 50 else 99 - t for one in memories)
+
+    assert numbers(back.memories)[:2] == numbers(ahead.memories)[:2] == [-2, -1]
+    assert numbers(back.pointers) == numbers(ahead.pointers) == [-2, -1, 0, 1, 2]
+    assert back.pointer_times == ahead.pointer_times
+
+
 def test_forgetting_in_a_stream_changes_no_recall() -> None:
     config, unfit = synthetic.nano_config(), tuple(range(60, 110)) + tuple(t for t in range(20, 60) if t % 3)
     for policy in (Samurai(), Dam4Sam()):
@@ -215,6 +230,17 @@ def test_the_phases_of_samurai() -> None:
     again = policy.choose(Sight(np.array([0.2, 0.4], np.float32), np.array([near, far])), lost.notes, FORWARD)
     assert (again.index, again.notes[1]) == (1, 1)
     np.testing.assert_array_equal(again.notes[2:10], [70, 70, 1, 20, 0, 0, 0, 0])
+
+
+def test_an_iou_at_its_threshold() -> None:
+    """Equality is bad while motion warms up, good after that, and not enough to add a frame."""
+    seen = Sight(np.array([0.3], np.float32), np.array([[10, 10, 30, 30]]))  # 0.3 in float32 is above 0.3 in float64
+    for good, threshold in ((False, 15), (True, 1)):
+        policy = Samurai(stable_frames_threshold=threshold)
+        started = policy.choose(seen, None, FORWARD)
+        assert (policy.choose(seen, started.notes, FORWARD).notes[1] > 0) == good
+    mask = np.ones((8, 8), bool)
+    assert Dam4Sam().verdict(5, float(np.float32(0.8)), mask, None, list) == "no_iou"
 
 
 def test_the_box_of_a_second_object() -> None:

@@ -103,7 +103,7 @@ class Dam4Sam(Official):
 
     def verdict(self, frame_idx: int, iou: float, mask: np.ndarray, sizes: _Sizes, others: Callable[[], list]) -> str:
         """ "added", or the first reason why a frame is not. ``sizes`` include this frame's; mask (H, W) bool."""
-        if not iou > self.min_iou:
+        if not np.float32(iou) > np.float32(self.min_iou):  # as the model gives it: 0.8 is not above 0.8
             return "no_iou"
         if not mask.any():
             return "absent"
@@ -138,13 +138,13 @@ class Dam4Sam(Official):
     def _anchors(self, view: _View, count: int) -> list[int]:
         """The newest before the neighbour, the object's first prompt, then the nearest."""
         known = view.anchors
-        before = [t for t in known if (t - view.neighbour) * view.step > 0]
-        chosen = [min(before, key=lambda t: abs(t - view.frame))] if before else []
+        before = [t for t in known if (view.place(t) - view.neighbour) * view.step > 0]
+        chosen = [min(before, key=view.distance)] if before else []
         first = next(iter(view.track.conditioning), None)
         if first is not None and first not in chosen:
             chosen.append(first)
         rest = [t for t in known if t not in chosen and t != view.neighbour]
-        return [*chosen, *sorted(rest, key=lambda t: abs(t - view.frame))][:count]
+        return [*chosen, *sorted(rest, key=view.distance)][:count]
 
     def _recent(self, view: _View, anchors: list[int], count: int) -> list[int]:
         """Up to ``count`` frames on which the object was seen, the newest first: the neighbour, then a grid."""
@@ -167,10 +167,10 @@ class Dam4Sam(Official):
         if not config.use_obj_ptrs_in_encoder:
             return [], []
         limit = min(view.num_frames, config.max_obj_ptrs_in_encoder)
-        frames = [t for t in anchors if (t - view.frame) * view.step >= 0]
+        frames = [t for t in anchors if (view.place(t) - view.frame) * view.step >= 0]
         near = (view.frame + view.step * distance for distance in range(1, limit))
         frames += [t for t in near if t not in anchors and view.sees(t)]
-        return [view.memory(t) for t in frames], [abs(t - view.frame) / max(limit - 1, 1) for t in frames]
+        return [view.memory(t) for t in frames], [view.distance(t) / max(limit - 1, 1) for t in frames]
 
     def still_needed(self, track: ObjectTrack, frame_idx: int, config: SAM2Config) -> set[int]:
         view, stride = _View(track, frame_idx, False, frame_idx + 1), self.memory_temporal_stride_for_eval
@@ -193,6 +193,13 @@ class _View:
         """Frames with prompts, then those that were added, in the order in which they came."""
         conditioning = self.track.conditioning
         return [*conditioning, *(t for t in self.track.anchors if t not in conditioning)]
+
+    def place(self, t: int) -> int:
+        """Where a result stands: a reference, below 0, before the first frame of a way back too."""
+        return self.num_frames - 1 - t if t < 0 and self.step > 0 else t
+
+    def distance(self, t: int) -> int:
+        return abs(self.place(t) - self.frame)
 
     def is_inside(self, t: int) -> bool:
         """Whether a frame lies before the first prompt, or before the end of the video."""

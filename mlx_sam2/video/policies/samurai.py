@@ -74,12 +74,13 @@ class Samurai(Official):
             started = _State(1, Motion.start(measurement(sight.boxes[best])))
             return Choice(best, started.written(direction))
         predicted, motion = state.motion.predicted(), None
+        least = np.float32(self.stable_ious_threshold)  # as the IoUs are, or one that equals it would be above it
         if state.stable < self.stable_frames_threshold:
-            good, stable = ious[best] > self.stable_ious_threshold, state.stable + 1
+            good, stable = ious[best] > least, state.stable + 1
         else:
             fits = np.array([predicted.iou(box) for box in sight.boxes])
             best = int((self.kf_score_weight * fits + (1 - self.kf_score_weight) * ious).argmax())
-            good, stable, motion = ious[best] >= self.stable_ious_threshold, state.stable, float(fits[best])
+            good, stable, motion = ious[best] >= least, state.stable, float(fits[best])
         after = _State(stable, predicted.updated(measurement(sight.boxes[best]))) if good else _State(0, predicted)
         return Choice(best, after.written(direction), motion)
 
