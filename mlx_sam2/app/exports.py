@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import zipfile
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ import numpy as np
 from PIL import Image
 
 from ..frames.films import OverlaySink
-from ..images.drawing import cutout, mask_picture, paint_object, without_cross
+from ..images.drawing import mask_picture, paint_object, without_cross
+from ..images.matte import Edges
 from ..masks.boxes import mask_to_bbox
+from .films import FILMS, cut_out, edges_of, film_writer, matte_of
 from .job import Job, Steps
 from .projects import write_project
 from .schemas import ApiError, ExportAsk, Mask, Object
@@ -39,19 +42,7 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
             raise ApiError(409, "empty", why)
         moving = session.kind == "video" and ask.frame is None
         alone = not moving and sum(bool(mask.area) for masks in export.masks.values() for mask in masks.values()) == 1
-        write, suffix, media_type = {
-            "masks": (_write_mask, "_mask.png", "image/png")
-            if alone
-            else (_write_masks, "_masks.zip", "application/zip"),
-            "cutouts": (_write_cutout, "_cutout.png", "image/png")
-            if alone
-            else (_write_cutouts, "_cutouts.zip", "application/zip"),
-            "coco": (_write_coco, "_coco.json", "application/json"),
-            "overlay": (_write_video, "_overlay.mp4", "video/mp4")
-            if moving
-            else (_write_picture, "_overlay.png", "image/png"),
-            "project": (write_project, ".sam2.zip", "application/zip"),
-        }[ask.format]
+        write, suffix, media_type = _form(ask, moving, alone)
         done = session.folder / f"{job.id}{Path(suffix).suffix}"
         part = session.folder / f"{job.id}.part{Path(suffix).suffix}"
         yield from _counted(sessions, session, part, write(export, part))
@@ -61,13 +52,33 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
     return steps
 
 
+def _form(ask: ExportAsk, moving: bool, alone: bool) -> tuple[Callable[[Snapshot, Path], Steps], str, str]:
+    """What writes the file, the end of its name, and its media type."""
+    edges = edges_of(ask.edges)
+    if ask.format in ("film", "matte"):
+        codec = "h264" if ask.format == "matte" else ask.codec or "prores"
+        kind = "cutout" if ask.format == "film" else "matte"
+        suffix, media_type = FILMS[codec]
+        return film_writer(codec, kind, edges), f"_{kind}{suffix}", media_type
+    masks, cutouts = (partial(write, edges=edges) for write in (_write_masks, _write_cutouts))
+    mask, only = (partial(write, edges=edges) for write in (_write_mask, _write_cutout))
+    picture, archive = "image/png", "application/zip"
+    return {
+        "masks": (mask, "_mask.png", picture) if alone else (masks, "_masks.zip", archive),
+        "cutouts": (only, "_cutout.png", picture) if alone else (cutouts, "_cutouts.zip", archive),
+        "coco": (_write_coco, "_coco.json", "application/json"),
+        "overlay": (_write_video, "_overlay.mp4", "video/mp4") if moving else (_write_picture, "_overlay.png", picture),
+        "project": (write_project, ".sam2.zip", archive),
+    }[ask.format]
+
+
 def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> Steps:
-    """The same steps; the bytes that they write are counted, and removed if they do not finish."""
+    """The same steps; the bytes that they write, beside `path` too, are counted, and removed if they do not finish."""
     size, complete = 0, False
 
     def count() -> None:
         nonlocal size
-        now = path.stat().st_size if path.exists() else 0
+        now = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
         sessions.take_disk(now - size)
         session.disk += now - size
         size = now
@@ -81,7 +92,8 @@ def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> 
     finally:
         steps.close()
         if not complete:
-            path.unlink(missing_ok=True)
+            for file in path.parent.glob(f"{path.stem}*"):
+                file.unlink(missing_ok=True)
             sessions.give_disk(session, size)
 
 
@@ -104,44 +116,58 @@ def _name(export: Snapshot, obj_id: int, t: int) -> str:
     return f"{export.label(obj_id)}.png" if export.session.kind == "image" else f"{export.label(obj_id)}/{t:05d}.png"
 
 
-def _write_masks(export: Snapshot, path: Path) -> Steps:
-    """A PNG for each object, and in videos each frame: 255 inside, 0 outside."""
+def _matte(export: Snapshot, t: int, mask: np.ndarray, edges: Edges) -> np.ndarray:
+    return mask if edges.is_default else matte_of(mask, export.source[t], edges)
+
+
+def _write_masks(export: Snapshot, path: Path, edges: Edges) -> Steps:
+    """A PNG for each object, and in videos each frame: 255 inside, 0 outside, between them where edges are soft."""
     size = (export.session.height, export.session.width)
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for t in _each(export, export.frames):
             seen = export.seen(t)
             for obj_id in sorted(export.masks[t]):
-                picture = mask_picture(seen[obj_id]) if obj_id in seen else np.zeros(size, np.uint8)
-                _write_png(archive, _name(export, obj_id, t), picture)
+                mask = _matte(export, t, seen[obj_id], edges) if obj_id in seen else np.zeros(size, bool)
+                _write_png(archive, _name(export, obj_id, t), mask_picture(mask))
             yield
 
 
-def _write_cutouts(export: Snapshot, path: Path) -> Steps:
+def _boxed(frame: np.ndarray, mask: np.ndarray, edges: Edges) -> np.ndarray | None:
+    """The object cut to its box, (h, w, 4); None if the settings leave nothing of it."""
+    matte = matte_of(mask, frame, edges)
+    x, y, w, h = mask_to_bbox(mask_picture(matte) > 0)
+    part = np.s_[y : y + h, x : x + w]
+    return cut_out(frame, matte, edges)[part] if w and h else None
+
+
+def _write_cutouts(export: Snapshot, path: Path, edges: Edges) -> Steps:
     """A PNG for each object, cut to its box, on a transparent ground."""
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for t in _each(export, export.frames):
             frame = export.source[t]
             for obj_id, mask in export.seen(t).items():
-                x, y, w, h = mask_to_bbox(mask)
-                part = np.s_[y : y + h, x : x + w]
-                _write_png(archive, _name(export, obj_id, t), cutout(frame[part], mask[part]))
+                picture = _boxed(frame, mask, edges)
+                if picture is not None:
+                    _write_png(archive, _name(export, obj_id, t), picture)
             yield
 
 
-def _write_mask(export: Snapshot, path: Path) -> Steps:
+def _write_mask(export: Snapshot, path: Path, edges: Edges) -> Steps:
     """The mask of the only object, without an archive."""
-    [mask] = export.seen(export.frames[0]).values()
-    Image.fromarray(mask_picture(mask)).save(path, format="PNG", compress_level=3)
+    [t] = export.frames
+    [mask] = export.seen(t).values()
+    Image.fromarray(mask_picture(_matte(export, t, mask, edges))).save(path, format="PNG", compress_level=3)
     yield
 
 
-def _write_cutout(export: Snapshot, path: Path) -> Steps:
+def _write_cutout(export: Snapshot, path: Path, edges: Edges) -> Steps:
     """The only object, without an archive."""
     [t] = export.frames
     [mask] = export.seen(t).values()
-    x, y, w, h = mask_to_bbox(mask)
-    part = np.s_[y : y + h, x : x + w]
-    Image.fromarray(cutout(export.source[t][part], mask[part])).save(path, format="PNG", compress_level=3)
+    picture = _boxed(export.source[t], mask, edges)
+    if picture is None:
+        raise ApiError(409, "empty", "these edges leave nothing of the object: shrink it less, or keep smaller parts")
+    Image.fromarray(picture).save(path, format="PNG", compress_level=3)
     yield
 
 

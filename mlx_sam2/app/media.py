@@ -125,6 +125,7 @@ class SharedSource(FrameSource):
         self._source = source
         self._lock = threading.Lock()
         self.name, self.fps, self.display = shown_name, source.fps, source.display
+        self.rate, self.timecode = source.rate, source.timecode
         self.height, self.width, self.num_frames = source.height, source.width, source.num_frames
 
     def _read(self, i: int) -> np.ndarray:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 
 from ..text import one_line
 
@@ -247,9 +247,35 @@ class PropagateAsk(Wire):
     direction: Direction = "forward"
 
 
+class EdgesAsk(Wire):
+    """Edges of an export, as ``images.matte.Edges``. There is no "soft": the app keeps masks, not logits."""
+
+    edge: Literal["hard", "guided"] = "hard"
+    radius: Annotated[int, Field(ge=1, le=200)] | None = None
+    feather: Annotated[FiniteFloat, Field(ge=0, le=200)] = 0.0
+    grow: Annotated[int, Field(ge=-200, le=200)] = 0
+    fill_holes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    min_area: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    decontaminate: bool = False
+
+
 class ExportAsk(Wire):
-    format: Literal["masks", "cutouts", "coco", "overlay", "project"]
+    """`film` is of the objects with straight alpha, `matte` of their alpha as grey: of all frames of a video."""
+
+    format: Literal["masks", "cutouts", "coco", "overlay", "project", "film", "matte"]
     frame: Annotated[int, Field(ge=0)] | None = None
+    codec: Literal["prores", "vp9", "png"] | None = None  # of a film; None: prores
+    edges: EdgesAsk = EdgesAsk()
+
+    @model_validator(mode="after")
+    def _fits(self) -> ExportAsk:
+        if self.codec is not None and self.format != "film":
+            raise ValueError("codec belongs to the format film")
+        if self.edges != EdgesAsk() and self.format not in ("masks", "cutouts", "film", "matte"):
+            raise ValueError("edges belong to the formats masks, cutouts, film and matte")
+        if self.frame is not None and self.format in ("film", "matte"):
+            raise ValueError("a film is of all frames: leave out frame")
+        return self
 
 
 SavedId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]

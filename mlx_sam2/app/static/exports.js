@@ -1,12 +1,16 @@
 // What goes out: mask PNGs, cut-outs, COCO, overlays and the project, each made by a job of the server.
 import * as api from "./api.js";
 import { announce, byId, openMenu, toast } from "./dom.js";
+import { Edges } from "./edges.js";
+
+const WITH_EDGES = ["masks", "cutouts", "film", "matte"];
 
 export class Exports {
   constructor(app) {
     this.app = app;
     this.button = byId("export");
     this.button.addEventListener("click", () => this.menu());
+    this.edges = new Edges();
     this.note = null; // the message that shows how far it is
   }
 
@@ -25,11 +29,19 @@ export class Exports {
         : { label: "Overlay picture", note: "PNG with the masks drawn in", act: () => this.make("overlay") },
       ...(many ? [{ label: "Overlay of this frame", note: "PNG", act: () => this.make("overlay", session.frame) }] : []),
       null,
+      ...(many ? [
+        { label: "Alpha film, ProRes 4444", note: "MOV of the objects, transparent around them", act: () => this.make("film", null, "prores") },
+        { label: "Alpha film, VP9", note: "WebM", act: () => this.make("film", null, "vp9") },
+        { label: "Alpha film, PNG files", note: "ZIP", act: () => this.make("film", null, "png") },
+        { label: "Grey matte film", note: "MP4, white where the objects are", act: () => this.make("matte") },
+      ] : []),
+      { label: "Edges…", note: this.edges.text(), act: () => this.edges.open() },
+      null,
       { label: "Project", note: "Everything, to open again later", act: () => this.make("project") },
     ]);
   }
 
-  async make(format, frame = null) {
+  async make(format, frame = null, codec = null) {
     const { session } = this.app;
     if (!session) return;
     if (session.job) {
@@ -42,7 +54,8 @@ export class Exports {
       return;
     }
     this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
-    await session.start("export", { format, frame });
+    const edges = WITH_EDGES.includes(format) ? this.edges.settings : {};
+    await session.start("export", { format, frame, codec, edges });
   }
 
   /** The job went on or ended. */
