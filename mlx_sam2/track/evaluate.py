@@ -23,6 +23,7 @@ from ..datasets.davis import SequenceScore, mean_scores
 from ..files import write_text
 from ..frames.sinks import PngSink
 from ..frames.source import FrameSource
+from ..text import shown
 from .evaluation_sets import FORMATS, PER_OBJECT, EvaluationVideo, find_videos
 from .options import approximations
 from .prompts import ObjectPrompt
@@ -170,12 +171,19 @@ def _open_record(args: argparse.Namespace, out: Path, flag: str, names: list[str
     except (OSError, ValueError, KeyError, TypeError):
         raise UsageError(f"{out} holds something else than results of {flag}: name another --output") from None
     if before != run and not args.overwrite:
-        raise UsageError(
-            f"{out} holds results of --model {before['model']}, --dtype {before['dtype']}: "
-            "name another --output, or --overwrite"
-        )
+        raise UsageError(f"{out} holds results {_other_options(before, run)}: name another --output, or --overwrite")
     kept = {name: score for name, score in finished.items() if before == run and not (args.overwrite and name in names)}
     return {**run, "sequences": kept}
+
+
+def _other_options(before: dict[str, Any], run: dict[str, Any]) -> str:
+    """The options of an earlier run that are not those of this one, beside its model."""
+    others = [name for name in {**before, **run} if name != "model" and before.get(name) != run.get(name)]
+    described = [f"of --model {shown(str(before['model']))}"]
+    for name in others:
+        option, value = f"--{shown(name, 40).replace('_', '-')}", before.get(name)
+        described.append(f"without {option}" if value is None else f"with {option} {shown(str(value))}")
+    return ", ".join(described)
 
 
 def _write_record(out: Path, record: dict[str, Any]) -> None:

@@ -84,6 +84,17 @@ def test_davis(tmp_path: Path, model: str) -> None:
     assert "holds something else than results of --davis" in failed(run(*other, cwd=tmp_path))
 
 
+def test_results_of_other_options_are_named(tmp_path: Path) -> None:
+    """What differs stands in the message, not only the model, which may be the same."""
+    write_davis(tmp_path / "DAVIS")
+    (tmp_path / "out").mkdir()
+    record = {"model": NOT_LOADED, "revision": None, "dtype": None, "static": 2.0, "sequences": {}}
+    (tmp_path / "out/results.json").write_text(json.dumps(record))
+    args = ["--davis", "DAVIS", "--output", "out", "--model", NOT_LOADED, "--memory-policy", "samurai"]
+    expected = f"out holds results of --model {NOT_LOADED}, with --static 2.0, without --memory-policy: name another"
+    assert expected in failed(run(*args, cwd=tmp_path))
+
+
 def test_davis_annotations_without_an_object(tmp_path: Path) -> None:
     write_davis(tmp_path)
     write_indexed(tmp_path / "Annotations/480p/b/00000.png", np.zeros((HEIGHT, WIDTH)))
