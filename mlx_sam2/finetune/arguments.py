@@ -9,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .. import cli
 from ..text import brief, some
 from .parameters import PRESETS
 
-PROG = "mlx_sam2.finetune"
+PROG = cli.program("finetune")
 MAX_YAML_BYTES = 1 << 16
 RATES = {"decoder": 1e-4, "lora": 1e-4, "memory": 1e-5, "full": 5e-6}  # the last one is the official rate
 

@@ -112,6 +112,7 @@ def test_one_box_in_all_pictures(page: Page, tmp_path: Path) -> None:
 
 
 def test_everything_in_all_pictures(page: Page) -> None:
+    page.settled()
     page.press("a")
     for name, value in (("density", "4"), ("least-score", "0.3"), ("least-stability", "0.5")):
         page.tab.locator(f"#{name}").fill(value)

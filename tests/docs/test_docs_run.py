@@ -32,6 +32,7 @@ NOT_RUN = {
     "python -m mlx_sam2.doctor  ": "measures the shapes of a published size; tests/doctor/test_doctor.py",
     "python -m mlx_sam2.doctor --weights tiny": "downloads; tests/doctor/test_doctor.py has a Hub to ask",
     "python -m mlx_sam2.convert --hf-path tuned.pt": "uploads; tests/convert/test_convert_upload.py",
+    "python -m mlx_sam2.track clip.mp4 --point 65,105 --model edgetam": "downloads; tests/api/test_video_golden.py",
     "python examples/": "tests/demo/test_demo.py",
 }
 # Blocks of Python that are compiled only, by what stands in them.

@@ -280,7 +280,8 @@ def test_every_op_of_a_model_in_the_emulator(
     assert (code, err) == (0, "")
     rows = json.loads(out)["ops"]
     assert {row["op"] for row in rows} == {
-        "axial_rope", "global_attention", "mask_unit_attention", "memory_attention", "shifted_layer_norm"
+        "axial_memory_attention", "axial_rope", "global_attention", "mask_logits", "mask_unit_attention",
+        "memory_attention", "residual_layer_norm", "shifted_layer_norm", "upscaled_layer_norm",
     }  # fmt: skip
     for row in rows:
         assert row["served"]

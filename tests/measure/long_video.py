@@ -48,7 +48,7 @@ def track(mode: str, frames: int, objects: int, image_size: int) -> Iterator[np.
 
     model = synthetic.nano_model()
     config = dataclasses.replace(model.config.with_postprocessing(True, video=True), image_size=image_size)
-    predictor = SAM2VideoPredictor(model.with_config(config), fill_hole_area=8)
+    predictor = SAM2VideoPredictor(model.with_config(config), fill_hole_area=8, feature_cache="off")
     video = MovingPicture(frames)
     points = [[[20 + 15 * i, 30 + 5 * i]] for i in range(objects)]
     if mode == "stream":

@@ -23,7 +23,7 @@ from mlx_sam2.model import compiled
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
-from mlx_sam2.video import tracker
+from mlx_sam2.video import video_masks
 
 # Largest differences measured on a CPU: features 3e-6, logits 3.4e-5, scores 1.2e-6. On later frames of a video 9.5e-4;
 # where the rounding of a memory to bfloat16 flips, logits move by 0.008 to 0.03 (goldens).
@@ -111,7 +111,7 @@ def pretended_metal(value: str) -> Iterator[list[Any]]:
     with pytest.MonkeyPatch.context() as patch, metalcpu.emulate(mode="fast") as reports:
         patch.setattr(mx.metal, "is_available", lambda: True)
         patch.setattr(mx, "default_device", lambda: mx.Device(mx.gpu, 0))
-        patch.setattr(tracker, "_beside", lambda _: mx.cpu)  # there is no stream on that GPU
+        patch.setattr(video_masks, "_beside", lambda _: mx.cpu)  # there is no stream on that GPU
         patch.setattr(compiled, "compiles", lambda: False)  # the emulator computes; what is being traced has no values
         patch.setenv(rules.VARIABLE, value)
         yield reports
