@@ -30,7 +30,7 @@ class RepViTConfig(Config):
         yield ok, self, "embed_dims", "must be even numbers from 2 to 4096"
         same = len(self.depths) == len(self.embed_dims) and min(self.depths) > 0
         yield same, self, "depths", f"needs one positive number of blocks for each of {len(self.embed_dims)} stages"
-        yield sum(self.depths) <= 512, self, "depths", "has over 512 blocks"
+        yield self.total_blocks <= 512, self, "depths", "has over 512 blocks"
         yield self.kernel_size % 2 == 1 and self.kernel_size <= 15, self, "kernel_size", "must be odd and at most 15"
         yield self.mlp_ratio <= 64, self, "mlp_ratio", "must be at most 64"
         yield self.squeeze_multiple <= 256, self, "squeeze_multiple", "must be at most 256"
@@ -39,6 +39,11 @@ class RepViTConfig(Config):
     def widths(self) -> tuple[int, ...]:
         """Channels of the feature levels, highest resolution first."""
         return self.embed_dims
+
+    @property
+    def total_blocks(self) -> int:
+        """Blocks of all stages, without those of the down-sampling."""
+        return sum(self.depths)
 
     @property
     def image_unit(self) -> int:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from mlx.utils import tree_flatten
 
+import synthetic_edgetam
 import training_runs
 from mlx_sam2.checkpoint.adapter import FILE, LORA_A, read_adapter
 from mlx_sam2.datasets.items import Item
@@ -118,6 +119,13 @@ def test_presets_train_what_they_say(preset: str, model: SAM2, items: list[Item]
     adapters = [name for name in names if name.endswith(LORA_A)]
     assert len(adapters) == (16 if preset == "lora" else 0)  # qkv and proj of 8 blocks
     assert not any("positional_encoding_gaussian_matrix" in name for name in names)
+
+
+def test_the_decoder_of_edgetam_is_trained(items: list[Item]) -> None:
+    model = synthetic_edgetam.nano_model()
+    trainer = trained(model, items, steps=1, corrections=1, evaluated=1, dropout=0.0)
+    before = dict(tree_flatten(model.parameters()))
+    assert any(not mx.array_equal(value, before[name]).item() for name, value in trainer.result.items())
 
 
 def test_the_rest_of_the_model_stays(model: SAM2, items: list[Item]) -> None:
