@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from mlx.utils import tree_flatten
 from ..checkpoint.adapter import FILE, write_adapter
 from ..datasets.items import Item
 from ..model.sam2 import SAM2
+from ..text import some
 from . import state
 from .arguments import ArgumentError, Arguments
 from .evaluation import Scores, evaluate_clips, evaluate_photos
@@ -116,7 +117,13 @@ class Trainer:
         self.world = World()
         cached = not self.video and not arguments.augments and arguments.preset == "decoder"
         place = None if folder is None else folder / "features"
-        self.features = FeatureCache(self.scored, place) if cached else None
+        self.features = self._held_features = None
+        if cached:
+            for found in (self.items, self.held_out):
+                _refuse_same_names(found)
+            self.features = FeatureCache(self.scored, place)
+            # apart: photos of another data set may have the same names
+            self._held_features = FeatureCache(self.scored, place and place / "held_out")
 
     @property
     def result(self) -> Arrays:
@@ -230,7 +237,7 @@ class Trainer:
         self.weights.put(self.scored, self.result)
         if self.video:
             return evaluate_clips(self.scored, self.held_out, self.arguments.evaluated)
-        cache = self.features or FeatureCache(self.scored, None)
+        cache = self._held_features or FeatureCache(self.scored, None)
         return evaluate_photos(self.scored, self.held_out, cache.get, self.arguments.evaluated)
 
     def _evaluate(self, tell: Callable[[Event], bool]) -> bool:
@@ -270,6 +277,14 @@ class Trainer:
     def resume(self) -> bool:
         """Go on from the state in the folder, to the same bits as a run without a break. False if there is none."""
         return self.folder is not None and state.load(self.folder, self)
+
+
+def _refuse_same_names(items: Sequence[Item]) -> None:
+    names = Counter(item.name for item in items)
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise ArgumentError(
+            f"several photos have the name {some(twice)}, by which their features are kept: rename them, or set augment"
+        )
 
 
 def _teller(callbacks: Sequence[Callback]) -> Callable[[Event], bool]:

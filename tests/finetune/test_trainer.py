@@ -157,6 +157,21 @@ def test_photos_that_are_computed_together(model: SAM2, items: list[Item]) -> No
     assert np.isfinite(events[0].values["loss"])
 
 
+def test_held_out_photos_may_have_the_names_of_others(model: SAM2, items: list[Item]) -> None:
+    """Each is scored on its own features."""
+    named = dataclasses.replace(items[-1], name=items[0].name)
+    one, other = (Trainer(model, items[:1], [held], QUICK) for held in (items[-1], named))
+    other.features.get(items[0], items[0].keyframes[0])  # as a step does
+    assert other.evaluate() == one.evaluate()
+
+
+def test_photos_of_one_name_are_refused_where_features_are_kept(model: SAM2, items: list[Item]) -> None:
+    twice = [items[0], dataclasses.replace(items[1], name=items[0].name)]
+    with pytest.raises(ArgumentError, match=f"several photos have the name {items[0].name}"):
+        Trainer(model, twice, (), QUICK)
+    Trainer(model, twice, (), dataclasses.replace(QUICK, preset="lora"))
+
+
 def test_early_stopping(model: SAM2, items: list[Item], monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.1, 0.5, 0.4, 0.3, 0.9])
     monkeypatch.setattr(Trainer, "evaluate", lambda self: {"iou_1": next(scores)})
