@@ -35,7 +35,7 @@ class Arguments:
         vision_rate: of the image encoder; None for 0.6 of ``rate``, as officially; that of adapters is ``rate``.
         final_share: the share of the rates that the cosine ends at.
         weight_decay: of all but biases and LayerNorms; layer_decay: of the rate, per block of the trunk.
-        clip: largest norm of all gradients together.
+        clip: largest norm of all gradients together; 0 for any.
         ema: decay of the average of the weights that is kept in their stead; 0 for none.
         rank, alpha: of adapters, which are scaled by alpha / rank.
         num_frames, max_objects: of a clip; max_objects of a photo, too.
@@ -100,6 +100,8 @@ class Arguments:
             _between(name, getattr(self, name), 1, 1 << 31)
         for name in ("corrections", "evaluate_every", "patience", "seed", "weight_decay", "alpha", "clip"):
             _between(name, getattr(self, name), 0, 1 << 31)
+        for name in ("rate", "vision_rate"):
+            _between(name, getattr(self, name) or 0, 0, 1)
         if self.corrected_frames < self.first_frames:
             raise ArgumentError(f"corrected_frames={self.corrected_frames}: at least first_frames={self.first_frames}")
 

@@ -42,7 +42,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--split", help="part of DATA, such as train")
     data.add_argument("--images", metavar="FOLDER", help="the folder of the photos, apart from the annotations")
     data.add_argument("--held-out", metavar="DATA", help="another data set to evaluate on; default: a share of DATA")
-    data.add_argument("--preview", type=Path, metavar="PNG", help="write a picture of nine samples with their prompts")
+    data.add_argument("--preview", type=Path, metavar="PNG", help="a new picture: nine samples with their prompts")
     data.add_argument("--check", action="store_true", help="say what is in DATA and what is odd, and stop")
     model = parser.add_argument_group("model")
     model.add_argument("--model", default="base_plus", help="as for the other commands; default: %(default)s")

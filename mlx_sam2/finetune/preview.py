@@ -36,7 +36,7 @@ def draw_preview(path: Path, items: Sequence[Item], arguments: Arguments, size: 
         row, column = divmod(i, SIDE)
         tile = _tile(item, arguments, size, random, video)
         sheet[row * TILE : (row + 1) * TILE, column * TILE : (column + 1) * TILE] = tile
-    with beside(path, replace=True) as part:
+    with beside(path) as part:
         Image.fromarray(sheet).save(part, format="PNG")
 
 

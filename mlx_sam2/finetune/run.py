@@ -17,6 +17,7 @@ from ..datasets.opening import open_dataset
 from ..files import make_folder, write_text
 from ..hub import download
 from ..hub.download import check_model
+from ..images.files import ImageError, check_output
 from .arguments import PROG, ArgumentError, Arguments
 from .log import Log
 from .preview import draw_preview
@@ -34,10 +35,12 @@ SHOWN = ("iou_1", "iou_3", "iou_5", "jf", "j", "f")
 def run(args: argparse.Namespace, settings: Arguments) -> int:
     """Run the command whose options were checked. Returns the exit code."""
     try:
+        if args.preview is not None:
+            check_output(args.preview, False, (".png",))
         items, held_out = _data(args, settings)
         if not args.check or args.preview:
             check_model(args.model, args.revision)
-    except (cli.UsageError, DatasetError, ArgumentError, OSError) as error:
+    except (cli.UsageError, DatasetError, ArgumentError, ImageError, OSError) as error:
         cli.complain(PROG, error)
         return cli.BAD_INPUT
     except (ValueError, RuntimeError) as error:
@@ -97,9 +100,8 @@ def _train(args: argparse.Namespace, settings: Arguments, items: list[Item], hel
     shutil.rmtree(args.output / "features", ignore_errors=True)
     peak = mx.get_peak_memory() / 2**20
     best = f", the best at step {progress.best_step}" if trainer.held_out else ""
-    cli.say(
-        f"{args.output}: {progress.step} steps{best}; peak memory {peak:,.0f} MiB; use it with --adapter {args.output}"
-    )
+    steps = f"{progress.step} step{'s' * (progress.step != 1)}"
+    cli.say(f"{args.output}: {steps}{best}; peak memory {peak:,.0f} MiB; use it with --adapter {args.output}")
     return 0
 
 

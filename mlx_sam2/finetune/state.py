@@ -28,6 +28,7 @@ def save(folder: Path, trainer: Trainer) -> None:
     tensors |= {f"second.{name}": value for name, value in optimizer.second.items()}
     progress = trainer.progress
     about = {
+        "base": trainer.base,
         "arguments": trainer.arguments.to_yaml(),
         "counts": json.dumps(counts),
         "items": json.dumps([len(trainer.items), len(trainer.held_out)]),
@@ -53,6 +54,10 @@ def load(folder: Path, trainer: Trainer) -> bool:
         items = json.loads(about["items"])
     except (KeyError, ValueError, IndexError) as error:
         raise ArgumentError(f"{folder / FILE} is damaged ({error}): remove it to start again") from None
+    if (base := about.get("base")) and trainer.base and base != trainer.base:
+        raise ArgumentError(
+            f"{folder} holds a run on the model {base}, this one is on {trainer.base}: give --model {base}"
+        )
     ours = dict(line.split(": ", 1) for line in trainer.arguments.to_yaml().splitlines())
     differing = [
         f"{name} ({settings.get(name)} there, {ours[name]} here)" for name in ours if settings.get(name) != ours[name]

@@ -179,7 +179,8 @@ class Trainer:
         gradients = self.world.average(gradients, self.weights.masters)
         norm = global_norm(gradients)
         where = self.progress.step / self.arguments.steps
-        masters = self.optimizer.step(self.weights.masters, clipped(gradients, norm, self.arguments.clip), where)
+        largest = self.arguments.clip or math.inf
+        masters = self.optimizer.step(self.weights.masters, clipped(gradients, norm, largest), where)
         self.weights.masters = masters
         if self.arguments.ema:
             keep = self.arguments.ema

@@ -70,6 +70,10 @@ def test_checking_and_showing(data: Path, capsys: pytest.CaptureFixture[str]) ->
         (["DATA", "--output", "new", "--set", "no=1"], "there is no setting no"),
         (["DATA", "--output", "new", "--preset", "all"], "one of decoder, lora, memory, full"),
         (["DATA", "--output", "new", "--settings", "none.yaml"], "cannot read none.yaml"),
+        (["DATA", "--preview", "mine.png", "--model", "demo"], "mine.png exists: give another name"),
+        (["DATA", "--preview", "new.jpg", "--model", "demo"], "its name must end in .png"),
+        (["DATA", "--preview", "new/a.png", "--model", "demo"], "there is no folder new"),
+        (["DATA", "--output", "new", "--set", "rate=nan"], "it must be from 0 to 1"),
         (["none", "--output", "new"], "there is no data set none"),
         (["DATA", "--output", "new", "--preset", "memory", "--model", "demo"], "this data set has photos"),
     ],
@@ -80,11 +84,13 @@ def test_refusals(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.png").write_text("a photo")
     assert main([str(data) if word == "DATA" else word for word in words]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.splitlines()) == 1
-    assert not (tmp_path / "new").exists()
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
+    assert (tmp_path / "mine.png").read_text() == "a photo"
 
 
 @pytest.mark.slow

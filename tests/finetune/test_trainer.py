@@ -138,6 +138,12 @@ def test_the_rest_of_the_model_stays(model: SAM2, items: list[Item]) -> None:
         assert mx.array_equal(value, before[name]).item() or name in trainer.weights.masters
 
 
+def test_without_clipping_gradients_are_taken_as_they_are(model: SAM2, items: list[Item]) -> None:
+    settings = {"steps": 1, "corrections": 1, "evaluated": 1}
+    free, wide = (trained(model, items, clip=clip, **settings) for clip in (0.0, 1e9))
+    assert same(free.weights.masters, wide.weights.masters)
+
+
 def test_accumulated_batches_are_one_step(model: SAM2, items: list[Item]) -> None:
     trainer = Trainer(model, items, (), dataclasses.replace(QUICK, accumulate=2))
     events: list[Event] = []
@@ -200,6 +206,12 @@ def test_what_cannot_be_trained(model: SAM2, items: list[Item], tmp_path: Path) 
     with pytest.raises(ArgumentError, match="photos"):
         Trainer(model, items, (), Arguments(preset="memory"))
     trained(model, items, tmp_path, steps=1, corrections=0)
+    settings = dataclasses.replace(QUICK, steps=1, corrections=0)
+    named = Trainer(model, items[:-1], items[-1:], settings, tmp_path, base="tiny")
+    assert named.resume()  # a run of a model without a name
+    named.save()
+    with pytest.raises(ArgumentError, match="on the model tiny, this one is on small: give --model tiny"):
+        Trainer(model, items[:-1], items[-1:], settings, tmp_path, base="small").resume()
     with pytest.raises(ArgumentError, match="other settings"):
         Trainer(model, items[:-1], items[-1:], dataclasses.replace(QUICK, steps=3), tmp_path).resume()
 
