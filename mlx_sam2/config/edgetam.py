@@ -71,7 +71,7 @@ class PerceiverConfig(Config):
     ff_mult: int = 4
     num_latents: int = 256  # each sees the whole map; they have no place in it
     num_latents_2d: int = 256  # each sees one window of a square grid of windows
-    pos_enc_at_key_value: bool = True
+    pos_enc_at_key_value: bool = True  # kept as read: the official code adds them even if it is false
     temperature: float = 10000.0
 
     def _rules(self) -> Iterator[Rule]:
@@ -80,7 +80,7 @@ class PerceiverConfig(Config):
         yield self.dim % 4 == 0, self, "dim", "must be a multiple of 4"
         yield self.heads <= 256, self, "heads", "must be at most 256"
         yield self.side**2 == self.num_latents_2d, self, "num_latents_2d", "must be a square number"
-        ok = not self.pos_enc_at_key_value or self.heads * self.dim_head == self.dim
+        ok = self.heads * self.dim_head == self.dim
         yield ok, self, "dim_head", f"times heads it must be dim = {self.dim}, for the positions of keys and values"
 
     @property

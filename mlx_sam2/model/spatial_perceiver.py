@@ -36,8 +36,7 @@ class LatentAttention(nn.Module):
         q = mx.broadcast_to(q, (len(x), *q.shape[1:]))
         kv = self.to_kv(self.norm_x(x))  # (B, h, w, 2 D); the same for both kinds of latents
         k, v = mx.split(kv, 2, axis=-1)
-        if self._config.pos_enc_at_key_value:  # after the projections, to values too
-            k, v = k + position, v + position
+        k, v = k + position, v + position  # after the projections; the official code does so whatever its flag says
         k, v = (split_heads(t.flatten(1, 2), heads) for t in (k, v))
         over_map = merge_heads(attend(q[:, :, :count], k, v))
         return self.to_out(mx.concatenate([over_map, self._over_windows(q[:, :, count:], kv)], axis=1))

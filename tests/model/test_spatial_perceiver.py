@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import mlx.core as mx
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from mlx_sam2.kernels import axial_rope
 from mlx_sam2.model.layers import split_heads
 from mlx_sam2.model.position_encoding import sine_position_encoding
 from mlx_sam2.model.sam2 import SAM2
+from mlx_sam2.model.spatial_perceiver import SpatialPerceiver
 
 TOL = 5e-5  # measured: 7e-6
 LATENTS, SIDE = 24, 4  # of edgetam_nano: 1-D latents, side of the grid of 2-D latents
@@ -43,6 +46,16 @@ def test_layer_by_layer(captures: Golden) -> None:
         close(latents[:, LATENTS:], expected[f"layer{i}.latents_2d"], TOL, f"layer {i}, 2-D")
     close(perceiver(x, position), expected["out"], TOL, "out")
     close(perceiver.position_encoding(), expected["pos_out"][0], 1e-6, "pos_out")
+
+
+def test_positions_are_added_whatever_the_flag_says(model: SAM2) -> None:
+    """The official ``forward_1d`` sets them to None without ``pos_enc_at_key_value``, and then takes them anyway."""
+    config = dataclasses.replace(model.config.spatial_perceiver, pos_enc_at_key_value=False)
+    other = SpatialPerceiver(config)
+    other.update(model.spatial_perceiver.parameters())
+    x = mx.array(np.random.default_rng(0).standard_normal((1, 16, 16, config.dim), dtype=np.float32))
+    position = model.memory_encoder.position_encoding(16, 16)
+    assert mx.array_equal(other(x, position), model.spatial_perceiver(x, position)).item()
 
 
 def test_memory_encoder_before_it(captures: Golden) -> None:
