@@ -80,10 +80,14 @@ def _convert(args: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from .formats import check_output, write_dataset
+    from .items import DatasetError
     from .opening import open_dataset
     from .writing import WriteOptions
 
     check_output(args.out, args.to, args.overwrite)
+    for place in (args.data, args.images):
+        if place is not None and args.out.resolve() in (place.resolve(), *place.resolve().parents):
+            raise DatasetError(f"{args.out} holds {place}, which is read, and would be replaced: give another OUT")
     options = WriteOptions(args.polygons, args.tolerance, args.predictions, not args.no_photos)
     dataset = open_dataset(args.data, args.source, split=args.split, images=args.images)
     for note in dataset.notes:

@@ -61,6 +61,8 @@ def test_what_is_lost_takes_a_line_each(tmp_path: Path, capsys: pytest.CaptureFi
         (["coco", "out"], "give both OUT and --to FORMAT"),
         (["coco", "--to", "yolo"], "give both OUT and --to FORMAT"),
         (["coco", "coco", "--to", "yolo"], "coco exists: give another name, or --overwrite"),
+        (["coco", "coco", "--to", "yolo", "--overwrite"], "coco holds coco, which is read"),
+        (["coco/annotations", "coco", "--to", "yolo", "--overwrite"], "coco holds coco/annotations, which is read"),
         (["coco", "out.xml", "--to", "coco"], "coco is written as a folder, or a file that ends in .json"),
         (["coco", "x/out", "--to", "coco"], "there is no folder"),
         (["in", "out", "--to", "coco"], "has no layout that is known"),
