@@ -23,7 +23,7 @@ from mlx_sam2.model.sam2 import SAM2
 REASON = "needs the extra `reference`: pip install -e '.[reference]'"
 torch = pytest.importorskip("torch", reason=REASON)
 transformers = pytest.importorskip("transformers", reason=REASON)
-pytest.importorskip("timm", reason="transformers' EdgeTAM needs timm: pip install --no-deps timm")
+pytest.importorskip("timm", reason="transformers' EdgeTAM needs timm, and that torchvision; CI has neither")
 
 pytestmark = pytest.mark.slow
 torch.set_num_threads(1)
