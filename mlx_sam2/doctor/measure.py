@@ -59,6 +59,7 @@ class Measurement:
     share: float | None = None  # of the chip's peak bandwidth that the faster way reaches
     of_product: float | None = None  # its operations a second over those of one large product of this dtype
     kernel_chosen: bool | None = None
+    kind: str = ""  # its op and dtype
 
     @property
     def key(self) -> str:
@@ -144,7 +145,9 @@ def _measure(call: Call, peak_gb_s: float | None, quick: bool, product: float | 
     op = call.op
     args = dispatch.make_arguments(call.args, call.dtype)
     mx.eval([a for a in args if isinstance(a, mx.array)])
-    row = Measurement(op.name, op.variant(*args), op.size(*args), call.count, served=op.supports(*args))
+    row = Measurement(
+        op.name, op.variant(*args), op.size(*args), call.count, served=op.supports(*args), kind=op.kind(*args)
+    )
     fault = difference = None
     if row.served:
         fault = dispatch.check(op, *args)
@@ -206,19 +209,20 @@ def _race(ways: list[Callable[..., mx.array]], args: tuple[Any, ...], rounds: in
 
 
 def chosen(rows: Iterable[Measurement]) -> dict[str, bool]:
-    """The choices to store: whether the kernel is faster at each size, and for each variant over all its calls.
+    """The choices to store: whether the kernel is faster at each size, and over all calls of a variant and of a kind.
 
-    The latter is for sizes that were not measured, such as a memory that is not full yet.
+    The last two are for what was not measured: a size, such as a memory that is not full yet, or a variant. A variant
+    whose kernel is wrong says nothing of the others.
     """
     stored: dict[str, bool] = {}
-    saved: dict[str, float] = {}  # milliseconds over all calls of a variant
+    saved: dict[str, float] = {}  # milliseconds over all calls of a variant or kind
     for row in rows:
         if row.served:
             stored[row.key] = bool(row.kernel_chosen)
             saving = -math.inf if row.kernel_ms is None else row.count * (row.mlx_ms - row.kernel_ms)
-            variant = f"{row.op} {row.variant}"
-            saved[variant] = saved.get(variant, 0.0) + saving
-    return {**{variant: saving >= 0 for variant, saving in saved.items()}, **stored}
+            for name in (f"{row.op} {row.variant}", *([row.kind] if row.kernel_ms is not None else [])):
+                saved[name] = saved.get(name, 0.0) + saving
+    return {**{name: saving >= 0 for name, saving in saved.items()}, **stored}
 
 
 def verify_references(calls: Iterable[Call], reduced: bool) -> Iterator[Measurement]:

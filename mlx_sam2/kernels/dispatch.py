@@ -77,12 +77,16 @@ class Op:
         return (rules.metal_forced() or self._chosen(*args)) and _trusted(self, *args)
 
     def _chosen(self, *args: Any) -> bool:
-        """The stored choice for this size, else for this variant, else the built-in choice."""
+        """The stored choice for this size, else for this variant, else for this op and dtype, else the built-in one."""
         variant = f"{self.name} {self.variant(*args)}"
-        for key in (f"{variant} {self.size(*args)}", variant):
+        for key in (f"{variant} {self.size(*args)}", variant, self.kind(*args)):
             if (stored := choices.lookup(key)) is not None:
                 return stored
         return self.preferred(*args)
+
+    def kind(self, *args: Any) -> str:
+        """The name of a choice for all variants of a dtype, those that were not measured too."""
+        return f"{self.name} ({dtype_name(next(a.dtype for a in args if isinstance(a, mx.array)))})"
 
     def key(self, *args: Any) -> str:
         """The name of a choice: op, variant and size."""

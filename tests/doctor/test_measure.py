@@ -107,9 +107,11 @@ def test_a_shape_that_no_kernel_serves_is_no_fault(clock: Clock) -> None:
 def test_what_is_stored_for_a_variant() -> None:
     def row(size: str, kernel_ms: float | None, mlx_ms: float, count: int = 1, served: bool = True) -> Measurement:
         fast = kernel_ms is not None and kernel_ms <= mlx_ms
-        return Measurement("o", "v", size, count, served, kernel_ms=kernel_ms, mlx_ms=mlx_ms, kernel_chosen=fast)
+        times = {"kernel_ms": kernel_ms, "mlx_ms": mlx_ms, "kernel_chosen": fast}
+        return Measurement("o", "v", size, count, served, kind="o (float32)", **times)
 
     assert measure.chosen([row("a", 1.0, 3.0), row("b", 2.0, 1.0)]) == {
+        "o (float32)": True,
         "o v": True,
         "o v a": True,
         "o v b": False,
@@ -117,6 +119,9 @@ def test_what_is_stored_for_a_variant() -> None:
     assert measure.chosen([row("a", 1.0, 3.0), row("b", 2.0, 1.0, 3)])["o v"] is False, "three calls"
     assert measure.chosen([row("a", 1.0, 9.0), row("b", None, 1.0)])["o v"] is False, "wrong at one size"
     assert measure.chosen([row("a", None, 1.0, served=False)]) == {}
+    wrong = dataclasses.replace(row("a", None, 1.0), variant="w")
+    found = measure.chosen([row("a", 1.0, 9.0), wrong])
+    assert (found["o v"], found["o w"], found["o (float32)"]) == (True, False, True), "a verdict is its variant's"
 
 
 def test_references_where_products_are_those_of_tf32(clock: Clock) -> None:

@@ -53,6 +53,17 @@ def test_a_size_that_was_not_measured_takes_the_choice_of_its_variant(monkeypatc
     assert not op.uses_kernel(X[:4].astype(mx.float16))
 
 
+@pytest.mark.usefixtures("metal")
+def test_a_variant_that_was_not_measured_takes_the_choice_of_its_kind(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mx, "device_info", lambda device=None: {"device_name": "Apple M9"})
+    op = make_op(preferred=lambda x: False)
+    choices.store({"double another variant": False, op.kind(X): True})
+    assert op.uses_kernel(X)
+    assert not op.uses_kernel(X.astype(mx.float16)), "another dtype"
+    choices.store({f"double {op.variant(X)}": False})
+    assert not op.uses_kernel(X), "its own choice comes first"
+
+
 def test_choices_are_added_and_replaced() -> None:
     choices.store({"a": True, "b": True})
     file = choices.store({"b": False, "c": True})
