@@ -71,7 +71,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
     from tqdm import tqdm
 
     from ..kernels import rules
-    from . import examination, measure
+    from . import examination, measure, stages
 
     facts = examination.facts()
     product = examination.probe()
@@ -91,6 +91,9 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
         if row.fault and row.served:
             wrong.append(f"{row.op} ({row.variant}, {row.size}): {row.fault}")
     stored = _store(measured, notes) if has_metal and not args.no_store else None
+    timed = []
+    if has_metal:  # after the choices: as the model runs from now on
+        timed = list(stages.measure(model, args.quick, (products or {}).get(dtype_name(model.dtype))))
     verification = _verify(args.weights, model, no_weights, wrong) if args.weights else None
     return {
         "machine": facts,
@@ -100,6 +103,7 @@ def examine(args: argparse.Namespace, model: SAM2, no_weights: str | None) -> di
         "model": args.weights or args.model,
         "dtype": dtype_name(model.dtype),
         "ops": [dataclasses.asdict(row) for row in measured],
+        "stages": [dataclasses.asdict(row) for row in timed],
         "stored": stored,
         "weights": verification and {**dataclasses.asdict(verification), "agrees": verification.agrees},
         "wrong": wrong,
@@ -147,7 +151,7 @@ def _verdict(wrong: list[str], verification: Verification | None) -> dict[str, A
 
 def report(findings: dict[str, Any]) -> str:
     """The findings as text, the verdict last."""
-    lines = ["mlx_sam2 doctor", *_machine_lines(findings), "", *_op_lines(findings)]
+    lines = ["mlx_sam2 doctor", *_machine_lines(findings), "", *_op_lines(findings), *_stage_lines(findings)]
     if findings["stored"]:
         lines.append(f"choices stored in {findings['stored']}")
     if findings["weights"]:
@@ -210,17 +214,29 @@ def _op_lines(findings: dict[str, Any]) -> list[str]:
                 faster or "",
             )
         )
-    filled = [i for i in range(len(head)) if any(line[i] for line in lines[1:])]
+    return [f"ops of {findings['model']}, {findings['dtype']}:", *_table(lines, left=("op", "shape", "faster"))]
+
+
+def _stage_lines(findings: dict[str, Any]) -> list[str]:
+    if not findings["stages"]:
+        return []
+    lines = [("stage", "ms", "GFLOP", "of product")]
+    for row in findings["stages"]:
+        share = _number(row["of_product"], ".0%")
+        lines.append((row["stage"], f"{row['milliseconds']:.2f}", f"{row['gflop']:.1f}", share))
+    return ["stages, as they run now:", *_table(lines, left=("stage",))]
+
+
+def _table(lines: list[tuple[str, ...]], left: Sequence[str]) -> list[str]:
+    """Columns under the first line, those that ``left`` names to the left; columns without a value are left out."""
+    filled = [i for i in range(len(lines[0])) if any(line[i] for line in lines[1:])]
     lines = [tuple(line[i] for i in filled) for line in lines]
     widths = [max(len(text) for text in column) for column in zip(*lines, strict=True)]
-    left = {filled.index(i) for i in (0, 1, len(head) - 1) if i in filled}
-    table = [
-        "  ".join(
-            text.ljust(w) if i in left else text.rjust(w) for i, (text, w) in enumerate(zip(line, widths, strict=True))
-        )
+    cells = [
+        [t.ljust(w) if name in left else t.rjust(w) for t, w, name in zip(line, widths, lines[0], strict=True)]
         for line in lines
     ]
-    return [f"ops of {findings['model']}, {findings['dtype']}:", *(f"  {line.rstrip()}" for line in table)]
+    return [f"  {'  '.join(line).rstrip()}" for line in cells]
 
 
 def _number(value: float | None, form: str) -> str:

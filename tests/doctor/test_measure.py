@@ -15,7 +15,7 @@ import metal
 from doctor_runs import main
 from mlx_sam2 import machine
 from mlx_sam2.config.published import PUBLISHED
-from mlx_sam2.doctor import examination, measure
+from mlx_sam2.doctor import examination, measure, stages
 from mlx_sam2.doctor.measure import Call, Measurement
 from mlx_sam2.kernels import choices, dispatch, rules
 from mlx_sam2.kernels.dispatch import Op, Tensor
@@ -150,6 +150,8 @@ def pretended_metal(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Callable[[
         monkeypatch.setattr(examination, "yardstick", lambda: {"float32": 8.0, "float16": 9.0})
         monkeypatch.setattr(examination, "fused_pairs", lambda: {"64/64": True, "256/64": False, "96/96": True})
         monkeypatch.setattr(machine, "chip", lambda: "Apple M2 Max")
+        row = stages.StageTime("image encoder", 20.0, 40.0, 0.25)
+        monkeypatch.setattr(stages, "measure", lambda model, quick, product: [row])
 
     return pretend
 
@@ -205,6 +207,7 @@ def test_the_table_and_what_is_stored(
     ] in lines
     assert ["double", "float32", "n=250000", "5", "0.0e+00", "0.500", "1.000", "2.0", "1%", "25%", "kernel"] in lines
     assert "  products  float32 8 GFLOP/s, float16 9 GFLOP/s, the yardstick of the table" in out.splitlines()
+    assert "  image encoder  20.00   40.0         25%" in out.splitlines()
     assert "  fused     attention of head dims 64/64, 96/96" in out.splitlines()
     assert (
         "note: float32 products run in reduced precision, as TF32 does, on this GPU; MLX_ENABLE_TF32=0 restores" in out
