@@ -129,6 +129,7 @@ def modelled(stage: Stage, chip: str) -> dict[str, Any]:
     function, examples = stage.graph
     steps = roofline.trace(function, *examples, chip=CHIPS[chip])
     found = {f"modelled_{name}": round(value, 3) for name, value in _total(steps, chip)._asdict().items()}
+    found["modelled_live_mb"] = round(roofline.live_bytes(steps) / 1e6, 3)
     parts = roofline.by_operation(steps, CHIPS[chip])
     return {**found, "modelled_operations": {name: part._asdict() for name, part in parts.items()}}
 
@@ -233,9 +234,11 @@ def _modelled_tables(results: dict[str, dict[str, Any]], chip: str) -> list[str]
     """The lines of two tables: stages, then the operations of each."""
     columns = ("milliseconds", "expected_ms", "minimum_ms", "gigabytes", "gflop", "launches")
     known = {name: r for name, r in results.items() if "modelled_milliseconds" in r}
-    lines = ["", f"| modelled on {chip} | ms | expected | at least | GB | GFLOP | launches |", "|---|" + "---|" * 6]
+    head = f"| modelled on {chip} | ms | expected | at least | GB | GFLOP | launches | live MB |"
+    lines = ["", head, "|---|" + "---|" * 7]
     for name, r in known.items():
-        lines.append(f"| {name} | {' | '.join(format(r[f'modelled_{c}'], '.4g') for c in columns)} |")
+        cells = [format(r[f"modelled_{c}"], ".4g") for c in (*columns, "live_mb")]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
         f"| stage, modelled on {chip} | operation | ms | expected | GB | GFLOP | launches |",

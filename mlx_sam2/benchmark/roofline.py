@@ -76,6 +76,25 @@ def expected_seconds(step: Step, chip: Chip) -> float:
     return max(memory, step.flops / (reached * chip.tflops * 1e12))
 
 
+def live_bytes(steps: Iterable[Step]) -> int:
+    """The most bytes of results that exist at once when the launches run in this order; weights and inputs left out.
+
+    A result lives from its launch to the last one that reads it, or to the end.
+    """
+    steps = list(steps)
+    last = {name: i for i, step in enumerate(steps) for name in step.inputs}
+    leaving: dict[int, int] = {}
+    alive = most = 0
+    for i, step in enumerate(steps):
+        for name, size in step.outputs.items():
+            alive += size
+            end = last.get(name, len(steps))
+            leaving[end] = leaving.get(end, 0) + size
+        most = max(most, alive)
+        alive -= leaving.get(i, 0)
+    return most
+
+
 def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
     """The cost of each kind of operation in a stage, the most expensive first."""
     groups: dict[str, list[Step]] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable
 
 import mlx.core as mx
@@ -10,7 +11,7 @@ import mlx.nn as nn
 import pytest
 from mlx.utils import tree_map
 
-from mlx_sam2.benchmark import roofline
+from mlx_sam2.benchmark import roofline, stages
 from mlx_sam2.benchmark.roofline_steps import WHOLE
 from mlx_sam2.config.published import PUBLISHED
 from mlx_sam2.kernels import memory_attention
@@ -174,3 +175,26 @@ def test_the_image_encoder_has_the_operations_of_the_paper(size: str, gmacs: flo
     total = roofline.cost(found, CHIPS["M2 Max"])
     assert math.isclose(total.gflop / 2, gmacs, rel_tol=0.02)
     assert total.minimum_ms < total.milliseconds < 2 * total.minimum_ms
+
+
+def test_live_bytes_count_what_exists_at_once() -> None:
+    steps = [
+        roofline.Step("a", 0, {"x": {WHOLE: 7}}, {"a": 10}),
+        roofline.Step("b", 0, {"a": {WHOLE: 10}}, {"b": 20}),
+        roofline.Step("c", 0, {"b": {WHOLE: 20}}, {"c": 5}),
+        roofline.Step("d", 0, {"c": {WHOLE: 5}}, {"d": 1}),
+    ]
+    assert roofline.live_bytes(steps) == 30, "a and b; inputs do not count"
+    steps[3].inputs["a"] = {WHOLE: 10}
+    assert roofline.live_bytes(steps) == 35, "a is read once more"
+
+
+def test_scores_in_64_channels_take_no_more_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tracked frame with a full memory, in tiny's published size; 78.7 MB both, at the scores of self-attention."""
+    model = stages.build_model("tiny", dtype="float16")
+    alive = []
+    for least in (5, 99):
+        monkeypatch.setattr(sys.modules["mlx_sam2.kernels.axial_memory_attention"], "MIN_MEMORIES", least)
+        function, examples = stages.modelled_graphs(model)["tracked frame, full memory"]()
+        alive.append(roofline.live_bytes(roofline.trace(function, *examples)))
+    assert alive[0] <= alive[1]
