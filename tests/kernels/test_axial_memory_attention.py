@@ -70,6 +70,15 @@ def test_kernel_of_the_published_models(case: int, dtype: str) -> None:
     check_kernel(case, dtype, "reverse")
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [11, 12])
+def test_kernel_of_a_whole_frame(case: int) -> None:
+    """Full size, 1024 and 4096 queries; without the checks, which would take an hour."""
+    args = make_arguments(OP.cases[case], mx.float16)
+    got, _ = run_kernel(args, mode="fast")
+    assert difference(got, by_definition(OP, args)) <= 5e-3  # measured: 6.0e-4 and 1.2e-3
+
+
 def test_five_strips_in_three_parts() -> None:
     args = make_arguments(OP.cases[6], mx.float32)
     assert strip_splits(86, 1, (1, 17)) == 3
