@@ -19,7 +19,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 # isort: split
@@ -231,12 +231,31 @@ def _row(model: str, what: str, dtype: str, found: list[float], left_out: int, s
 # ---- the command
 
 
+@contextmanager
+def _kernels(without: Sequence[str]) -> Iterator[None]:
+    """Every kernel that a shape has runs in the emulator, but those that are named."""
+    import metal
+    from mlx_sam2.kernels import dispatch
+
+    supports = dispatch.Op.uses_kernel
+    try:
+        dispatch.Op.uses_kernel = lambda op, *args: op.name not in without and supports(op, *args)
+        with metal.emulated("fast"):
+            yield
+    finally:
+        dispatch.Op.uses_kernel = supports
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", choices=IMAGES, default=list(IMAGES))
     parser.add_argument("--dtypes", nargs="+", choices=["float16", "bfloat16"], default=["float16", "bfloat16"])
     parser.add_argument("--only", choices=["image", "video"])
     parser.add_argument("--float32", nargs="+", default=[], metavar="PART", help="parts of the model that stay float32")
+    parser.add_argument(
+        "--emulated", action="store_true", help="run the Metal kernels, in the emulator; small models only"
+    )
+    parser.add_argument("--without", nargs="+", default=[], metavar="OP", help="with --emulated: kernels to leave out")
     parser.add_argument("--details", action="store_true", help="say more of every mask below 0.99, on stderr")
     args = parser.parse_args()
     global DETAILS
@@ -252,7 +271,8 @@ def main() -> int:
         for what, run, known in (("image", image_row, IMAGES), ("video", video_row, VIDEOS)):
             for dtype in args.dtypes if model in known and args.only in (None, what) else ():
                 start = time.perf_counter()
-                row = run(model, dtype, args.float32)
+                with _kernels(args.without) if args.emulated else nullcontext():
+                    row = run(model, dtype, args.float32)
                 rows.append(row)
                 cells = (*row[:5], f"{row.least:.4f}", f"{row.median:.4f}", row.missed, f"{row.score:.4f}")
                 print("| " + " | ".join(map(str, cells)) + " |", flush=True)
