@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -33,15 +34,15 @@ def variants(op: Op, calls: list[tuple[Any, ...]], dtype: mx.Dtype) -> set[str]:
 
 def frames(model: SAM2, features: ImageFeatures) -> Iterator[None]:
     """Frames of several objects: with a full memory, an early one, padded and pooled ones."""
-    config, side = model.config, model.config.embedding_size
-    width, most = config.memory_encoder.out_dim, config.max_obj_ptrs_in_encoder
+    config, most = model.config, model.config.max_obj_ptrs_in_encoder
     for count in OBJECTS:
         for memories, pointers in ((config.num_maskmem, most), (1, 1), (2, 2)):
-            bank = mx.zeros((count, memories, side, side, width), mx.bfloat16)
+            bank = mx.zeros((count, memories, *config.memory_shape), mx.bfloat16)
             times = mx.zeros((count, memories), mx.int32)
             recalled = bank, times, mx.zeros((count, pointers, config.neck.d_model)), mx.zeros((count, pointers))
             present = mx.ones((count, memories + pointers), mx.bool_)
-            for mask, pooling in ((None, 1), (present, 1), (None, 2), (present, 2)):
+            poolings = (1, 2) if config.spatial_perceiver is None else (1,)
+            for mask, pooling in itertools.product((None, present), poolings):
                 model.attend_memory(features.embedding, *recalled, mask, pooling)
                 yield
 
@@ -50,8 +51,8 @@ def frames(model: SAM2, features: ImageFeatures) -> Iterator[None]:
 def sent(dtype_name: str) -> dict[str, set[str]]:
     """The variants that the models send, of each op."""
     dtype, found = metal.NAMES[dtype_name], {name: set() for name in OPS}
-    for name in sorted(n for n in PUBLISHED if n.startswith("sam2.1")):  # 2.0 differs in no shape
-        for size in SIZES:
+    for name in sorted(n for n in PUBLISHED if not n.startswith("sam2_")):  # 2.0 differs in no shape
+        for size in SIZES if PUBLISHED[name].config.spatial_perceiver is None else SIZES[:1]:
             model = SAM2(dataclasses.replace(PUBLISHED[name].config, image_size=size))
             model.set_dtype(dtype)
             with references_only(), recorded() as calls:
