@@ -1,28 +1,20 @@
-// Several pictures that are no video, one after the other: a strip of them, done marks, classes with keys 1 to 9.
+// Several pictures that are no video, one after the other: a strip of them, and done marks.
 import * as api from "./api.js";
-import { find, withLooks } from "./document.js";
 import { announce, byId, icon, make } from "./dom.js";
 
 const KEY = "gallery";
-
-/** The names in a line of words with commas, each once, at most nine: a key each. */
-const namesIn = (text) => [...new Set(text.split(",").map((name) => name.trim().slice(0, 100)).filter(Boolean))].slice(0, 9);
 
 export class Gallery {
   constructor(app) {
     this.app = app;
     this.pictures = []; // {name, file (null after a reload), id (null until it is open), done, url}
     this.at = -1;
-    this.classes = [];
     this.box = byId("gallery");
     this.list = byId("pictures");
-    this.field = byId("classes");
     this.done = byId("picture-done");
     byId("album-back").addEventListener("click", () => this.turn(-1));
     byId("album-on").addEventListener("click", () => this.turn(1));
     this.done.addEventListener("change", () => this.mark(this.done.checked));
-    this.field.addEventListener("change", () => this.name(namesIn(this.field.value)));
-    this.field.addEventListener("keydown", ({ key }) => key === "Enter" && this.field.blur());
   }
 
   get isOpen() { return this.pictures.length > 0; }
@@ -40,13 +32,12 @@ export class Gallery {
   /** Takes up what an earlier page of this tab had, if this session is one of it. */
   restore(id) {
     try {
-      const { pictures, classes } = JSON.parse(sessionStorage.getItem(KEY)) ?? {};
+      const { pictures } = JSON.parse(sessionStorage.getItem(KEY)) ?? {};
       const at = pictures?.findIndex((picture) => picture.id === id) ?? -1;
       if (at < 0) return;
       this.pictures = pictures.filter((picture) => picture.id).map((picture) => ({ ...picture, file: null, url: api.thumbnail(picture.id) }));
       this.at = this.pictures.findIndex((picture) => picture.id === id);
       this.#build();
-      this.name(classes);
     } catch {
       // storage is off, or has something of another version
     }
@@ -67,7 +58,7 @@ export class Gallery {
   #keep() {
     try {
       const pictures = this.pictures.map(({ name, id, done }) => ({ name, id, done }));
-      sessionStorage.setItem(KEY, JSON.stringify({ pictures, classes: this.classes }));
+      sessionStorage.setItem(KEY, JSON.stringify({ pictures }));
     } catch {
       // as above: they last until a reload
     }
@@ -114,27 +105,6 @@ export class Gallery {
     else this.go(next);
   }
 
-  // ---- classes
-
-  name(classes) {
-    this.classes = classes;
-    this.field.value = classes.join(", ");
-    if (!classes.includes(this.current)) this.current = null;
-    this.show();
-  }
-
-  /** Makes the active object one of a class, and those that come after it. */
-  label(index) {
-    const name = this.classes[index];
-    if (!name) return;
-    const { session } = this.app;
-    this.current = name;
-    const object = session && find(session.doc, session.active);
-    if (object && object.name !== name) session.change(withLooks(session.doc, object.id, { name }), `Class ${name}`);
-    announce(name);
-    this.show();
-  }
-
   // ---- what is seen
 
   #build() {
@@ -149,8 +119,6 @@ export class Gallery {
   show() {
     this.box.hidden = !this.isOpen;
     if (!this.isOpen) return;
-    const { session } = this.app;
-    if (session) session.nextName = this.current;
     const finished = this.pictures.filter(({ done }) => done).length;
     byId("album-text").textContent = `${this.at + 1} of ${this.pictures.length}`;
     byId("album-done").textContent = `${finished} done`;
@@ -163,9 +131,6 @@ export class Gallery {
       button.dataset.done = String(done);
     });
     this.list.children[this.at]?.scrollIntoView({ block: "nearest", inline: "nearest" });
-    byId("class-keys").replaceChildren(...this.classes.map((name, index) => make("button", {
-      "aria-pressed": String(name === this.current), title: `Key ${index + 1}`, onclick: () => this.label(index),
-    }, make("kbd", {}, String(index + 1)), name)));
     this.#keep();
   }
 }

@@ -90,13 +90,13 @@ export class All {
   }
 
   async export(format) {
-    const { gallery, session } = this.app;
+    const { classes, gallery, session } = this.app;
     await session?.sync.edit(async () => ({})); // the last clicks have arrived
     if (!(await this.#each("Preparing the export", async () => {}))) return;
     const note = toast("Preparing the export", { stay: true, key: "all" });
     try {
       const sessions = gallery.pictures.map(({ id }) => id);
-      const blob = await api.collection({ sessions, format, classes: gallery.classes });
+      const blob = await api.collection({ sessions, format, classes: classes.names });
       handOver(blob, `${format}.zip`);
       this.app.say(`${format}.zip is made: your browser saves it, or asks you where.`);
     } catch (error) {

@@ -9,17 +9,17 @@ const HELP = [
   ["Pointing", [
     [["Click"], "Include what is under the pointer"], [[ALT, "Click"], "Exclude it (or right-click)"], [["Drag"], "Box around the object"],
     [["I"], "Include"], [["E"], "Exclude"], [["B"], "Box"], [["A"], "Everything"], [["P"], "Brush"],
-    [["Drag"], "a point to move it; click it to remove it; drag a corner of the box"], [["⇧", "Click"], "Select the object there"], [["1", "2", "3"], "The part, the object or the whole"],
+    [["Drag"], "a point to move it; click it to remove it; drag a corner of the box"], [["⇧", "Click"], "Select the object there"], [["1", "2", "3"], `The part, the object or the whole; with ${ALT} where there are classes`],
   ]],
   ["Objects", [
-    [["N"], "New object"], [["[", "]"], "Previous, next object"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
+    [["N"], "New object"], [["[", "]"], "Previous, next object"], [["1", "9"], "The classes, where there are some"], [["V"], "Show or hide"], [["⌫"], "Delete the object"],
     [[CMD, "Z"], "Undo"], [["⇧", CMD, "Z"], "Redo"],
   ]],
   ["Files", [
     [["O"], "Open"], [["X"], "Export"], [[CMD, "C"], "Copy the cut-out"], [[CMD, "S"], "Save as a project"], [["?"], "This list"],
   ]],
   ["Many pictures", [
-    [[",", "."], "Previous, next picture"], [["D"], "Done, and on to the next"], [["1", "9"], "The classes, where there are some"],
+    [[",", "."], "Previous, next picture"], [["D"], "Done, and on to the next"],
   ]],
   ["Without a pointer", [
     [["Tab"], "Go to the picture, then"], [["←", "↑", "→", "↓"], "Move the crosshair; with ⇧ farther"],
@@ -118,7 +118,9 @@ export class Keys {
 
   #plain(event, target) {
     const { app } = this;
-    const { tools, objects, transport, session, view, gallery } = app;
+    const { tools, objects, transport, session, view, gallery, classes } = app;
+    const digit = event.altKey && session ? /^Digit([1-3])$/.exec(event.code) : null; // ⌥1 is another letter on a Mac
+    if (digit) return () => app.chooser.choose(digit[1] - 1);
     if (!this.singleKeys && event.key.length === 1 && event.key !== " ") return null;
     const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
     if (general || !session || event.altKey) return general;
@@ -126,7 +128,7 @@ export class Keys {
     if (event.key === " " && onControl && target.type !== "range") return null; // a slider does nothing with it
     if (event.key.startsWith("Arrow") && onControl) return null; // radio buttons and sliders use them
     if (event.key === " ") return session.video ? () => !event.repeat && transport.toggle() : () => this.#hold();
-    if (/^[1-9]$/.test(event.key)) return () => (gallery.classes.length ? gallery.label(event.key - 1) : app.chooser.choose(event.key - 1));
+    if (/^[1-9]$/.test(event.key)) return () => (classes.names.length ? classes.label(event.key - 1) : app.chooser.choose(event.key - 1));
     if (gallery.isOpen) {
       const turn = { ",": () => gallery.turn(-1), ".": () => gallery.turn(1), PageUp: () => gallery.turn(-1), PageDown: () => gallery.turn(1), d: () => gallery.finish() }[event.key];
       if (turn) return turn;

@@ -5,6 +5,7 @@ import { Pointer } from "./canvas/pointer.js";
 import { View } from "./canvas/view.js";
 import { Brush } from "./brush.js";
 import { Chooser, EverythingPanel } from "./chooser.js";
+import { Classes } from "./classes.js";
 import { Cutouts } from "./cutouts.js";
 import { find, withLooks } from "./document.js";
 import { announce, byId, toast, watchMenus, watchTheme } from "./dom.js";
@@ -44,6 +45,7 @@ class App {
     this.grips = new Grips(this);
     this.looks = new Looks(this);
     this.objects = new Objects(this);
+    this.classes = new Classes(this);
     this.chooser = new Chooser(this);
     this.everything = new EverythingPanel(this);
     this.transport = new Transport(this);
@@ -155,6 +157,7 @@ class App {
     this.changed();
     this.status.saved();
     this.gallery.show();
+    this.classes.show();
     session.look();
     this.stage.focus({ preventScroll: true });
   }

@@ -2,6 +2,8 @@
 import { colourName, find, freeColour, PALETTE, withLooks, withoutObject } from "./document.js";
 import { announce, byId, icon, make, setIcon, showBelow } from "./dom.js";
 
+const whole = new Intl.NumberFormat("en");
+
 /** Whether black is easier to read on a colour than white. */
 function isLight(colour) {
   const [r, g, b] = [1, 3, 5].map((at) => (parseInt(colour.slice(at, at + 2), 16) / 255) ** 2.2);
@@ -102,13 +104,16 @@ export class Objects {
       class: "icon eye", onclick: () => change({ visible: !find(this.app.session.doc, id).visible }, "Show or hide"),
     }, icon("eye"));
     const trash = make("button", { class: "icon trash", onclick: (event) => { event.stopPropagation(); this.remove(id); } }, icon("trash"));
-    const row = make("li", { "data-id": id }, swatch, this.app.cutouts.thumbnail(id), name, eye, trash);
+    const body = make("div", { class: "body" }, name, make("small", { class: "about" }));
+    const row = make("li", { "data-id": id }, swatch, this.app.cutouts.thumbnail(id), body, eye, trash);
     this.rows.set(id, row);
     return row;
   }
 
   #fill(row, { id, name, color, visible }) {
-    const [swatch, thumbnail, field, eye, trash] = row.children;
+    const [swatch, thumbnail, body, eye, trash] = row.children;
+    const [field, about] = body.children;
+    about.replaceChildren(...this.#about(id, name));
     this.app.cutouts.draw(thumbnail, id);
     row.setAttribute("aria-current", String(id === this.app.session.active));
     row.dataset.hidden = String(!visible);
@@ -124,6 +129,15 @@ export class Objects {
     setIcon(eye, visible ? "eye" : "eye-off");
     trash.setAttribute("aria-label", `Delete ${name}`);
     trash.title = "Delete";
+  }
+
+  /** The key of its class, its score in pictures, and its area here. */
+  #about(id, name) {
+    const { session, classes } = this.app;
+    const mask = session.masks.get(session.frame)?.get(id);
+    const key = classes.keyOf(name);
+    const words = mask && (mask.area ? `${session.video ? "" : `${mask.score.toFixed(2)} · `}${whole.format(mask.area)} px` : "Not in this frame");
+    return [key && make("kbd", { title: `Class ${key}` }, key), words].filter(Boolean);
   }
 
   #choose(id, swatch, change) {
