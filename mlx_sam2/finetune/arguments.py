@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import types
 import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from .. import cli
 from ..text import brief, some
@@ -15,6 +16,7 @@ from .parameters import PRESETS
 
 PROG = cli.program("finetune")
 MAX_YAML_BYTES = 1 << 16
+SOURCE = ("model", "revision", "weights_key")  # settings of the command
 RATES = {"decoder": 1e-4, "lora": 1e-4, "memory": 1e-5, "full": 5e-6}  # the last one is the official rate
 
 
@@ -22,11 +24,28 @@ class ArgumentError(ValueError):
     """A setting that cannot be met. One line."""
 
 
+class LossSettings(NamedTuple):
+    """Settings of the losses, under the official names (``MultiStepMultiMasksAndIous`` and its ``weight_dict``)."""
+
+    loss_mask: float = 20.0  # weights of the four terms: focal,
+    loss_dice: float = 1.0
+    loss_iou: float = 1.0
+    loss_class: float = 1.0  # and presence
+    focal_alpha: float = 0.25  # weight of object pixels, the others get the rest of 1; negative: all weigh 1
+    focal_gamma: float = 2.0
+    supervise_all_iou: bool = True  # the IoU loss is the mean of all masks, not that of the best one
+    iou_use_l1_loss: bool = True  # else the square
+    pred_obj_scores: bool = True  # the presence loss; without it absent objects count as any others
+    focal_alpha_obj_score: float = -1.0
+    focal_gamma_obj_score: float = 0.0
+
+
 @dataclass(frozen=True)
 class Arguments:
     """Settings of a run. The defaults are those of the official recipe where it has them.
 
     Attributes:
+        model, revision, weights_key: what the command started from, so that it can go on; not read by ``Trainer``.
         preset: what is trained: decoder, lora, memory or full.
         steps: updates of the weights.
         batch: photos (or clips) of a step that are computed together; their objects count as one batch.
@@ -41,6 +60,8 @@ class Arguments:
         num_frames, max_objects: of a clip; max_objects of a photo, too.
         point_share, box_share, first_frames, corrected_frames, corrections, from_target: the sampling of prompts
             (TRAINING.md 2; docs/finetune.md).
+        loss_mask, loss_dice, loss_iou, loss_class, focal_alpha, focal_gamma, supervise_all_iou, iou_use_l1_loss,
+            pred_obj_scores, focal_alpha_obj_score, focal_gamma_obj_score: of the losses (``LossSettings``).
         augment: flips, rotations, colours. None: unless features are cached.
         dropout, drop_path: in memory attention and in the trunk.
         compute: dtype of the computation; weights and losses are float32.
@@ -53,6 +74,9 @@ class Arguments:
         seed: of everything that is drawn.
     """
 
+    model: str | None = None
+    revision: str | None = None
+    weights_key: str | None = None
     preset: str = "decoder"
     steps: int = 500
     batch: int = 1
@@ -74,6 +98,17 @@ class Arguments:
     corrected_frames: int = 2
     corrections: int = 7
     from_target: float = 0.1
+    loss_mask: float = 20.0
+    loss_dice: float = 1.0
+    loss_iou: float = 1.0
+    loss_class: float = 1.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+    supervise_all_iou: bool = True
+    iou_use_l1_loss: bool = True
+    pred_obj_scores: bool = True
+    focal_alpha_obj_score: float = -1.0
+    focal_gamma_obj_score: float = 0.0
     augment: bool | None = None
     dropout: float = 0.1
     drop_path: float = 0.1
@@ -90,6 +125,10 @@ class Arguments:
         for field in dataclasses.fields(self):
             _check_type(field.name, getattr(self, field.name), _HINTS[field.name])
         _one_of("preset", self.preset, PRESETS)
+        if self.compute == "float16":
+            raise ArgumentError(
+                "compute=float16: its gradients underflow without loss scaling; give bfloat16 or float32"
+            )
         _one_of("compute", self.compute, ("float32", "bfloat16"))
         for name in ("point_share", "box_share", "from_target", "final_share", "held_out", "ema"):
             _between(name, getattr(self, name), 0, 1)
@@ -98,8 +137,11 @@ class Arguments:
         for name in ("steps", "batch", "accumulate", "rank", "num_frames", "max_objects", "first_frames",
                      "corrected_frames", "evaluated", "save_every"):  # fmt: skip
             _between(name, getattr(self, name), 1, 1 << 31)
-        for name in ("corrections", "evaluate_every", "patience", "seed", "weight_decay", "alpha", "clip"):
+        for name in ("corrections", "evaluate_every", "patience", "seed", "weight_decay", "alpha", "clip", "loss_mask",
+                     "loss_dice", "loss_iou", "loss_class", "focal_gamma", "focal_gamma_obj_score"):  # fmt: skip
             _between(name, getattr(self, name), 0, 1 << 31)
+        for name in ("focal_alpha", "focal_alpha_obj_score"):
+            _between(name, getattr(self, name), -1, 1)
         for name in ("rate", "vision_rate"):
             _between(name, getattr(self, name) or 0, 0, 1)
         if self.corrected_frames < self.first_frames:
@@ -118,6 +160,10 @@ class Arguments:
     def augments(self) -> bool:
         """Whether photos are augmented: then their features cannot be cached."""
         return self.preset != "decoder" if self.augment is None else self.augment
+
+    @property
+    def losses(self) -> LossSettings:
+        return LossSettings(*(getattr(self, name) for name in LossSettings._fields))
 
     def to_yaml(self) -> str:
         """The settings, one a line."""
@@ -164,6 +210,7 @@ class Arguments:
         return cls(**exact)
 
 
+_PLAIN = (*PRESETS, "float32", "bfloat16")  # words that need no quotes in YAML
 _HINTS: dict[str, Any] = typing.get_type_hints(Arguments)
 
 
@@ -172,7 +219,9 @@ def _yaml(value: Any) -> str:
     if isinstance(value, float):
         mantissa, e, exponent = repr(value).partition("e")
         return mantissa + ".0" * ("." not in mantissa) + e + exponent
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    if isinstance(value, str):
+        return value if value in _PLAIN else json.dumps(value, ensure_ascii=False)
+    return "null" if value is None else str(value).lower()
 
 
 def _check_type(name: str, value: Any, hint: Any) -> None:

@@ -12,8 +12,9 @@ from typing import Any
 
 from .. import cli
 from ..cli import UsageError
-from .arguments import PROG, Arguments
+from .arguments import PROG, SOURCE, Arguments
 
+MODEL = "base_plus"
 DESCRIPTION = "Fine-tune SAM 2 on photos or videos with masks, by the official recipe."
 EPILOG = """\
 DATA is a data set that python -m mlx_sam2.datasets reads: a COCO instances JSON, a folder of images and of masks, a
@@ -45,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--preview", type=Path, metavar="PNG", help="a new picture: nine samples with their prompts")
     data.add_argument("--check", action="store_true", help="say what is in DATA and what is odd, and stop")
     model = parser.add_argument_group("model")
-    model.add_argument("--model", default="base_plus", help="as for the other commands; default: %(default)s")
+    model.add_argument("--model", help=f"as for the other commands; default: {MODEL}, with --resume that of the run")
     model.add_argument("--revision", help="branch, tag or commit of the Hub repository")
     cli.add_weights_key(model)
     run = parser.add_argument_group("run")
@@ -90,7 +91,7 @@ def read_settings(args: argparse.Namespace) -> Arguments:
     if args.resume and args.output is not None and file is None:
         file = args.output / "settings.yaml"
     settings = Arguments() if file is None else Arguments.from_yaml(file)
-    values: dict[str, Any] = dataclasses.asdict(settings)
+    values: dict[str, Any] = dataclasses.asdict(settings) | _source(args, settings)
     for name, value in (("preset", args.preset), ("steps", args.steps)):
         values |= {} if value is None else {name: value}
     for text in args.set:
@@ -98,7 +99,23 @@ def read_settings(args: argparse.Namespace) -> Arguments:
         if not found:
             raise UsageError(f"--set {text}: give NAME=VALUE")
         values[name.strip().replace("-", "_")] = _value(value.strip())
-    return Arguments.from_dict(values)
+    settings = Arguments.from_dict(values)
+    for name in SOURCE:
+        setattr(args, name, getattr(settings, name))
+    return settings
+
+
+def _source(args: argparse.Namespace, settings: Arguments) -> dict[str, str | None]:
+    """What the run starts from: options before settings. A run that goes on does so with its own model only."""
+    given = {name: getattr(args, name) for name in SOURCE if getattr(args, name) is not None}
+    held = {name: getattr(settings, name) for name in SOURCE}
+    other = [name for name, value in given.items() if value != held[name]]
+    if args.resume and held["model"] is not None and other:
+        name = other[0].replace("_", "-")
+        raise UsageError(
+            f"{args.output} holds a run of --{name} {held[other[0]]}, not {given[other[0]]}: leave out --{name}"
+        )
+    return {"model": MODEL} | {name: value for name, value in (held | given).items() if value is not None}
 
 
 def _value(text: str) -> Any:

@@ -11,7 +11,7 @@ import mlx.core as mx
 from ..checkpoint.adapter import write_tensors
 from ..formats import safetensors_file
 from ..text import some
-from .arguments import ArgumentError
+from .arguments import SOURCE, ArgumentError, Arguments
 
 if TYPE_CHECKING:
     from .trainer import Trainer
@@ -58,9 +58,14 @@ def load(folder: Path, trainer: Trainer) -> bool:
         raise ArgumentError(
             f"{folder} holds a run on the model {base}, this one is on {trainer.base}: give --model {base}"
         )
-    ours = dict(line.split(": ", 1) for line in trainer.arguments.to_yaml().splitlines())
+    ours, defaults = (
+        dict(line.split(": ", 1) for line in given.to_yaml().splitlines()) for given in (trainer.arguments, Arguments())
+    )
+    settings = defaults | settings  # those that are newer than the run
     differing = [
-        f"{name} ({settings.get(name)} there, {ours[name]} here)" for name in ours if settings.get(name) != ours[name]
+        f"{name} ({settings[name]} there, {ours[name]} here)"
+        for name in ours
+        if name not in SOURCE and settings[name] != ours[name]
     ]
     if differing:
         raise ArgumentError(

@@ -83,7 +83,7 @@ class Gradients:
     def _function(self, shape: Shape) -> Callable[..., Any]:
         def total(masters: Arrays, inputs: Inputs) -> tuple[mx.array, tuple[mx.array, ...]]:
             found = self._losses(masters, inputs, shape)
-            return found.total(), tuple(found)
+            return found.total(self._arguments.losses), tuple(found)
 
         function = mx.value_and_grad(total)
         if shape.num_frames > 1 or not compiled.compiles():
@@ -109,7 +109,7 @@ class Gradients:
         count, owners = shape.num_samples, inputs["owners"] if shape.num_samples > 1 else None
         frames = [_owned(_rows(encoded, t * count, count), owners) for t in range(shape.num_frames)]
         steps = roll_out(model, frames, inputs["targets"], _plan(inputs, shape), attend)
-        return losses(steps, inputs["targets"], inputs["count"])
+        return losses(steps, inputs["targets"], inputs["count"], arguments.losses)
 
 
 def _plan(inputs: Inputs, shape: Shape) -> Plan:

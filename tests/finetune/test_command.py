@@ -15,7 +15,8 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 import cells
-from mlx_sam2.finetune import main
+from mlx_sam2.finetune import Arguments, main
+from mlx_sam2.finetune.command import build_parser, read_settings
 from mlx_sam2.segment import main as segment
 
 QUICK = ["--model", "demo", "--set", "corrections=1", "--set", "evaluated=4", "--set", "evaluate_every=2"]
@@ -74,6 +75,7 @@ def test_checking_and_showing(data: Path, capsys: pytest.CaptureFixture[str]) ->
         (["DATA", "--preview", "new.jpg", "--model", "demo"], "its name must end in .png"),
         (["DATA", "--preview", "new/a.png", "--model", "demo"], "there is no folder new"),
         (["DATA", "--output", "new", "--set", "rate=nan"], "it must be from 0 to 1"),
+        (["DATA", "--output", "new", "--set", "compute=float16"], "without loss scaling; give bfloat16"),
         (["none", "--output", "new"], "there is no data set none"),
         (["DATA", "--output", "new", "--preset", "memory", "--model", "demo"], "this data set has photos"),
     ],
@@ -93,6 +95,20 @@ def test_refusals(
     assert (tmp_path / "mine.png").read_text() == "a photo"
 
 
+def test_a_run_goes_on_with_its_own_model_only(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "settings.yaml").write_text(Arguments(model="demo", steps=3).to_yaml())
+    words = [str(data), "--output", str(tmp_path), "--resume"]
+    assert main([*words, "--model", "tiny"]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path} holds a run of --model demo, not tiny: leave out --model" in error
+    assert len(error.splitlines()) == 1
+    args = build_parser().parse_args(words)
+    assert read_settings(args).model == args.model == "demo"
+    plain = build_parser().parse_args([str(data)])
+    read_settings(plain)
+    assert plain.model == "base_plus"
+
+
 @pytest.mark.slow
 def test_killed_for_good_and_resumed(data: Path, tmp_path: Path) -> None:
     """Killed (SIGKILL) at five moments: the adapter is that of an undisturbed run, byte for byte."""
@@ -101,14 +117,14 @@ def test_killed_for_good_and_resumed(data: Path, tmp_path: Path) -> None:
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     subprocess.run([*command, "--output", str(whole), *settings], check=True, capture_output=True)
     for lines in (2, 4, 5, 8, 10):
-        words = ["--resume", "--model", "demo"] if broken.exists() else settings
+        words = ["--resume"] if broken.exists() else settings
         process = subprocess.Popen([*command, "--output", str(broken), *words], stdout=subprocess.DEVNULL)
         log = broken / "log.jsonl"
         while process.poll() is None and not (log.is_file() and len(log.read_text().splitlines()) >= lines):
             time.sleep(0.01)
         process.send_signal(signal.SIGKILL)
         process.wait()
-    subprocess.run([*command, "--output", str(broken), "--resume", "--model", "demo"], check=True, capture_output=True)
+    subprocess.run([*command, "--output", str(broken), "--resume"], check=True, capture_output=True)
     assert (whole / "adapter.safetensors").read_bytes() == (broken / "adapter.safetensors").read_bytes()
     states = [load_file(out / "state.safetensors") for out in (whole, broken)]
     assert states[0].keys() == states[1].keys()

@@ -28,7 +28,9 @@ def disc(x: int, y: int, radius: int, size: int = SIZE) -> np.ndarray:
 
 
 def test_settings_survive_yaml(tmp_path: Path) -> None:
-    settings = Arguments(preset="lora", steps=7, rate=3e-5, augment=False, ema=0.99)
+    settings = Arguments(
+        model='my "1": #x é', preset="lora", steps=7, rate=3e-5, augment=False, ema=0.99, iou_use_l1_loss=False
+    )
     (tmp_path / "s.yaml").write_text(settings.to_yaml())
     assert Arguments.from_yaml(tmp_path / "s.yaml") == settings
 
