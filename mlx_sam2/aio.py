@@ -201,6 +201,7 @@ class AsyncVideoPredictor(_Front[SAM2VideoPredictor]):
     remove_object = _awaited(SAM2VideoPredictor.remove_object)
     lock = _awaited(SAM2VideoPredictor.lock)
     unlock = _awaited(SAM2VideoPredictor.unlock)
+    add_tracked_mask = _awaited(SAM2VideoPredictor.add_tracked_mask)
     reference = _awaited(SAM2VideoPredictor.reference)
     add_reference = _awaited(SAM2VideoPredictor.add_reference)
     propagate_in_video_preflight = _awaited(SAM2VideoPredictor.propagate_in_video_preflight)

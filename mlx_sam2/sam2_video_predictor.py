@@ -15,12 +15,14 @@ import numpy as np
 from .checkpoint.build import build_model, split_video_options, warn_of_unknown
 from .frames.opening import open_source
 from .frames.source import VideoError
+from .masks.scores import ObjectScores
 from .model.sam2 import SAM2
 from .processes import OneProcess
 from .utils.arrays import as_result, check_return_tensors
 from .utils.module import as_official
 from .utils.session import InferenceState
 from .utils.video import OfficialVideoAttributes
+from .video import tracked_mask
 from .video.approximations import Approximations
 from .video.feature_cache import FeatureCache
 from .video.policies.official import Official
@@ -265,6 +267,31 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         inference_state.unlock(frame_idx, obj_id)
 
     # ---- objects from elsewhere
+
+    def add_tracked_mask(
+        self,
+        inference_state: VideoState,
+        frame_idx: int,
+        obj_id: Any,
+        mask: np.ndarray | Sequence[Any],
+        scores: ObjectScores | None = None,
+        reverse: bool = False,
+    ) -> None:
+        """Give back what tracking had found on a frame, in an earlier session perhaps: no prompt, but remembered.
+
+        Give the ``video.memory_bank.recall_distance`` frames before the one where tracking is to go on, the earliest
+        first. The frame is encoded, and its memory and pointer are made from the mask; they are near those that
+        tracking had made, not equal to them. A memory policy starts again with motion and sizes. No official method.
+
+        Args:
+            mask: (H, W), non-zero where the object is; of any size, and empty where it was not seen.
+            scores: as ``state.scores`` gave them; None: those of a mask that a user gives.
+            reverse: the direction in which the frame was passed.
+
+        Raises:
+            ValueError: for a frame that does not exist or has a prompt of this object, or a mask that is none.
+        """
+        tracked_mask.add(inference_state, frame_idx, obj_id, mask, scores, reverse)
 
     def reference(self, inference_state: VideoState, obj_id: Any) -> Reference:
         """What was learned of an object from the frames on which it was prompted, to find it elsewhere.

@@ -103,10 +103,12 @@ def propagate_steps(
         count = session.num_frames
         ways = {"forward": [False], "backward": [True], "both": [False, True]}[direction]
         total = sum((frame + 1 if frame else 0) if reverse else count - frame for reverse in ways)
-        if any(work.has_forgotten(frame, reverse, session.masks) for reverse in ways):
-            job.enter("running", FORGOTTEN)
         job.progress(0, total)
         for reverse in ways:
+            for _ in work.recollect(frame, reverse, session.masks):
+                yield
+            if work.has_forgotten(frame, reverse, session.masks):
+                job.enter("running", FORGOTTEN)
             for t, masks in work.propagate(frame, reverse):
                 live = edits.add_tracked(session, edit, t, masks)
                 shown = {str(obj_id): mask.model_dump() for obj_id, mask in live.items()}

@@ -4,7 +4,8 @@ The page sends the whole prompt of a frame; the predictor takes clicks one after
 clicks were taken away, the frame is prompted again, or the whole object if the tracker remembers that frame.
 
 What the tracker remembers of a frame counts only as long as the session has the mask that it gave: undo takes it away
-with the mask. The tracks of removed objects are laid aside, so that undo brings their memory back too.
+with the mask. The tracks of removed objects are laid aside, so that undo brings their memory back too. Masks that the
+session has and the tracker does not know, after a restart say, become memories where tracking goes on from them.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..masks.rle import rle_to_mask
+from ..masks.scores import ObjectScores
+from ..video import tracked_mask
 from ..video.prompts import Prompts as TrackPrompts
 from ..video.video_masks import video_masks
 from .image_work import as_given, as_mask, clicks_of
@@ -52,6 +55,8 @@ class VideoWork:
         self.state = predictor.init_state(source)
         self._applied: Prompts = {}
         self._found: Masks = {}  # by tracking
+        self._given: dict[int, set[int]] = {}  # frames whose masks the session had already, by object
+        self._kept: Masks = {}  # what results were made from that the tracker has from masks: shown as they are
         self._aside: list[Aside] = []  # the latest last
         self.restore(prompts, masks)
 
@@ -85,12 +90,28 @@ class VideoWork:
             for frame in sorted(wanted):
                 if applied.get(frame) != wanted[frame]:
                     self._add(obj_id, frame, wanted[frame], applied.get(frame))
+                    self._keep_answer(obj_id, frame, masks.get(obj_id, {}).get(frame))
         for obj_id, track in self.state.tracks.items():
             shown, found = masks.get(obj_id, {}), self._found.get(obj_id, {})
             for t in list(track.tracked):
                 if t not in track.prompts and not _same(shown.get(t), found.get(t)):
                     del track.tracked[t]
                     track.directions.pop(t, None)
+        self._given = {obj_id: set(shown) for obj_id, shown in masks.items()}
+
+    def recollect(self, frame: int, reverse: bool, masks: Masks) -> Iterator[int]:
+        """Make memories of the masks before a frame that tracking had found in an earlier run; yields after each."""
+        tracker, step = self.state.tracker, 1 if reverse else -1
+        reach = tracker.policy.reach(tracker.config)
+        for t in range(frame + step * reach, frame, -step):
+            for obj_id, track in self.state.tracks.items():
+                mask = masks.get(obj_id, {}).get(t)
+                if mask is None or t not in self._given.get(obj_id, ()) or track.latest(t) is not None:
+                    continue
+                given = rle_to_mask(mask.rle)
+                self.predictor.add_tracked_mask(self.state, t, obj_id, given, _scores(mask), reverse)
+                self._found.setdefault(obj_id, {})[t] = self._kept.setdefault(obj_id, {})[t] = mask
+                yield t
 
     def has_forgotten(self, frame: int, reverse: bool, masks: Masks) -> bool:
         """Whether tracking from a frame begins without the memory of tracked frames just before it."""
@@ -102,6 +123,7 @@ class VideoWork:
         """Remove an object; its track is laid aside."""
         track = self.state.tracks.pop(obj_id, None)
         prompts, found = self._applied.pop(obj_id, {}), self._found.pop(obj_id, {})
+        self._kept.pop(obj_id, None)
         if track is None:
             return
         self._aside.append(Aside(obj_id, prompts, track, found))
@@ -132,6 +154,9 @@ class VideoWork:
         for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
             scores = self.state.scores(t)
             masks = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+            for obj_id in masks:
+                if t in self._kept.get(obj_id, {}) and self.state.tracks[obj_id].stays(t):
+                    masks[obj_id] = self._kept[obj_id][t]
             for obj_id, mask in masks.items():
                 self._found.setdefault(obj_id, {})[t] = mask
             yield t, masks
@@ -165,6 +190,7 @@ class VideoWork:
 
     def _add(self, obj_id: int, frame: int, prompt: Prompt, old: Prompt | None = None) -> None:
         """Send the predictor the steps of a prompt that `old` does not have."""
+        self._kept.get(obj_id, {}).pop(frame, None)
         done = -1 if old is None else len(old.points)
         self._applied.setdefault(obj_id, {}).pop(frame, None)  # neither prompt, should it fail half way
         if prompt.mask is not None and old is None:
@@ -182,8 +208,16 @@ class VideoWork:
                 )
         self._applied[obj_id][frame] = prompt
 
+    def _keep_answer(self, obj_id: int, frame: int, shown: Mask | None) -> None:
+        """A correction is answered from memory: without that the prompt may give another mask than the session has."""
+        if shown is not None and not _same(shown, self._mask(obj_id, frame)):
+            mask = rle_to_mask(shown.rle)
+            tracked_mask.answer(self.state, frame, obj_id, mask, _scores(shown))
+            self._kept.setdefault(obj_id, {})[frame] = shown
+
     def _take_back(self, obj_id: int, frame: int) -> None:
         """Leave the object as if it had never been prompted on a frame."""
+        self._given.pop(obj_id, None)  # found with that prompt
         rest = {t: prompt for t, prompt in self._applied[obj_id].items() if t != frame}
         track = self.state.tracks[obj_id]
         if rest and frame not in track.conditioning:  # not in memory yet
@@ -202,6 +236,10 @@ class VideoWork:
 
 def _same(mask: Mask | None, other: Mask | None) -> bool:
     return mask is not None and other is not None and (mask is other or mask.counts == other.counts)
+
+
+def _scores(mask: Mask) -> ObjectScores:
+    return ObjectScores(mask.score, 1.0 if mask.predicted_iou is None else mask.predicted_iou)
 
 
 def _extends(prompt: Prompt, old: Prompt) -> bool:

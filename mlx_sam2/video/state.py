@@ -227,6 +227,8 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         if result is not None:
             track.tracked[frame_idx] = result
             track.directions.pop(frame_idx, None)
+        if track.latest(frame_idx) is None:  # nothing is left that could be kept
+            track.locked.discard(frame_idx)
 
     def remove(self, obj_id: Any, strict: bool = False) -> list[int]:
         """Remove an object; returns the frames on which it was prompted.

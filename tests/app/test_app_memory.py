@@ -102,19 +102,35 @@ def test_a_frame_that_was_never_tracked_is_empty_again(machine: Machine) -> None
     assert machine.prompt(session, 1, 2)["masks"] == [] and machine.masks(session, 2) == {}
 
 
-def test_a_user_hears_where_tracking_begins_without_memory(model: str, tmp_path: Path) -> None:
+def messages(machine: Machine, session: str, frame: int) -> list[str]:
+    """What a job says that tracks from a frame on."""
+    listener = Listener(machine, session)
+    machine.run(session, "propagate", frame=frame)
+    wait_for(lambda: listener.events[-1][1].get("status") == "done")
+    said = [data["message"] for name, data in listener.events if name == "job" and data["message"]]
+    listener.close()
+    return said
+
+
+def test_a_user_hears_where_tracking_begins_without_memory(machine: Machine) -> None:
+    session = tracked(machine)
+    assert messages(machine, session, LATER) == []
+    machine.prompt(session, 1, 0, points=[C, A])
+    machine.prompt(session, 1, 0, points=[A, B])  # one click taken back: what it led to is not remembered
+    said = messages(machine, session, LATER)
+    assert said and "goes on from the prompts" in said[0]
+
+
+def test_tracking_is_remembered_after_a_restart(model: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(model, tmp_path / "one", data=data) as machine:
         session = tracked(machine)
-        listener = Listener(machine, session)
-        machine.run(session, "propagate", frame=LATER)
-        wait_for(lambda: listener.events[-1][1].get("status") == "done")
-        assert not [data for name, data in listener.events if name == "job" and data["message"]]
-        listener.close()
+        machine.prompt(session, 1, LATER, points=[C])  # answered from memory: alone it says nothing of the object
+        before, known = all_of(machine, session)[2], remembered(machine, session)
     with running(model, tmp_path / "two", data=data) as machine:
         machine.client.post(f"/api/recent/{session}")
-        listener = Listener(machine, session)
-        machine.run(session, "propagate", frame=LATER)
-        said = [data["message"] for name, data in listener.events if name == "job" and data["message"]]
-        assert said and "goes on from the prompts" in said[0]
-        listener.close()
+        assert messages(machine, session, LATER) == []
+        after = all_of(machine, session)[2]
+        assert after[:LATER] == before[:LATER]
+        assert after[LATER]["1"] == before[LATER]["1"], "the correction is what it was"
+        assert [len(track) for track in remembered(machine, session)] == [len(known[0]) - 1, len(known[1])]
