@@ -17,10 +17,10 @@ import synthetic
 import synthetic_edgetam
 import timm_alone
 from checkpoint_files import parameter_shapes, published_widths, transformers_config
-from mlx_sam2.checkpoint import key_map
 from mlx_sam2.config.sam2 import SAM2Config
 from mlx_sam2.model.resize import resize_bilinear
 from mlx_sam2.model.sam2 import SAM2
+from transformers_edgetam import channels_first, filled, image_model, pictures
 
 REASON = "needs the extra `reference`: pip install -e '.[reference]'"
 torch = pytest.importorskip("torch", reason=REASON)
@@ -36,40 +36,14 @@ FEATURE_TOL, LOGIT_TOL, SCORE_TOL, POINTER_TOL = 4e-4, 1e-2, 3e-5, 1e-3
 POINTS, LABELS = [[70.0, 120.0], [200.5, 31.0]], [1, 0]
 
 
-def renamed(state: dict[str, np.ndarray], keys: list[str]) -> dict[str, Any]:
-    """A state dict of transformers from official names; every key must be met."""
-    found = {}
-    for key in keys:
-        if key == key_map.POINT_TABLE:
-            value = np.concatenate([state[row] for row in key_map.POINT_ROWS])
-        elif half := key_map.half(key):
-            value = np.split(state[half[0]], 2)[half[1]]
-        else:
-            value = state[key_map.from_transformers(key)]
-        found[key] = torch.from_numpy(np.array(value))
-    return found
-
-
-def filled(theirs: Any, state: dict[str, np.ndarray]) -> Any:
-    theirs.load_state_dict(renamed(state, list(theirs.state_dict())), strict=True)
-    return theirs.eval()
-
-
 @pytest.fixture(scope="module")
 def pixels() -> np.ndarray:
-    """(2, S, S, 3): two frames, normalised."""
-    frames = np.stack([synthetic.picture(256, 256, seed) for seed in range(2)]).astype(np.float32) / 255
-    return ((frames - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]).astype(np.float32)
-
-
-def channels_first(x: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(np.ascontiguousarray(np.moveaxis(x, -1, 1)))
+    """(2, S, S, 3): two frames."""
+    return pictures(range(2))
 
 
 def test_image_model(pixels: np.ndarray) -> None:
-    values, state = transformers_config("edgetam_nano"), synthetic_edgetam.nano_state()
-    parts = {key: values[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
-    theirs = filled(transformers.EdgeTamModel(transformers.EdgeTamConfig(**parts)), state)
+    theirs = image_model(synthetic_edgetam.nano_state())
     with torch.no_grad():
         levels = theirs.vision_encoder(channels_first(pixels[:1])).fpn_hidden_states
         expected = theirs(
@@ -101,11 +75,8 @@ def moved(x: Any, whole: Any) -> float:
 # .018 .085 and .55; ours: .0015 .0022 .013 and .077, .013 .020 .096 and .49.
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_moves_ours_no_more_than_theirs(pixels: np.ndarray, dtype: str) -> None:
-    values, state = transformers_config("edgetam_nano"), synthetic_edgetam.nano_state()
-    parts = {key: values[key] for key in ("vision_config", "prompt_encoder_config", "mask_decoder_config")}
-
     def run_theirs(dtype: torch.dtype) -> list[torch.Tensor]:
-        theirs = filled(transformers.EdgeTamModel(transformers.EdgeTamConfig(**parts)), state).to(dtype)
+        theirs = image_model(synthetic_edgetam.nano_state()).to(dtype)
         points, labels = torch.tensor([[POINTS]], dtype=dtype), torch.tensor([[LABELS]])
         image = channels_first(pixels[:1]).to(dtype)
         with torch.no_grad():

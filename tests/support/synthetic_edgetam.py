@@ -16,6 +16,8 @@ import synthetic
 from synthetic import Overrides, normal
 
 if TYPE_CHECKING:
+    import mlx.core as mx
+
     from mlx_sam2.config.sam2 import SAM2Config
     from mlx_sam2.model.sam2 import SAM2
 
@@ -144,3 +146,39 @@ def nano_state() -> dict[str, np.ndarray]:
 def nano_model() -> SAM2:
     """A new model with ``nano_state``, loaded the way a checkpoint is."""
     return synthetic.build_model(nano_config(), nano_state())
+
+
+def calibrated_model(pixels: mx.array, residual: float = 1.0) -> SAM2:
+    """``nano_model`` whose batch norms have the statistics of these pictures (N, S, S, 3), as training leaves them.
+
+    ``residual`` scales what the residual branches of the trunk add: random ones add more than trained ones do.
+    """
+    from mlx_sam2.model import repvit
+
+    def calibrate(norm: repvit.BatchNorm, x: mx.array) -> mx.array:
+        norm.running_mean, norm.running_var = x.mean(axis=(0, 1, 2)), x.var(axis=(0, 1, 2))
+        factor, summand = norm.affine()
+        return x * factor + summand
+
+    model = nano_model()
+    body, plain = model.image_encoder.trunk.body, repvit.BatchNorm.__call__
+    for name, part in body.named_modules():
+        if name.endswith("conv2.bn") and not name.startswith("stem"):
+            part.weight, part.bias = part.weight * residual, part.bias * residual
+    try:
+        repvit.BatchNorm.__call__ = calibrate
+        model.image_encoder.trunk(pixels)
+    finally:
+        repvit.BatchNorm.__call__ = plain
+    return model
+
+
+def trunk_state(model: SAM2) -> dict[str, np.ndarray]:
+    """``nano_state`` with the batch norms of a model."""
+    norms = {
+        f"image_encoder.trunk.body.{name}.{key}": np.array(value)
+        for name, part in model.image_encoder.trunk.body.named_modules()
+        if name.endswith(".bn")
+        for key, value in part.items()
+    }
+    return nano_state() | norms
