@@ -4,9 +4,9 @@
 
 Synthetic weights of ``edgetam_nano``: as they are, with batch norms calibrated on pictures, and with residual branches
 of half their strength besides. A movement is the root mean square of a difference from float32 over that of the values
-(of an IoU: not divided), the mean of two pictures. Theirs needs torch, transformers and timm. The second table has each block of our trunk alone, from
-float32 input; and what it makes of a relative noise in that input. Products of halves are summed in float32, as on a
-GPU.
+(of an IoU: not divided), the mean of two pictures. Theirs needs torch, transformers and timm. The second table has each
+block of our trunk alone, from float32 input; and what it makes of a relative noise in that input. Products of halves
+are summed in float32, as on a GPU.
 """
 
 from __future__ import annotations
