@@ -1,4 +1,4 @@
-"""Addresses of objects, prompts and masks."""
+"""Addresses of objects and prompts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from .faults import FAILURES
 from .schemas import (
     Answer,
     ApiError,
-    Masks,
     ObjectAnswer,
     ObjectLook,
     PreviewAnswer,
@@ -85,12 +84,3 @@ def add_edits(router: APIRouter, app: App) -> None:
         if answer is None:
             raise ApiError(409, "superseded", "a newer preview has taken its place")
         return answer
-
-    @router.get("/sessions/{session_id}/masks/{frame}")
-    def get_masks(session_id: SessionId, frame: Frame) -> Masks:
-        """The masks of all objects on a frame."""
-        session = app.sessions.get(session_id)
-        session.require_frame(frame)
-        with session.lock:
-            found = {str(n): masks[frame] for n, masks in sorted(session.masks.items()) if frame in masks}
-        return Masks(masks=found)

@@ -12,7 +12,19 @@ from .history import Edit, History, mask_bytes, object_bytes
 from .lines import Line, all_lines, line_of
 from .media import size_of
 from .saves import About, Save, Saves
-from .schemas import ApiError, EditKind, Mask, Object, ObjectAnswer, ObjectLook, Prompt, Saving
+from .schemas import (
+    MAX_LOCKS,
+    ApiError,
+    EditKind,
+    LockAnswer,
+    LockAsk,
+    Mask,
+    Object,
+    ObjectAnswer,
+    ObjectLook,
+    Prompt,
+    Saving,
+)
 from .session import Session
 from .session_store import Sessions
 
@@ -142,6 +154,33 @@ class Edits:
             self.put_object(session, edit, obj_id, obj)
             return ObjectAnswer(object=obj, revision=edit.revision)
 
+    def lock(self, session: Session, asked: Asked, frame: int, ask: LockAsk) -> LockAnswer:
+        """Keep the masks of a frame whatever is tracked, or let tracking replace them; no edit if nothing changes.
+
+        Raises:
+            ApiError: there is no such object, it has no mask there, or as many locked frames as it may have.
+        """
+        with session.turn, session.lock:
+            self.require(session, asked)
+            changed = {}
+            for obj_id in session.objects if ask.objects is None else ask.objects:
+                obj = session.object(obj_id)
+                if ask.locked and frame not in session.masks.get(obj_id, {}):
+                    if ask.objects is not None:
+                        raise ApiError(404, "not_found", f"object {obj_id} has no mask on frame {frame} to keep")
+                    continue
+                if ask.locked != (frame in obj.locked):
+                    frames = {*obj.locked, frame} if ask.locked else {*obj.locked} - {frame}
+                    changed[obj_id] = obj.model_copy(update={"locked": sorted(frames)})
+            if any(len(obj.locked) > MAX_LOCKS for obj in changed.values()):
+                raise ApiError(409, "full", f"an object has {MAX_LOCKS:,} locked frames at most")
+            if not changed:
+                return LockAnswer(objects=[], revision=session.history.revision)
+            with self.edit(session, "lock", asked) as edit:
+                for obj_id, obj in changed.items():
+                    self.put_object(session, edit, obj_id, obj)
+                return LockAnswer(objects=list(changed.values()), revision=edit.revision)
+
     def put_prompt(
         self, session: Session, asked: Asked, obj_id: int, frame: int, prompt: Prompt, mask: Mask | None
     ) -> tuple[Object, int]:
@@ -188,10 +227,11 @@ class Edits:
                     self.put_object(session, edit, obj_id, obj)
 
     def add_tracked(self, session: Session, edit: Edit, frame: int, masks: dict[int, Mask]) -> dict[int, Mask]:
-        """Note the masks of a tracked frame. Returns those of objects that still exist."""
+        """Note the masks of a tracked frame. Returns those of objects that still exist and are not locked there."""
         with session.lock:
             self.require(session, ANYBODY)
-            live = {obj_id: mask for obj_id, mask in masks.items() if obj_id in session.objects}
+            objects = session.objects
+            live = {n: mask for n, mask in masks.items() if n in objects and frame not in objects[n].locked}
             for obj_id, mask in live.items():
                 self.put_mask(session, edit, obj_id, frame, mask)
             changed = {(obj_id, frame): mask for obj_id, mask in live.items()}

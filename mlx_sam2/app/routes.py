@@ -12,6 +12,7 @@ from .collection_routes import add_collections
 from .edit_routes import add_edits
 from .examples import EXAMPLES
 from .job_routes import add_jobs
+from .mask_routes import add_masks
 from .picture_routes import add_pictures
 from .schemas import MAX_POINTS, ApiError, AppState, LimitsState, Login
 from .session_routes import add_opening, add_sessions
@@ -24,6 +25,7 @@ def routes(app: App) -> APIRouter:
     add_opening(router, app)
     add_sessions(router, app)
     add_edits(router, app)
+    add_masks(router, app)
     add_jobs(router, app)
     add_pictures(router, app)
     add_collections(router, app)

@@ -10,8 +10,10 @@ from ..text import one_line
 
 MAX_POINTS = 100  # of one object on one frame
 MAX_OBJECT = 1000  # numbers of objects go from 1 to this
+MAX_LOCKS = 10_000  # frames of an object that are locked
 MAX_COUNTS = 4 << 20  # characters of one encoded mask
 
+FrameNumber = Annotated[int, Field(ge=0, le=10_000_000)]
 Coordinate = Annotated[FiniteFloat, Field(ge=0, le=1e6)]
 Point = tuple[Coordinate, Coordinate, Literal[0, 1]]
 Box = tuple[Coordinate, Coordinate, Coordinate, Coordinate]
@@ -91,6 +93,7 @@ class Object(Wire):
     color: Colour
     visible: bool = True
     frames: dict[Annotated[str, Field(pattern=r"^(0|[1-9][0-9]{0,6})$")], Prompt] = {}
+    locked: Annotated[list[FrameNumber], Field(max_length=MAX_LOCKS)] = []  # frames whose mask no tracking replaces
 
 
 class Timeline(Wire):
@@ -102,7 +105,7 @@ class Timeline(Wire):
 
 Status = Literal["encoding", "ready", "failed"]
 Kind = Literal["image", "video"]
-EditKind = Literal["object", "delete", "prompt", "restore", "propagate", "everything"]
+EditKind = Literal["object", "delete", "prompt", "lock", "restore", "propagate", "everything"]
 Saving = Literal["on", "failed", "off"]
 
 
@@ -212,6 +215,30 @@ class Answer(Wire):
 class ObjectAnswer(Wire):
     object: Object
     revision: int
+
+
+class LockAsk(Wire):
+    """Whether tracking keeps the masks of a frame; `objects`: whose, None for all that have one there."""
+
+    locked: bool = True
+    objects: Annotated[list[Annotated[int, Field(ge=1, le=MAX_OBJECT)]], Field(max_length=MAX_OBJECT)] | None = None
+
+
+class LockAnswer(Wire):
+    objects: list[Object]  # that have changed
+    revision: int
+
+
+class ObjectScores(Wire):
+    """Of every frame with a mask, in order: presence logit, and predicted IoU where tracking gave one."""
+
+    frames: list[int]
+    score: list[float]
+    predicted_iou: list[float | None]
+
+
+class Scores(Wire):
+    objects: dict[str, ObjectScores]
 
 
 class Revision(Wire):

@@ -21,9 +21,11 @@ from .schemas import (
     Kind,
     Mask,
     Object,
+    ObjectScores,
     Prompt,
     Rle,
     Saving,
+    Scores,
     SessionState,
     Status,
     Timeline,
@@ -141,6 +143,26 @@ class Session:
         """Every prompt, by object and frame."""
         with self.lock:
             return {n: {int(t): p for t, p in obj.frames.items()} for n, obj in self.objects.items() if obj.frames}
+
+    def locks(self) -> dict[int, list[int]]:
+        """The locked frames of each object that has some."""
+        with self.lock:
+            return {n: obj.locked for n, obj in self.objects.items() if obj.locked}
+
+    def scores(self) -> Scores:
+        """The scores of every mask."""
+        with self.lock:
+            masks = {n: sorted(found.items()) for n, found in sorted(self.masks.items())}
+        return Scores(
+            objects={
+                str(n): ObjectScores(
+                    frames=[t for t, _ in found],
+                    score=[mask.score for _, mask in found],
+                    predicted_iou=[mask.predicted_iou for _, mask in found],
+                )
+                for n, found in masks.items()
+            }
+        )
 
     # ---- objects
 

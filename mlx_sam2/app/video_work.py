@@ -145,12 +145,19 @@ class VideoWork:
         proposal = self.state.propose(ask.frame, click)
         return as_mask(proposal.mask, *proposal.track.scores(ask.frame))
 
-    def propagate(self, frame: int, reverse: bool) -> Iterator[tuple[int, dict[int, Mask]]]:
+    def propagate(
+        self, frame: int, reverse: bool, locks: dict[int, list[int]] | None = None
+    ) -> Iterator[tuple[int, dict[int, Mask]]]:
         """Follow all objects from a frame: its number, and their masks by object, for each.
+
+        Args:
+            locks: frames, by object, whose result stays where the tracker remembers it.
 
         Raises:
             RuntimeError: no object has a prompt.
         """
+        for obj_id, track in self.state.tracks.items():
+            track.locked = set((locks or {}).get(obj_id, ()))
         for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
             scores = self.state.scores(t)
             masks = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
