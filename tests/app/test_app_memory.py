@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 from app_machine import Listener, Machine, all_of, form, frames_of_clip, restore, running, wait_for
+from mlx_sam2.model.sam2 import SAM2
 
 A, B, C = (30.0, 40.0, 1), (60.0, 20.0, 1), (50.0, 50.0, 0)
 FRAMES, LATER = 6, 3
@@ -100,6 +101,21 @@ def test_a_frame_that_was_never_tracked_is_empty_again(machine: Machine) -> None
     session = machine.client.post("/api/sessions", files=form(frames_of_clip(FRAMES))).json()["id"]
     machine.prompt(session, 1, 2, points=[A])
     assert machine.prompt(session, 1, 2)["masks"] == [] and machine.masks(session, 2) == {}
+
+
+def test_no_frame_is_encoded_twice(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither for a correction, nor for tracking on, back, or once more, nor after undo."""
+    encoded: list[int] = []
+    encode = SAM2.encode_image
+    monkeypatch.setattr(SAM2, "encode_image", lambda model, pixels: encoded.append(1) or encode(model, pixels))
+    session = tracked(machine)
+    assert len(encoded) == FRAMES
+    track_on(machine, session)
+    machine.run(session, "propagate", frame=FRAMES - 1, direction="backward")
+    machine.run(session, "propagate", frame=2, direction="both")
+    restore(machine, session, revision(machine, session) - 2)
+    machine.run(session, "propagate", frame=0)
+    assert len(encoded) == FRAMES
 
 
 def messages(machine: Machine, session: str, frame: int) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gc
 import os
+import random
 import warnings
 import weakref
 from types import SimpleNamespace
@@ -213,3 +214,37 @@ def test_features_that_are_asked_for_twice_are_not_rounded_between(model: SAM2) 
     with predictor.init_state(clip(3)) as state:
         first = np.array(state.features(0).embedding)
         np.testing.assert_array_equal(np.array(state.features(0).embedding), first)
+
+
+@pytest.mark.parametrize("budget", [6000, "disk"])
+@pytest.mark.parametrize("seed", range(3))
+def test_the_books_are_right_after_any_script(model: SAM2, budget: int | str, seed: int) -> None:
+    """Sessions that seek, go over frames again, end, and whose weights change: what is found is what was put."""
+    rng, made = random.Random(seed), 0
+    layers = [nn.Linear(1, 1) for _ in range(2)]
+    decoder = SimpleNamespace(conv_s0=layers[0], conv_s1=layers[0])
+    model = SimpleNamespace(config=model.config, image_encoder=layers[1], sam_mask_decoder=decoder, dtype=mx.float32)
+    cache = FeatureCache(budget)
+    sessions, put = [cache.session() for _ in range(3)], {}
+    for _ in range(600):
+        n, t, deed = rng.randrange(3), rng.randrange(20), rng.random()
+        if deed < 0.9:
+            features = sessions[n].get(t, model)
+            assert features is None or features.embedding.max().item() == put[n, t], (
+                "another frame's, or older weights'"
+            )
+            if features is None:
+                put[n, t] = made = made + 1
+                sessions[n].put(t, ImageFeatures(mx.full((1, 8, 8, 4), made, mx.float32), None), model)
+        elif deed < 0.95:
+            sessions[n].expect(range(t, 20))
+        elif deed < 0.98:
+            sessions[n].close()
+            sessions[n] = cache.session()
+        else:
+            layers[1].bias = layers[1].bias + 1
+        kept = cache._kept.values()
+        assert cache.nbytes == sum(entry.nbytes for entry in kept) <= cache.budget
+        slots = [entry.place for entry in kept if isinstance(entry.place, int)]
+        assert len({*slots, *cache._free}) == len(slots) + len(cache._free), "a slot is used twice"
+    assert made < 560  # some were found again
