@@ -11,9 +11,13 @@ import importlib.machinery
 import importlib.util
 import sys
 import types
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
+
+REASON = "needs timm: pip install --no-deps timm"
 
 
 class _Nothing(types.ModuleType):
@@ -44,17 +48,24 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 def import_timm() -> None:
     """Import timm, or skip the module that asks; transformers then builds its EdgeTAM."""
     if importlib.util.find_spec("timm") is None:
-        pytest.skip("needs timm: pip install --no-deps timm", allow_module_level=True)
+        pytest.skip(REASON, allow_module_level=True)
     from transformers import utils
 
-    finder = _Finder()
-    sys.meta_path.append(finder)  # last: a torchvision that is there is taken
     # transformers takes timm for missing where torchvision is
     utils.is_timm_available = utils.import_utils.is_timm_available = lambda: True
     utils.import_utils.BACKENDS_MAPPING["timm"] = (lambda: True, "")
-    try:
+    with without_torchvision():
         importlib.import_module("timm.models.repvit")
         importlib.import_module("transformers.models.timm_wrapper.modeling_timm_wrapper")
+
+
+@contextmanager
+def without_torchvision() -> Iterator[None]:
+    """An empty package answers for torchvision where there is none."""
+    finder = _Finder()
+    sys.meta_path.append(finder)  # last: a torchvision that is there is taken
+    try:
+        yield
     finally:
         sys.meta_path.remove(finder)
         for name in [name for name, module in sys.modules.items() if isinstance(module, _Nothing)]:
