@@ -76,6 +76,9 @@ export const cutoutUrl = (id, object, frame) => of(id, `/objects/${object}/frame
 export const cutout = async (id, object, frame) => (await send("GET", cutoutUrl(id, object, frame))).blob();
 export const restore = (id, revision, edit) => json("POST", of(id, `/restore${query(edit)}`), { revision });
 export const preview = (id, ask, signal) => json("POST", of(id, "/preview"), ask, signal);
+export const scores = (id) => json("GET", of(id, "/scores"));
+export const putLock = (id, object, frame, locked, edit) =>
+  json("PUT", of(id, `/frames/${frame}/lock${query(edit)}`), { locked, objects: [object] });
 export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));
 export const everything = (id, ask, edit) => json("POST", of(id, `/everything${query(edit)}`), ask);
 export const propagate = (id, ask, edit) => json("POST", of(id, `/propagate${query(edit)}`), ask);

@@ -1,4 +1,5 @@
-// What the user asked for, as values that never change: {objects: [{id, name, color, visible, frames}]}, with
+// What the user asked for, as values that never change: {objects: [{id, name, color, visible, frames,
+// locked}]}, with the numbers of frames whose mask tracking keeps, and
 // frames: {"0": {points: [[x, y, 1 or 0]], box, choice, mask, score (of a mask that was found), refine}}. Undo and redo
 // are older values of it.
 
@@ -19,10 +20,10 @@ export const isEmpty = (prompts) => !prompts.points.length && !prompts.box && !p
 
 /** The document of a session's JSON. */
 export function fromServer(session) {
-  const objects = session.objects.map(({ id, name, color, visible, frames }) => {
+  const objects = session.objects.map(({ id, name, color, visible, frames, locked }) => {
     const kept = {};
     for (const [number, prompts] of Object.entries(frames ?? {})) kept[number] = { ...NO_PROMPTS, ...prompts };
-    return { id: Number(id), name, color, visible, frames: kept };
+    return { id: Number(id), name, color, visible, frames: kept, locked: locked ?? [] };
   });
   return { objects };
 }
@@ -37,7 +38,7 @@ export function freeColour(doc) {
 }
 
 export function withObject(doc, id, prompts = {}, color = freeColour(doc)) {
-  const object = { id, name: `Object ${id}`, color, visible: true, frames: prompts };
+  const object = { id, name: `Object ${id}`, color, visible: true, frames: prompts, locked: [] };
   return { objects: [...doc.objects, object] };
 }
 
@@ -47,6 +48,12 @@ export const withoutObject = (doc, id) => ({ objects: doc.objects.filter((object
 export const withLooks = (doc, id, looks) => ({
   objects: doc.objects.map((object) => (object.id === id ? { ...object, ...looks } : object)),
 });
+
+/** The document with a frame of an object kept by tracking, or not any more. */
+export function withLock(doc, id, frame, on) {
+  const others = (find(doc, id)?.locked ?? []).filter((other) => other !== frame);
+  return withLooks(doc, id, { locked: on ? [...others, frame].sort((a, b) => a - b) : others });
+}
 
 /** The document with an object's prompts on a frame replaced; empty ones are taken out. */
 export function withPrompts(doc, id, frame, prompts) {
@@ -86,6 +93,11 @@ export function difference(before, after) {
     for (const [frame, prompts] of Object.entries(object.frames)) {
       if (!same(old?.frames[frame], prompts)) steps.push({ what: "prompts", object: object.id, frame: Number(frame), prompts });
     }
+    const [was, is] = [old?.locked ?? [], object.locked ?? []];
+    if (was !== is) {
+      for (const frame of is) if (!was.includes(frame)) steps.push({ what: "lock", object: object.id, frame, locked: true });
+      for (const frame of was) if (!is.includes(frame)) steps.push({ what: "lock", object: object.id, frame, locked: false });
+    }
   }
   return steps;
 }
@@ -94,6 +106,7 @@ export function difference(before, after) {
 export function applied(doc, step) {
   if (step.what === "delete") return withoutObject(doc, step.object);
   const known = find(doc, step.object) ? doc : withObject(doc, step.object);
+  if (step.what === "lock") return withLock(known, step.object, step.frame, step.locked);
   const seen = step.looks ? withLooks(known, step.object, step.looks) : known;
   return step.what === "prompts" ? withPrompts(seen, step.object, step.frame, step.prompts) : seen;
 }

@@ -30,7 +30,8 @@ const HELP = [
     [["Scroll"], "Move or zoom; pinch to zoom"],
   ]],
   ["Video", [
-    [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["<", ">"], "Previous, next prompt"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
+    [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["<", ">"], "Previous, next prompt"],
+    [["U"], "Next doubtful frame; with ⇧ the one before"], [["K"], "Keep this frame whatever is tracked; with ⇧ of the active object alone"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
     [["Esc"], "Stop tracking"],
   ]],
 ];
@@ -142,6 +143,7 @@ export class Keys {
       ArrowLeft: () => session.video && transport.step(-1), ArrowRight: () => session.video && transport.step(1),
       ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),
       "<": () => transport.jump(-1), ">": () => transport.jump(1),
+      k: () => transport.lock(), K: () => transport.lock({ active: true }), u: () => transport.doubt(1), U: () => transport.doubt(-1),
       t: () => transport.track("forward"), T: () => transport.track("backward"), x: () => app.exports.menu(), Escape: () => app.escape(),
     }[event.key];
   }

@@ -2,6 +2,7 @@
 // the canvas listen to its events: doc, masks, frame, picture, tracks, job, status, waiting, connection, problem.
 import * as api from "./api.js";
 import { difference, find, freeColour, freeId, fromServer, isEmpty, promptsOf, withLooks, withObject } from "./document.js";
+import { Doubts } from "./doubts.js";
 import { Frames } from "./frames.js";
 import { History } from "./history.js";
 import { Jobs } from "./jobs.js";
@@ -28,6 +29,7 @@ export class Session extends EventTarget {
     });
     this.tracks = new Tracks(this.frames);
     this.tracks.read(info.timeline);
+    this.doubts = new Doubts(this);
     this.frame = 0; // that is wanted
     this.seen = null; // that is on the screen: the painter says so
     this.nextName = null; // of new objects, where the gallery has classes
@@ -43,6 +45,7 @@ export class Session extends EventTarget {
     this.regions = new Regions(info.id);
     this.line = new Line(this);
     this.jobs.take(info.jobs);
+    if (this.video) this.doubts.load();
   }
 
   tell(type, detail) {
@@ -170,6 +173,7 @@ export class Session extends EventTarget {
       if (find(doc, id)) continue;
       this.results.forget(id);
       this.tracks.rows.delete(id);
+      this.doubts.rows.delete(id);
     }
     for (const object of doc.objects) {
       const old = find(before, object.id)?.frames ?? {};
@@ -296,6 +300,7 @@ export class Session extends EventTarget {
   take(info) {
     Object.assign(this, { oldest: info.oldest, saving: info.saving });
     this.tracks.read(info.timeline);
+    if (this.video) this.doubts.load();
     this.results.outdate();
     this.setStatus(info.status, info.message);
     this.look();
@@ -313,7 +318,9 @@ export class Session extends EventTarget {
   tracked(frame, masks) {
     this.results.tracked(frame, masks, this.doc);
     for (const [object, mask] of Object.entries(masks)) {
-      if (find(this.doc, Number(object))) this.tracks.set(Number(object), frame, mask.area);
+      if (!find(this.doc, Number(object))) continue;
+      this.tracks.set(Number(object), frame, mask.area);
+      this.doubts.set(Number(object), frame, mask);
     }
     this.tell("tracks");
     if (this.job?.follow) {

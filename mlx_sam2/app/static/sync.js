@@ -139,6 +139,7 @@ export class Sync {
     this.open.set(edit.edit, { step, doc: this.target });
     if (step.what === "restore") return api.restore(this.id, step.revision, edit);
     if (step.what === "delete") return api.deleteObject(this.id, step.object, edit);
+    if (step.what === "lock") return api.putLock(this.id, step.object, step.frame, step.locked, edit);
     if (step.what === "object") return api.putObject(this.id, step.object, step.looks, edit);
     return api.putPrompts(this.id, step.object, step.frame, step.prompts, edit);
   }

@@ -1,9 +1,12 @@
 // The strip under a video: small pictures, a row for every object, and the playhead (an input of type range).
 import * as api from "./api.js";
 import { byId, themed } from "./dom.js";
+import { DOUBTFUL } from "./doubts.js";
 import { GONE, NOTHING, TRACKED } from "./tracks.js";
 
 const FILM = 30; // height of the small pictures, CSS pixels
+const HEAT = 9; // of the line of doubt under them
+const TOP = FILM + HEAT + 5; // where rows begin
 const TAKEN = 6; // CSS pixels beside a diamond that still mean it
 const PAD = 18; // left and right: room for the object's number, and to touch the first and last frame
 
@@ -40,7 +43,7 @@ export class Timeline {
   /** The diamond under the pointer: its object is selected, and its frame shown. */
   #promptAt(x, y) {
     const { objects } = this.app.session.doc;
-    const object = objects[Math.floor((y - FILM - 5) / this.pitch)];
+    const object = objects[Math.floor((y - TOP) / this.pitch)];
     const frames = Object.keys(object?.frames ?? {}).map(Number).filter((frame) => Math.abs(this.#x(frame) - x) <= TAKEN);
     if (!frames.length) return null;
     return { id: object.id, frame: frames.reduce((best, frame) => (Math.abs(this.#x(frame) - x) < Math.abs(this.#x(best) - x) ? frame : best)) };
@@ -59,7 +62,7 @@ export class Timeline {
     const { objects } = this.app.session.doc;
     const small = window.innerWidth <= 760;
     const rows = Math.min(Math.max(objects.length, 2), small ? 3 : 6);
-    const height = FILM + 10 + rows * 14;
+    const height = TOP + 5 + rows * 14;
     if (this.strip.style.height !== `${height}px`) this.strip.style.height = `${height}px`;
   }
 
@@ -89,8 +92,9 @@ export class Timeline {
     context.clearRect(0, 0, clientWidth, clientHeight);
     this.#paintFilm(context);
     const { objects } = session.doc;
-    const pitch = this.pitch = Math.min(14, (clientHeight - FILM - 8) / Math.max(objects.length, 1));
-    objects.forEach((object, index) => this.#paintRow(context, object, FILM + 5 + pitch * (index + 0.5), pitch));
+    const pitch = this.pitch = Math.min(14, (clientHeight - TOP - 3) / Math.max(objects.length, 1));
+    this.#paintDoubt(context);
+    objects.forEach((object, index) => this.#paintRow(context, object, TOP + pitch * (index + 0.5), pitch));
     this.#paintHead(context, clientHeight);
     this.#describe();
   }
@@ -109,6 +113,24 @@ export class Timeline {
       } else if (bitmap === undefined && session.ready && !this.fetching) {
         this.#fetch(frame); // one after the other: a browser opens six connections, and clicks need one
       }
+    }
+  }
+
+  /** Bars that are the higher the more doubtful a frame is; filled where it is one to look at. */
+  #paintDoubt(context) {
+    const { session } = this.app;
+    const step = (this.width - 2 * PAD) / Math.max(session.frames - 1, 1);
+    const bottom = FILM + HEAT + 1;
+    const bars = new Map(); // pixel -> doubt: a long video has more frames than pixels
+    for (let frame = 0; frame < session.frames; frame++) {
+      const doubt = session.doubts.at(frame);
+      const left = Math.round(this.#x(frame) - step / 2);
+      if (doubt > (bars.get(left) ?? 0.02)) bars.set(left, doubt);
+    }
+    for (const [left, doubt] of bars) {
+      const height = Math.max(1, doubt * HEAT);
+      context.fillStyle = themed(doubt >= DOUBTFUL ? "--doubt" : "--quiet");
+      context.fillRect(Math.max(left, PAD - 2), bottom - height, Math.max(1, step - 0.5), height);
     }
   }
 
@@ -152,8 +174,23 @@ export class Timeline {
       context.strokeRect(left + 0.5, y - half + 0.5, right - left - 1, 2 * half - 1); // seen on every ground, whatever the colour
       context.setLineDash([]);
     }
+    for (const frame of object.locked ?? []) this.#paintLock(context, this.#x(frame), y, Math.min(4, pitch / 2 - 1));
     for (const frame of Object.keys(object.frames)) this.#paintPrompt(context, this.#x(Number(frame)), y, Math.min(5.5, pitch / 2));
     context.globalAlpha = 1;
+  }
+
+  /** A padlock. */
+  #paintLock(context, x, y, size) {
+    context.lineWidth = 1.5;
+    context.strokeStyle = themed("--text");
+    context.fillStyle = themed("--canvas");
+    context.beginPath();
+    context.arc(x, y - size * 0.4, size * 0.7, Math.PI, 0);
+    context.stroke();
+    context.beginPath();
+    context.roundRect(x - size, y - size * 0.4, 2 * size, size * 1.5, 1);
+    context.fill();
+    context.stroke();
   }
 
   #paintPrompt(context, x, y, size) {
@@ -198,6 +235,8 @@ export class Timeline {
     }
     const words = Object.entries({ prompted: "prompted", tracked: "tracked", gone: "not in the frame" })
       .filter(([key]) => count[key]).map(([key, word]) => `${count[key]} ${word}`);
+    if (session.doubts.at(session.frame) >= DOUBTFUL) words.push("doubtful");
+    if (session.doc.objects.some(({ locked }) => locked?.includes(session.frame))) words.push("kept");
     this.input.value = session.frame;
     this.input.setAttribute("aria-valuetext", [`Frame ${session.frame + 1} of ${session.frames}`, ...words].join(", "));
   }

@@ -1,5 +1,7 @@
 // Playing a video, stepping through it, and tracking: buttons, progress and the clock.
+import { find, withLock } from "./document.js";
 import { announce, byId, setIcon } from "./dom.js";
+import { NOTHING } from "./tracks.js";
 
 const AHEAD = 8; // frames fetched before they are shown
 
@@ -13,6 +15,8 @@ export class Transport {
     byId("track-back").addEventListener("click", () => this.track("backward"));
     byId("track-both").addEventListener("click", () => this.track("both"));
     byId("track-on").addEventListener("click", () => this.track("forward"));
+    byId("lock").addEventListener("click", () => this.lock());
+    byId("doubt").addEventListener("click", () => this.doubt(1));
     byId("job-stop").addEventListener("click", () => app.session.cancel());
   }
 
@@ -30,6 +34,37 @@ export class Transport {
     this.stop();
     if (next === undefined) announce(way > 0 ? "No prompt after this frame" : "No prompt before this frame");
     else session.show(next);
+  }
+
+  /** To the next frame that the model is in doubt about, in a direction. */
+  doubt(way) {
+    const { session } = this.app;
+    if (!session?.video) return;
+    const next = session.doubts.next(way);
+    this.stop();
+    if (next === null) this.app.say(way > 0 ? "No doubtful frame after this one." : "No doubtful frame before this one.");
+    else session.show(next);
+  }
+
+  /** The objects with a mask on this frame that is not kept yet; all of those where each is. */
+  #lockable(ids) {
+    const { session } = this.app;
+    return ids.filter((id) => session.tracks.at(id, session.frame) !== NOTHING || find(session.doc, id).frames[session.frame]);
+  }
+
+  /** Keeps the masks of this frame whatever is tracked, of all objects or the active one; or lets tracking replace them. */
+  lock({ active = false } = {}) {
+    const { session } = this.app;
+    if (!session?.video) return;
+    const ids = this.#lockable(active ? [session.active].filter((id) => id !== null) : session.doc.objects.map(({ id }) => id));
+    if (!ids.length) {
+      this.app.say("There is no mask on this frame to keep.");
+      return;
+    }
+    const { frame } = session;
+    const on = !ids.every((id) => find(session.doc, id).locked?.includes(frame));
+    session.change(ids.reduce((doc, id) => withLock(doc, id, frame, on), session.doc), on ? "Keep the frame" : "Let the frame go");
+    announce(on ? "Tracking keeps this frame" : "Tracking may replace this frame");
   }
 
   toggle() {
@@ -99,6 +134,10 @@ export class Transport {
       byId("job-text").textContent = job.stopping ? "Stopping" : job.total ? `${job.done} of ${job.total}` : "Waiting";
       byId("job-stop").disabled = Boolean(job.stopping) || !job.id;
     }
+    const ids = this.#lockable(session.doc.objects.map(({ id }) => id));
+    const kept = ids.length > 0 && ids.every((id) => find(session.doc, id).locked?.includes(session.frame));
+    byId("lock").disabled = !ids.length;
+    byId("lock").setAttribute("aria-pressed", String(kept));
     const seconds = session.fps ? ` · ${(session.frame / session.fps).toFixed(2)} s` : "";
     byId("clock").textContent = `${session.frame + 1} / ${session.frames}${seconds}`;
     byId("step-back").disabled = session.frame === 0;
