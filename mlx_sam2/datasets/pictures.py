@@ -46,6 +46,20 @@ def read_indexed(path: Path) -> np.ndarray:
     )
 
 
+def read_palette(path: Path) -> list[int] | None:
+    """The 256 colours of an indexed picture, [r, g, b, r, g, ...]; None for another picture, or one without colours.
+
+    Raises:
+        VideoError: it cannot be read.
+    """
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            palette = image.getpalette("RGB") if image.mode == "P" else None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise VideoError(f"{path} cannot be read as a mask: {message_of(error)}") from error
+    return [*palette, *[0] * (768 - len(palette))] if palette and any(palette) else None
+
+
 def is_binary(indices: np.ndarray) -> bool:
     """Whether the values are 0 and 255 alone: one object, not object numbers (DAVIS 2016, image editors)."""
     return not np.any((indices != 0) & (indices != VOID))

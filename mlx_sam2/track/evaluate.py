@@ -120,7 +120,8 @@ def _track(
             frames = track_session(predictor, source, plan, memory)
         else:
             frames = track_as_they_appear(predictor, source, plan)
-        sink = PngSink(folder, True, per_object=per_object, frame_name=source.frame_name)
+        names = {"per_object": per_object, "frame_name": source.frame_name}
+        sink = PngSink(folder, True, **names, palette=video.palette())
         with closing(frames), sink:
             write_frames(frames, [sink], plan.count, Progress(), stop, video.name)
     return stop.signal

@@ -24,7 +24,8 @@ from ..datasets.davis import (
     score_sequence,
 )
 from ..datasets.items import DatasetError, DatasetObject, Item
-from ..datasets.pictures import read_indexed
+from ..datasets.masks import PictureMask
+from ..datasets.pictures import read_indexed, read_palette
 from ..datasets.sequences import read_sequences
 from ..frames.source import FolderSource, FrameSource, VideoError
 from .prompts import Item as Given
@@ -41,6 +42,7 @@ class EvaluationVideo(NamedTuple):
     open: Callable[[], FrameSource]
     prompts: Callable[[FrameSource], list[ObjectPrompt]]  # the given masks, in the order of frames and objects
     score: Callable[[Path, list[str]], SequenceScore | None]  # of a folder of results, and the names of all frames
+    palette: Callable[[], list[int] | None]  # of its annotations, for the results
 
 
 def find_videos(format_name: str, root: Path, chosen: Sequence[str]) -> list[EvaluationVideo]:
@@ -56,6 +58,7 @@ def find_videos(format_name: str, root: Path, chosen: Sequence[str]) -> list[Eva
                 partial(FolderSource, sequence.frames),
                 partial(_first_masks, sequence),
                 partial(_davis_score, sequence),
+                partial(_davis_palette, sequence),
             )
             for sequence in find_sequences(root, chosen)
         ]
@@ -73,6 +76,7 @@ def find_videos(format_name: str, root: Path, chosen: Sequence[str]) -> list[Eva
             items[name].source,
             partial(_first_appearances, items[name]),
             partial(_score, items[name], format_name in PER_OBJECT),
+            partial(_palette, items[name]),
         )
         for name in names
     ]
@@ -85,6 +89,15 @@ def _first_masks(sequence: DavisSequence, source: FrameSource) -> list[ObjectPro
 
 def _davis_score(sequence: DavisSequence, results: Path, names: list[str]) -> SequenceScore | None:
     return score_sequence(results, sequence.annotations, names)
+
+
+def _davis_palette(sequence: DavisSequence) -> list[int] | None:
+    return next(map(read_palette, sorted(sequence.annotations.glob("*.png"))), None)
+
+
+def _palette(item: Item) -> list[int] | None:
+    masks = (thing.masks[t] for thing in item.objects for t in sorted(thing.masks))
+    return next((read_palette(mask.path) for mask in masks if isinstance(mask, PictureMask)), None)
 
 
 def _first_appearances(item: Item, source: FrameSource) -> list[ObjectPrompt]:

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mlx_sam2.datasets.pictures import read_indexed
+from mlx_sam2.frames.sinks import davis_palette
 from mlx_sam2.track.command import main
 from track_command import HEIGHT, NOT_LOADED, WIDTH, two_objects, write_frames, write_indexed
 
@@ -95,6 +97,31 @@ def test_masks_of_each_object_in_a_folder_of_its_own(tmp_path: Path, model: str,
         assert np.count_nonzero(first != mask) < 0.1 * mask.sum()  # through the model's size and back
     record = json.loads((out / "results.json").read_text())
     assert record["sequences"] == {"v": None}  # the given frame and the last one alone are annotated
+
+
+@pytest.mark.parametrize("format_name", ["davis", "lvos", "sav"])
+def test_results_have_the_colours_of_the_annotations(format_name: str, tmp_path: Path, model: str) -> None:
+    """As the official tool writes them; pictures without colours get those of DAVIS."""
+    root, out = tmp_path / "set", tmp_path / "out"
+    frames, masks = {
+        "davis": ("JPEGImages/480p/v", "Annotations/480p/v"),
+        "lvos": ("JPEGImages/v", "Annotations/v"),
+        "sav": ("JPEGImages_24fps/v", "Annotations_6fps/v/007"),
+    }[format_name]
+    write_frames(root / frames, 2)
+    path = root / masks / "00000.png"
+    path.parent.mkdir(parents=True)
+    results = out / "v" / ("007" if format_name == "sav" else "") / "00001.png"
+    colours = [0, 0, 0, 236, 95, 103, 249, 145, 87]
+    for palette in ([*colours, *[17] * 759], colours, None):
+        picture = Image.fromarray(two_objects())
+        if palette:
+            picture.putpalette(palette)
+        picture.save(path)
+        assert call("--dataset", format_name, root, "--output", out, "--model", model, "--overwrite") == 0
+        with Image.open(results) as found:
+            expected = davis_palette() if palette is None else [*palette, *[0] * (768 - len(palette))]
+            assert [*found.getpalette("RGB"), *[0] * 768][:768] == expected
 
 
 @pytest.mark.parametrize(
