@@ -97,12 +97,19 @@ def test_a_variable_that_means_nothing(capsys: pytest.CaptureFixture[str], monke
         (["--mod", "tiny"], 2, "unrecognized arguments"),
     ],
 )
-def test_bad_input(args: list[str], code: int, message: str) -> None:
-    done = run(*args)
-    assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("mlx_sam2.doctor: error: ")
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_bad_input(args: list[str], code: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    if "a/b" in args:  # the Hub's client reads its variables once a process
+        done = run(*args)
+        returned, out, err = done.returncode, done.stdout, done.stderr
+    else:
+        try:
+            returned, out, err = main(capsys, *args)
+        except SystemExit as stop:  # of the parser
+            returned, (out, err) = stop.code, capsys.readouterr()
+    assert (returned, out) == (code, "")
+    assert err.startswith("mlx_sam2.doctor: error: ")
+    assert message in err
+    assert err.count("\n") == 1
 
 
 @pytest.mark.slow

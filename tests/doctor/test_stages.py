@@ -14,7 +14,7 @@ from mlx_sam2.doctor import stages
 from mlx_sam2.model.sam2 import SAM2
 
 
-@pytest.fixture(scope="module", params=["nano", "edgetam"])
+@pytest.fixture(scope="module", params=["nano", pytest.param("edgetam", marks=pytest.mark.slow)])
 def model(request: pytest.FixtureRequest) -> SAM2:
     return synthetic.nano_model() if request.param == "nano" else synthetic_edgetam.nano_model()
 

@@ -56,7 +56,7 @@ def check_kernel(case: int, dtype: str, order: str) -> None:
     assert difference(got, by_definition(OP, args)) <= metal.allowed(OP, metal.NAMES[dtype])
 
 
-@pytest.mark.parametrize("order", ["forward", "random"])
+@pytest.mark.parametrize("order", [pytest.param("forward", marks=pytest.mark.slow), "random"])
 @pytest.mark.parametrize("dtype", metal.NAMES)
 @pytest.mark.parametrize("case", range(6))
 def test_kernel(case: int, dtype: str, order: str) -> None:
@@ -254,7 +254,7 @@ def test_a_model_with_kernels() -> None:
     assert relative_difference(got, expected) <= 1e-5  # measured: 6e-7
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("bfloat16", marks=pytest.mark.slow)])
 def test_half_precision_is_no_worse_than_with_projected_keys(dtype: str) -> None:
     """Over five cases, beside products that are summed in float32; measured: 0.95 and 1.00 of their differences."""
     kernel, projected = 0.0, 0.0

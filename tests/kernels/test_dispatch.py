@@ -236,7 +236,7 @@ def track(model: SAM2) -> list[np.ndarray]:
         return [logits > 0 for _, _, logits in predictor.propagate_in_video(state)]
 
 
-@pytest.mark.parametrize("fault", ["compile", "wrong"])
+@pytest.mark.parametrize("fault", [pytest.param("compile", marks=pytest.mark.slow), "wrong"])
 def test_the_right_mask_and_one_warning_an_op(nano_model: SAM2, monkeypatch: pytest.MonkeyPatch, fault: str) -> None:
     model = nano_model.with_config(dataclasses.replace(nano_model.config, image_size=128))
     expected = track(model)

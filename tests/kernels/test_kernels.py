@@ -100,7 +100,7 @@ def deviation(case: tuple[Any, ...], dtype: mx.Dtype) -> float:
 
 
 @pytest.mark.parametrize("dtype", metal.NAMES)
-@pytest.mark.parametrize("order", ["forward", "random"])
+@pytest.mark.parametrize("order", [pytest.param("forward", marks=pytest.mark.slow), "random"])
 def test_axial_rope_in_metal(dtype: str, order: str) -> None:
     """Every small and ragged case in the checking mode: races, bounds, unwritten elements are errors there."""
     with metal.emulated("check", order) as reports:
@@ -111,6 +111,7 @@ def test_axial_rope_in_metal(dtype: str, order: str) -> None:
     assert not any(r.warnings for r in used)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", metal.NAMES)
 def test_axial_rope_in_metal_at_full_size(dtype: str) -> None:
     with metal.emulated("fast"):

@@ -154,7 +154,7 @@ QUICK = [  # variants take a second or two each to compile: nano's widths in eve
 ]
 
 
-@pytest.mark.parametrize("order", ["forward", "random"])
+@pytest.mark.parametrize("order", [pytest.param("forward", marks=pytest.mark.slow), "random"])
 @pytest.mark.parametrize(("case", "dtype"), QUICK)
 def test_kernel(case: int, dtype: str, order: str) -> None:
     report = check_kernel(SMALL[case], dtype, mode="check", order=order)

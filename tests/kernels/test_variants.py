@@ -18,7 +18,7 @@ from mlx_sam2.model.results import ImageFeatures
 from mlx_sam2.model.sam2 import SAM2
 
 OPS = {op.name: op for op in metal.all_ops()}
-SIZES = (1024, 512)  # pixels
+SIZES = (1024, 512)  # pixels; at 512 tiny is MedSAM2
 OBJECTS = (1, 4, 16)
 
 
@@ -75,6 +75,7 @@ def test_every_variant_has_a_case(name: str, dtype: str) -> None:
     assert wanted - variants(op, list(op.cases), metal.NAMES[dtype]) == set()
 
 
+@pytest.mark.slow
 def test_the_variants_are_the_known_ones() -> None:
     """So that a model that suddenly sends fewer is seen, too."""
     found = sent("float16")
