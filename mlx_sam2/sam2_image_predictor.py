@@ -213,10 +213,14 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
         mask_input: Prompt | None = None,
         multimask_output: bool = True,
         normalize_coords: bool = True,
+        clamp: bool = True,
     ) -> tuple[np.ndarray, np.ndarray]:
         """``predict`` without masks at the image's size, which take most of a click on a large photo: for previews.
 
         Arguments and errors as for ``predict``; ``max_hole_area`` and ``max_sprinkle_area`` play no part.
+
+        Args:
+            clamp: False for the logits that masks are upscaled from (``masks.upscaled``); they are not clamped.
 
         Returns:
             Predicted IoU (M,) and logits (M, S/4, S/4) clamped to +-32, the last two results of ``predict``.
@@ -224,7 +228,7 @@ class SAM2ImagePredictor(OfficialAttributes, OneProcess):
         self._require_image()
         asked = PromptArguments(point_coords, point_labels, box, mask_input, multimask_output, normalize_coords)
         low_res, ious = self._decode(len(self._images) - 1, asked)
-        return _arrays(ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP))
+        return _arrays(ious, mx.clip(low_res, -LOW_RES_CLAMP, LOW_RES_CLAMP) if clamp else low_res)
 
     def predict_batch(
         self,

@@ -250,9 +250,12 @@ class PreviewAsk(Wire):
     x: Coordinate
     y: Coordinate
     serial: Annotated[int, Field(ge=0, le=2**53)] = 0
+    side: Annotated[int, Field(ge=16, le=4096)] | None = None  # the mask of a picture is made no larger
 
 
 class PreviewAnswer(Wire):
+    """Its mask has the picture's size, or one that `side` allows."""
+
     mask: Mask
     serial: int
 

@@ -113,8 +113,8 @@ def test_a_state_gives_the_same_mask_whatever_the_way_there(machine: Machine, im
 def test_a_click_decodes_once_and_undo_not_at_all(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     session = machine.open(png(photo(1)))
     decoded, encoded = [], []
-    predict, encode = SAM2ImagePredictor.predict, SAM2ImagePredictor.set_image
-    monkeypatch.setattr(SAM2ImagePredictor, "predict", lambda *a, **k: decoded.append(1) or predict(*a, **k))
+    predict, encode = SAM2ImagePredictor.predict_low_res, SAM2ImagePredictor.set_image
+    monkeypatch.setattr(SAM2ImagePredictor, "predict_low_res", lambda *a, **k: decoded.append(1) or predict(*a, **k))
     monkeypatch.setattr(SAM2ImagePredictor, "set_image", lambda *a, **k: encoded.append(1) or encode(*a, **k))
     for state, most in (([A], 1), ([A, B], 2), ([A, B, C], 3), ([A, B], 3), ([A], 3)):
         machine.prompt(session, 1, points=state)
