@@ -6,7 +6,7 @@ Signatures are the official ones; the work is done by ``video.state.VideoState``
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -336,6 +336,7 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
+        obj_ids: Collection[Any] | None = None,
     ) -> Iterator[Masks]:
         """Track all objects through the video.
 
@@ -343,15 +344,17 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
             start_frame_idx: None starts at the earliest frame with a prompt.
             max_frame_num_to_track: how many frames to go beyond the first; None goes to the end.
             reverse: go towards the first frame. From frame 0 this yields nothing, as in the official code.
+            obj_ids: follow only these, and leave the others as they are. No official argument.
 
         Yields:
             ``(frame_idx, obj_ids, masks)``, masks (N, 1, H, W) float32 logits at the size of the video.
 
         Raises:
             RuntimeError: as ``propagate_in_video_preflight``.
-            ValueError: for a start that does not exist.
+            ValueError: for a start or an object that does not exist.
         """
-        with closing(inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse)) as frames:
+        found_frames = inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse, obj_ids)
+        with closing(found_frames) as frames:
             for found in frames:
                 yield self._handed_out(found)
 

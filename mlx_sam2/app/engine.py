@@ -48,7 +48,8 @@ class Engine:
         self.sessions = edits.sessions
         self._options, self._memory_policy = options, memory_policy
         self._model: SAM2 | None = None
-        self._video: SAM2VideoPredictor | None = None
+        self._video_model: SAM2 | None = None
+        self._videos: dict[str, SAM2VideoPredictor] = {}  # by memory policy, on one model
 
     def start(self) -> None:
         """Start loading. Calls that come meanwhile wait behind it."""
@@ -59,10 +60,9 @@ class Engine:
         try:
             self._model = build_model(self.state.name, **self._options)
             if "memory_attention" in self._model:
-                model = self._model.with_config(self._model.config.with_postprocessing(True, video=True))
-                # corrections stay when objects are tracked again, as users of a page expect
-                policy, kept = self._memory_policy, {"add_all_frames_to_correct_as_cond": True}
-                self._video = SAM2VideoPredictor(model, fill_hole_area=8, memory_policy=policy, **kept)
+                config = self._model.config.with_postprocessing(True, video=True)
+                self._video_model = self._model.with_config(config)
+                self._video(self._memory_policy)
         except (*FAILURES, HubError, LookupError) as error:
             text = one_line(error) or type(error).__name__
             self.state = self.state.model_copy(update={"status": "failed", "message": text})
@@ -93,21 +93,36 @@ class Engine:
             session.status, session.message = "ready", ""
         session.hub.publish("status", {"status": session.status, "message": session.message})
 
-    def work_of(self, session: Session) -> ImageWork | VideoWork:
+    def _video(self, policy: str) -> SAM2VideoPredictor:
+        """The predictor with a memory policy."""
+        if policy not in self._videos:
+            # corrections stay when objects are tracked again, as users of a page expect
+            options = {"fill_hole_area": 8, "add_all_frames_to_correct_as_cond": True, "memory_policy": policy}
+            self._videos[policy] = SAM2VideoPredictor(self._video_model, **options)
+        return self._videos[policy]
+
+    def work_of(self, session: Session, policy: str | None = None) -> ImageWork | VideoWork:
         """The encoded picture, or the video's state; made if there is none. Call it inside ``Sessions.loaded``.
+
+        Args:
+            policy: of memory; a state that has another one is made again. None: whichever it has.
 
         Raises:
             ApiError: there is no model, or none that can follow objects.
         """
         if self._model is None:
             raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
+        if policy and isinstance(session.work, VideoWork) and session.work.predictor is not self._video(policy):
+            session.work.close()
+            session.work = None
         if session.work is None and session.source is not None:
             if session.kind == "image":
                 session.work = ImageWork(SAM2ImagePredictor(self._model), session.source[0])
-            elif self._video is None:
+            elif self._video_model is None:
                 raise ApiError(503, "model_failed", "this model holds the image half of SAM 2 only: no videos")
             else:
-                session.work = VideoWork(self._video, session.source, session.prompts(), session.masks)
+                video = self._video(policy or self._memory_policy)
+                session.work = VideoWork(video, session.source, session.prompts(), session.masks)
         if session.work is None:
             raise ApiError(404, "not_found", "this session was closed")
         return session.work

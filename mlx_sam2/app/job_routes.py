@@ -23,10 +23,14 @@ def add_jobs(router: APIRouter, app: App) -> None:
         session.require_frame(ask.frame)
         if session.kind == "image":
             raise ApiError(409, "bad_request", "this is a picture: there is nothing to follow")
-        if not session.prompts():
+        prompted = session.prompts()
+        if not prompted:
             raise ApiError(409, "empty", "no object has a prompt yet: click on one first")
-        if ask.direction == "backward" and ask.frame == 0:
-            raise ApiError(422, "bad_request", "there is nothing before frame 0")
+        for obj_id in ask.objects or ():
+            if obj_id not in prompted:
+                raise ApiError(409, "empty", f"object {obj_id} has no prompt yet: click on it first")
+        if ask.direction == "backward" and ask.frame == ask.first:
+            raise ApiError(422, "bad_request", f"there is nothing before frame {ask.first}")
 
         def require() -> None:
             app.edits.require(session, asked)  # first: a repeated one would find its own job
@@ -35,7 +39,7 @@ def add_jobs(router: APIRouter, app: App) -> None:
         def start() -> JobState:
             require()
             with app.edits.edit(session, "propagate", asked) as edit:
-                steps = propagate_steps(app.edits, edit, ask.frame, ask.direction, app.engine.work_of)
+                steps = propagate_steps(app.edits, edit, ask, app.engine.work_of)
             return app.jobs.start(session, "propagate", steps, edit.revision).state()
 
         require()

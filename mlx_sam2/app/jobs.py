@@ -11,7 +11,7 @@ from .edits import Edits
 from .faults import FAILURES, describe, report
 from .history import Edit
 from .job import Job, Steps
-from .schemas import ApiError, Direction
+from .schemas import ApiError, PropagateAsk
 from .session import Session
 from .session_store import Sessions
 
@@ -93,23 +93,26 @@ class Jobs:
 
 
 def propagate_steps(
-    edits: Edits, edit: Edit, frame: int, direction: Direction, work_of: Callable[[Session], Any]
+    edits: Edits, edit: Edit, ask: PropagateAsk, work_of: Callable[[Session, str | None], Any]
 ) -> Callable[[Job], Steps]:
-    """Steps that track all objects, a frame each. Their masks belong to an edit."""
+    """Steps that track objects, a frame each. Their masks belong to an edit."""
 
     def steps(job: Job) -> Steps:
-        session = job.session
-        work = work_of(session)
-        count = session.num_frames
-        ways = {"forward": [False], "backward": [True], "both": [False, True]}[direction]
-        total = sum((frame + 1 if frame else 0) if reverse else count - frame for reverse in ways)
+        session, frame = job.session, ask.frame
+        work = work_of(session, ask.memory_policy)
+        last = session.num_frames - 1 if ask.last is None else min(ask.last, session.num_frames - 1)
+        ways = {"forward": [False], "backward": [True], "both": [False, True]}[ask.direction]
+        beyond = {False: last - frame, True: frame - ask.first}  # frames after the first
+        total = sum(beyond[reverse] + 1 for reverse in ways if beyond[reverse] or not reverse)
         job.progress(0, total)
         for reverse in ways:
+            if reverse and not beyond[reverse]:
+                continue
             for _ in work.recollect(frame, reverse, session.masks):
                 yield
             if work.has_forgotten(frame, reverse, session.masks):
                 job.enter("running", FORGOTTEN)
-            for t, masks in work.propagate(frame, reverse, session.locks()):
+            for t, masks in work.propagate(frame, beyond[reverse], reverse, session.locks(), ask.objects):
                 live = edits.add_tracked(session, edit, t, masks)
                 shown = {str(obj_id): mask.model_dump() for obj_id, mask in live.items()}
                 session.hub.publish("frame", {"job": job.id, "frame": t, "masks": shown})

@@ -272,9 +272,29 @@ class EverythingAsk(Wire):
 Direction = Literal["forward", "backward", "both"]
 
 
+MemoryPolicy = Literal["official", "samurai", "dam4sam"]
+
+
 class PropagateAsk(Wire):
-    frame: Annotated[int, Field(ge=0)]
+    """`first` and `last`: frames that tracking does not leave. `objects`: whom to follow, None for all.
+
+    `memory_policy`: None for the one that the session has had, or the app was started with.
+    """
+
+    frame: FrameNumber
     direction: Direction = "forward"
+    first: FrameNumber = 0
+    last: FrameNumber | None = None
+    objects: (
+        Annotated[list[Annotated[int, Field(ge=1, le=MAX_OBJECT)]], Field(min_length=1, max_length=MAX_OBJECT)] | None
+    ) = None
+    memory_policy: MemoryPolicy | None = None
+
+    @model_validator(mode="after")
+    def _fits(self) -> PropagateAsk:
+        if not self.first <= self.frame <= (self.frame if self.last is None else self.last):
+            raise ValueError(f"tracking begins on frame {self.frame}, outside of first and last")
+        return self
 
 
 class EdgesAsk(Wire):

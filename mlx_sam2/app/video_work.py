@@ -146,19 +146,21 @@ class VideoWork:
         return as_mask(proposal.mask, *proposal.track.scores(ask.frame))
 
     def propagate(
-        self, frame: int, reverse: bool, locks: dict[int, list[int]] | None = None
+        self, frame: int, count: int, reverse: bool, locks: dict[int, list[int]], objects: list[int] | None
     ) -> Iterator[tuple[int, dict[int, Mask]]]:
-        """Follow all objects from a frame: its number, and their masks by object, for each.
+        """Follow objects from a frame: its number, and their masks by object, for each.
 
         Args:
+            count: how many frames to go beyond it.
+            objects: None for all.
             locks: frames, by object, whose result stays where the tracker remembers it.
 
         Raises:
             RuntimeError: no object has a prompt.
         """
         for obj_id, track in self.state.tracks.items():
-            track.locked = set((locks or {}).get(obj_id, ()))
-        for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, reverse=reverse):
+            track.locked = set(locks.get(obj_id, ()))
+        for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, count, reverse, objects):
             scores = self.state.scores(t)
             masks = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
             for obj_id in masks:

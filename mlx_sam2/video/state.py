@@ -6,7 +6,7 @@ the official signatures and hands over to a ``VideoState``; so do streams, ``tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -347,14 +347,17 @@ class VideoState(OneProcess, advice="open the video there with init_state, and g
         low_res = [next(found) if track.conditioning else None for track in self.tracks.values()]
         return frame_idx, self.obj_ids, self.masks(low_res)
 
-    def propagate(self, start: int | None = None, limit: int | None = None, reverse: bool = False) -> Iterator[Masks]:
-        """Track all objects through the video: see ``SAM2VideoPredictor.propagate_in_video``."""
+    def propagate(
+        self, start: int | None, limit: int | None, reverse: bool, obj_ids: Collection[Any] | None
+    ) -> Iterator[Masks]:
+        """Track objects through the video: see ``SAM2VideoPredictor.propagate_in_video``."""
         if start is not None:
             self.require_frame(start)
+        # an object that comes, or comes again, between two frames is for the next run
+        followed = {obj_id: self._track(obj_id) for obj_id in (self.obj_ids if obj_ids is None else obj_ids)}
         self.prepare()
-        followed = dict(self.tracks)  # an object that comes, or comes again, between two frames is for the next run
         if start is None:
-            start = max(0, min(t for track in self.tracks.values() for t in track.conditioning))  # references: below 0
+            start = max(0, min(t for track in followed.values() for t in track.conditioning))  # references: below 0
         count = self.num_frames if limit is None else limit
         if reverse:
             frames = range(start, max(start - count, 0) - 1, -1) if start > 0 else range(0)

@@ -28,7 +28,7 @@ COMMANDS = {  # the page that has all options of a command
     "export": "apps",
 }
 FOREIGN = {  # options of other programs
-    *("--no-deps", "--ignore-requires-python", "--no-build-isolation", "--hostfile", "--with"),
+    *("--no-deps", "--target", "--ignore-requires-python", "--no-build-isolation", "--hostfile", "--with"),
 }
 VARIABLE = re.compile(r"\b(?:(?:MLX|HF|OPENBLAS|OMP|MKL|XDG)_[A-Z0-9]+(?:_[A-Z0-9]+)*|TMPDIR)\b")
 NO_VARIABLE = {"MLX_AXES"}  # a name of the code
