@@ -6,11 +6,14 @@ The layers are the model's; only the way through them is written again, as the o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 import mlx.core as mx
 import mlx.nn as nn
+from mlx.utils import tree_flatten
 
 from ..config.parts import MemoryConfig
 from ..kernels import axial_rope
@@ -57,7 +60,38 @@ def _run(function: Layer, layer: nn.Module, checkpoint: bool, *args: Any) -> mx.
     """Call a function of a layer and arrays, keeping its activations or computing them again."""
     if not checkpoint:
         return function(layer, *args)
+    if (calls := _stood_in.get()) is not None:
+        calls.append(Call(function, layer, args))
+        return _stand_in(function(layer, *args).shape, layer, args)
     return mx.checkpoint(lambda weights, *args: function(holding(layer, weights), *args))(layer.parameters(), *args)
+
+
+class Call(NamedTuple):
+    """A call whose activations would be computed again in the backward pass."""
+
+    function: Layer
+    layer: nn.Module
+    args: tuple[Any, ...]
+
+
+_stood_in: ContextVar[list[Call] | None] = ContextVar("stood_in", default=None)
+
+
+@contextmanager
+def checkpoints_stood_in() -> Iterator[list[Call]]:
+    """Replace checkpointed calls by stand-ins that keep nothing, and list them: MLX lists no graph that has any."""
+    calls: list[Call] = []
+    token = _stood_in.set(calls)
+    try:
+        yield calls
+    finally:
+        _stood_in.reset(token)
+
+
+def _stand_in(shape: tuple[int, ...], layer: nn.Module, args: tuple[Any, ...]) -> mx.array:
+    """An array that depends on the weights of a layer and on what it is given."""
+    arrays = [value for _, value in tree_flatten(layer.parameters())] + [x for x in args if x is not None]
+    return mx.zeros(shape, args[0].dtype) + sum(x.sum().astype(args[0].dtype) for x in arrays)
 
 
 def _kept(count: int, rate: float, key: mx.array) -> mx.array:

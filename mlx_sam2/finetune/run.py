@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import mlx.core as mx
 
-from .. import cli
+from .. import cli, machine
 from ..checkpoint import loading
 from ..datasets.checking import check
 from ..datasets.items import Dataset, DatasetError, Item
@@ -20,6 +20,7 @@ from ..hub.download import check_model
 from ..images.files import ImageError, check_output
 from .arguments import PROG, ArgumentError, Arguments
 from .log import Log
+from .memory import count
 from .preview import draw_preview
 from .steps import generator
 from .trainer import Event, Trainer
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tqdm import tqdm
 
 SETTINGS = "settings.yaml"
+GIB = 2**30
 SPLIT = 9  # what is drawn to hold items out
 SHOWN = ("iou_1", "iou_3", "iou_5", "jf", "j", "f")
 
@@ -94,6 +96,8 @@ def _train(args: argparse.Namespace, settings: Arguments, items: list[Item], hel
         write_text(args.output / SETTINGS, settings.to_yaml())
     log = [Log(args.output, trainer.progress.step)] if first else []
     cli.say(_summary(trainer, resumed))
+    if first:
+        cli.say(_memory(count(trainer).peak))
     progress = trainer.run(*log, _Bar(settings.steps, trainer.progress.step)) if first else trainer.run()
     if not first:
         return 0
@@ -112,6 +116,18 @@ def _summary(trainer: Trainer, resumed: bool) -> str:
     return (
         f"preset {trainer.arguments.preset}: {count / 1e6:,.2f} M weights, {len(trainer.items)} {what}, "
         f"{len(trainer.held_out)} held out{start}"
+    )
+
+
+def _memory(needed: int) -> str:
+    """What the run will take, and whether the machine has it."""
+    there = machine.memory_bytes()
+    line = f"memory: about {needed / GIB:,.1f} GiB"
+    if needed <= there:
+        return line
+    return (
+        f"{line}, but this machine has {there / GIB:,.1f}: it may swap or stop; --set checkpoint=true, --set batch=1, "
+        "fewer max_objects or num_frames, or --preset decoder take less"
     )
 
 

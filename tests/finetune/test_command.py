@@ -35,7 +35,8 @@ def test_from_photos_to_a_tuned_model(data: Path, tmp_path: Path, capsys: pytest
     assert main(words) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == "folder: 4 photos, 4 annotated frames"
-    assert [line.split(":")[0] for line in shown[4:-1]] == ["step 0", "step 2", "step 3"]
+    assert [line.split(":")[0] for line in shown[5:-1]] == ["step 0", "step 2", "step 3"]
+    assert shown[4].startswith("memory: about 0.")
     assert "peak memory" in shown[-1]
     assert sorted(path.name for path in out.iterdir()) == [
         "adapter.safetensors", "curves.png", "log.jsonl", "settings.yaml", "state.safetensors",
