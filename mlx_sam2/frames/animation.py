@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image
 
-from ..images import ImageError, to_array
+from ..images import ImageError, Levels, is_deep_mode, span_of, to_array
 from ..text import message_of
 from .source import FrameCache, FrameSource, VideoError, require_size
 
@@ -48,22 +48,28 @@ class AnimationSource(FrameSource):
 
     Args:
         file: the path of a file, or its content as bytes.
+        levels: how grey pages of 16 bits, 32 bits or floats become 8 bits; "auto" is one range for all of them.
 
     Raises:
-        VideoError: the file cannot be read, its pictures have different sizes, or they are deeper than 16 bits.
+        VideoError: the file cannot be read, its pictures have different sizes, or they are deeper than 16 bits and no
+            `levels` are given; or `levels` are given, and it is not that deep.
     """
 
     reads_ahead = True
 
-    def __init__(self, file: bytes | str | os.PathLike[str]) -> None:
+    def __init__(self, file: bytes | str | os.PathLike[str], levels: Levels | None = None) -> None:
         self.name = "the animation in memory" if isinstance(file, bytes) else os.fspath(file)
         self._lock = threading.Lock()
-        self._file = file
+        self._file, self._levels = file, levels
         self._image = self._open()
         try:
             require_size(self._image.height, self._image.width, self.name)
             self._pages, durations = self._scan()
             self.num_frames = len(self._pages)
+            if levels is not None and not is_deep_mode(self._image.mode):
+                raise VideoError(f"{self.name} has 8 bits: levels are for grey pictures of more")
+            if levels == "auto":
+                self._levels = span_of(self._values(page) for page in self._pages)
             self.height, self.width = self._decode(0).shape[:2]
         except BaseException:
             self.close()
@@ -104,9 +110,10 @@ class AnimationSource(FrameSource):
                     f"{self.name}: page {page} is {self._image.width}x{self._image.height}, but page 0 is "
                     f"{size[0]}x{size[1]}: all frames of a video need the same size"
                 )
-            if self._image.mode in ("F", "I"):
+            if self._image.mode in ("F", "I") and self._levels is None:
                 raise VideoError(
-                    f"{self.name} is deeper than 16 bits (its mode is {self._image.mode}): convert it to 16 bits first"
+                    f"{self.name} is deeper than 16 bits (its mode is {self._image.mode}): give levels, the values "
+                    "that become black and white (--levels LOW,HIGH), or convert it to 16 bits first"
                 )
             shown = float(self._image.info.get("duration") or 0)
             pages.append(page)
@@ -129,7 +136,12 @@ class AnimationSource(FrameSource):
             self._image = self._open()
         with self._errors(f"is damaged in frame {i}"):
             self._image.seek(self._pages[i])
-            return to_array(self._image)
+            return to_array(self._image, self._levels or "full")
+
+    def _values(self, page: int) -> np.ndarray:
+        with self._errors(f"is damaged in page {page}"):
+            self._image.seek(page)
+            return np.asarray(self._image)
 
     @contextmanager
     def _errors(self, what: str) -> Iterator[None]:

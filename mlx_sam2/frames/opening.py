@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from ..images import ImageError, containers, decode
+from ..images import ImageError, Levels, containers, decode
 from .animation import AnimationSource, is_animation
 from .camera import open_camera, open_live
 from .file import VideoFileSource
@@ -19,11 +19,14 @@ from .films import VIDEO_SUFFIXES, OverlaySink
 from .sinks import FrameSink, PngSink, RleSink
 from .source import Display, FolderSource, FrameSource, SequenceSource, StreamSource, VideoError
 
+_LEVELS_ARE_FOR = "levels are for TIFF stacks and folders of 16-bit PNG files"
 HEAD = 4096  # bytes that tell what a file is
 FILM_HEIC = (b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")  # first brands of HEIF sequences, which PyAV reads
 
 
-def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None) -> FrameSource:
+def open_source(
+    source: Any, *, camera_options: Mapping[str, str] | None = None, levels: Levels | None = None
+) -> FrameSource:
     """Open the frames of a video, whatever holds them.
 
     Args:
@@ -38,6 +41,8 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
             an open `FrameSource`, which is returned as it is.
             A frame in memory is a uint8 RGB array (H, W, 3) or a PIL image.
         camera_options: options for the camera's driver, e.g. {"framerate": "15", "video_size": "1280x720"}.
+        levels: how grey frames of a folder of 16-bit PNG files, or of a TIFF stack, become 8 bits: "full", "auto" or
+            (low, high), see ``images.levels``; "auto" is one range for all frames.
 
     Raises:
         VideoError: the source does not exist, cannot be read, or holds no frame.
@@ -47,15 +52,18 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
     )
     if camera_options is not None and not is_camera:
         raise VideoError(f"camera_options are for cameras, and {source!r:.60} is none")
+    if isinstance(source, (bytearray, memoryview)):
+        source = bytes(source)
+    if isinstance(source, (bytes, str, os.PathLike)) and source and not is_camera:
+        return open_file(source, levels)
+    if levels is not None:
+        what = f"{source!r:.60}" if isinstance(source, (int, str)) else f"a {type(source).__name__}"
+        raise VideoError(f"{_LEVELS_ARE_FOR}, and {what} is neither")
     if isinstance(source, FrameSource):
         return source
     if is_camera:
         device = str(source) if isinstance(source, int) else source.partition(":")[2] or "0"
         return open_camera(device, camera_options or {})
-    if isinstance(source, (bytearray, memoryview)):
-        source = bytes(source)
-    if isinstance(source, (bytes, str, os.PathLike)) and source:
-        return open_file(source)
     is_file = isinstance(source, (bytes, str)) or hasattr(source, "read")  # empty, or open: give its path or its bytes
     if isinstance(source, Iterable) and not is_file and not isinstance(source, (Mapping, set, frozenset, Image.Image)):
         indexed = hasattr(source, "__len__") and hasattr(source, "__getitem__")
@@ -67,8 +75,8 @@ def open_source(source: Any, *, camera_options: Mapping[str, str] | None = None)
     )
 
 
-def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
-    """Open a path, an address or the bytes of a file.
+def open_file(source: bytes | str | os.PathLike[str], levels: Levels | None = None) -> FrameSource:
+    """Open a path, an address or the bytes of a file. ``levels`` as for ``open_source``.
 
     Raises:
         VideoError: as ``open_source``.
@@ -76,9 +84,11 @@ def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
     if not isinstance(source, bytes):
         path = Path(source)
         if isinstance(source, str) and re.match("[a-z0-9+]+://", source):
+            if levels is not None:
+                raise VideoError(f"{_LEVELS_ARE_FOR}, and {source} is neither")
             return open_live(source)
         if path.is_dir():
-            return FolderSource(path)
+            return FolderSource(path, levels)
         if not path.exists():
             raise VideoError(f"{path} does not exist: give a video file or a folder of frames")
         if not path.is_file():  # opening a named pipe would wait for its other end
@@ -87,6 +97,8 @@ def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
     try:
         with io.BytesIO(source) if isinstance(source, bytes) else open(source, "rb") as file:
             head = file.read(HEAD)
+            if levels is not None and not is_animation(head):
+                raise VideoError(f"{_LEVELS_ARE_FOR}, and {name} is neither")
             if containers.is_raw(file):
                 raise VideoError(f"{name} {containers.RAW_REFUSED}")
             if containers.is_heic(head) and head[8:12] not in FILM_HEIC:
@@ -96,7 +108,7 @@ def open_file(source: bytes | str | os.PathLike[str]) -> FrameSource:
         raise VideoError(str(error)) from None
     except OSError as error:
         raise VideoError(f"{name} cannot be read: {error.strerror}") from error
-    return AnimationSource(source) if is_animation(head) else VideoFileSource(source)
+    return AnimationSource(source, levels) if is_animation(head) else VideoFileSource(source)
 
 
 def open_sink(

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from ..images import MAX_PIXELS, MAX_SIDE
+from ..images import MAX_PIXELS, MAX_SIDE, ImageError, Levels, span_of, to_array
 
 JPEG_SUFFIXES = (".jpg", ".jpeg")
 CACHE_BYTES = 128 * 2**20
@@ -159,17 +159,20 @@ class FolderSource(FrameSource):
     their numbers (`frame_0001.jpg`) are sorted by those numbers instead of being refused; a folder without
     any JPEG may hold PNG; hidden files are passed over; frames of different sizes are an error (the official
     loader takes the size of the last one for all).
+
+    Args:
+        levels: how grey PNG files of 16 bits become 8 bits, else they are refused; "auto" is one range for all of them.
     """
 
     reads_ahead = True
 
-    def __init__(self, folder: str | os.PathLike[str]) -> None:
+    def __init__(self, folder: str | os.PathLike[str], levels: Levels | None = None) -> None:
         self._lock = threading.Lock()
         self.name = os.fspath(folder)
         self.paths = numbered_images(Path(folder))
         self.num_frames = len(self.paths)
         for i, path in enumerate(self.paths):
-            with _open_image(path) as image:
+            with _open_image(path, levels) as image:
                 size = image.size
             if i == 0:
                 self.width, self.height = size
@@ -178,6 +181,7 @@ class FolderSource(FrameSource):
                     f"{path} is {size[0]}x{size[1]}, but {self.paths[0].name} is {self.width}x{self.height}: "
                     "all frames of a video need the same size"
                 )
+        self._levels = span_of(map(self._values, self.paths)) if levels == "auto" else levels
         self._cache = FrameCache(self.height, self.width)
 
     def frame_name(self, i: int) -> str:
@@ -187,26 +191,40 @@ class FolderSource(FrameSource):
         with self._lock:
             frame = self._cache.get(i)
             if frame is None:
-                path = self.paths[i]
-                with _open_image(path) as image:
-                    try:
-                        frame = np.array(image.convert("RGB"))
-                    except _PIL_ERRORS as error:
-                        raise VideoError(f"{path} is a broken image: {error}") from error
-                frame = self._checked(frame, str(path))
+                frame = self._checked(self._decoded(self.paths[i]), str(self.paths[i]))
                 self._cache.put(i, frame)
             return frame
 
+    def _decoded(self, path: Path) -> np.ndarray:
+        with _open_image(path, self._levels) as image:
+            try:
+                return np.array(image.convert("RGB")) if self._levels is None else to_array(image, self._levels)
+            except (*_PIL_ERRORS, ImageError) as error:
+                raise VideoError(f"{path} is a broken image: {error}") from error
 
-def _open_image(path: Path) -> Image.Image:
-    """Open an 8-bit image; its header is read, its pixels are not yet."""
+    def _values(self, path: Path) -> np.ndarray:
+        with _open_image(path, "auto") as image:
+            try:
+                return np.asarray(image)
+            except _PIL_ERRORS as error:
+                raise VideoError(f"{path} is a broken image: {error}") from error
+
+
+def _open_image(path: Path, levels: Levels | None) -> Image.Image:
+    """Open an image, a deep one if there are levels for it; its header is read, its pixels are not yet."""
     try:
         image = Image.open(path, formats=_FORMATS)
     except _PIL_ERRORS as error:
         raise VideoError(f"{path} cannot be read as an image: {error}") from error
-    if image.mode[0] in "IF":  # PIL would clip these to 255 without a word
+    if image.mode[0] in "IF" and levels is None:  # PIL would clip these to 255 without a word
         image.close()
-        raise VideoError(f"{path} is not 8-bit (its mode is {image.mode}): convert it to 8-bit RGB first")
+        raise VideoError(
+            f"{path} is not 8-bit (its mode is {image.mode}): give levels, the values that become black and white "
+            "(--levels LOW,HIGH), or convert it to 8-bit RGB first"
+        )
+    if image.mode[0] not in "IF" and levels is not None:
+        image.close()
+        raise VideoError(f"{path} has 8 bits: levels are for grey pictures of more")
     return image
 
 

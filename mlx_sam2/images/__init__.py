@@ -15,7 +15,7 @@ from .files import (
     to_array,
     write,
 )
-from .levels import Levels, parse_levels
+from .levels import Levels, is_deep_mode, parse_levels, span_of
 from .limits import MAX_PIXELS, MAX_SIDE, ImageError
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "cutout",
     "decode",
     "draw_masks",
+    "is_deep_mode",
     "mask_picture",
     "open_file",
     "overlay",
@@ -37,6 +38,7 @@ __all__ = [
     "parse_levels",
     "read",
     "read_mask",
+    "span_of",
     "to_array",
     "write",
 ]

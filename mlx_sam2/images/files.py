@@ -17,7 +17,7 @@ from ..files import beside
 from ..text import message_of
 from . import containers
 from .heif import open_heif
-from .levels import Levels, to_8_bit
+from .levels import Levels, is_deep_mode, to_8_bit
 from .limits import MAX_JPEG_RATIO, MAX_PIXELS, ImageError, check_size
 
 LOSSLESS = (".png", ".tif", ".tiff")
@@ -182,10 +182,11 @@ def _is_animated(image: Image.Image) -> bool:
 # ---- pixels
 
 
-def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
+def to_array(image: np.ndarray | Image.Image, levels: Levels = "full") -> np.ndarray:
     """An image from a caller as (H, W, 3), uint8 in 0..255 or float32 already in 0..1.
 
     PIL images are converted as in ``read``, but not turned by EXIF: coordinates are those of the image given.
+    ``levels`` are for those deeper than 8 bits.
 
     Raises:
         ImageError: anything else.
@@ -194,7 +195,7 @@ def to_array(image: np.ndarray | Image.Image) -> np.ndarray:
         check_size(image.height, image.width, "the image")
         try:
             image.load()
-            return _to_rgb(image)[0]
+            return _to_rgb(image, levels=levels)[0]
         except Exception as error:  # noqa: BLE001  as in ``_stored``: a file may lie behind the image
             raise ImageError(f"the image is damaged or cut short ({message_of(error)})") from None
     if not isinstance(image, np.ndarray):
@@ -219,7 +220,7 @@ def _to_rgb(image: Image.Image, turn: int = 1, levels: Levels = "full") -> tuple
     width, height = image.im.size  # of a TIFF that is to be turned, image.size is turned already
     pixels = np.empty((width, height, 3) if turn >= 5 else (height, width, 3), np.uint8)
     stored = _turned(pixels, {6: 8, 8: 6}.get(turn, turn))
-    if image.mode in ("F", "I") or image.mode.startswith("I;"):
+    if is_deep_mode(image.mode):
         values = np.concatenate([np.asarray(strip) for _, strip in _strips(image)])
         grey, note = to_8_bit(values, levels)
         stored[...] = grey[..., None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 import numpy as np
@@ -28,6 +29,18 @@ def parse_levels(text: str) -> Levels:
     except ValueError:
         pass
     raise ValueError(f"{text!r} is neither auto nor full nor LOW,HIGH")
+
+
+def is_deep_mode(mode: str) -> bool:
+    """Whether a picture of one of Pillow's modes has more than 8 bits."""
+    return mode in ("F", "I") or mode.startswith("I;")
+
+
+def span_of(pictures: Iterable[np.ndarray]) -> tuple[float, float]:
+    """The lowest and the highest value of several grey pictures: "auto" for all of them alike."""
+    found = [_extremes(picture) for picture in pictures]
+    low, high = min(low for low, _ in found), max(high for _, high in found)
+    return low, high if high > low else low + 1
 
 
 def to_8_bit(values: np.ndarray, levels: Levels = "full") -> tuple[np.ndarray, str | None]:

@@ -55,6 +55,9 @@ Exit code 0: done; 2: bad input; 1: failure; 130, 143: stopped by Ctrl-C, by SIG
 def build_parser() -> argparse.ArgumentParser:
     parser = cli.Parser(prog=PROG, description=DESCRIPTION, epilog=EPILOG)
     parser.add_argument("video", metavar="VIDEO", nargs="?", help="video file, folder of frames, camera:0, rtsp://...")
+    parser.add_argument("--levels", type=options.levels_flag, metavar="auto|full|LOW,HIGH",
+                        help="how grey frames of 16 bits or floats (TIFF stack, folder of PNG) become 8 bits: by their "
+                        "full range, between the darkest and brightest value of all, or two values")  # fmt: skip
     prompts = parser.add_argument_group("prompts (repeatable)")
     for flag, kind, form, text in (
         ("--point", options.point_flag, "[OBJ:]X,Y[@T]", "a point on the object"),

@@ -87,7 +87,7 @@ def _chosen(args: argparse.Namespace) -> tuple[str, str, Path]:
     """The flag that asked for an evaluation, the data set's format, and its folder."""
     flag = "--davis" if args.davis is not None else "--dataset"
     foreign = ("video", "point", "negative", "box", "mask", "prompts", "reference", "save_reference", "everything")
-    foreign += ("every_nth", "fill", "start", "frames", "reverse", "overlay", "format")
+    foreign += ("every_nth", "fill", "start", "frames", "reverse", "overlay", "format", "levels")
     for name in foreign:
         value = getattr(args, name)
         if not (value is None or value is False or value == []):

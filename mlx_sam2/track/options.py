@@ -9,10 +9,13 @@ import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .. import cli
 from ..cli import UsageError, parse_numbers
+
+if TYPE_CHECKING:
+    from ..images.levels import Levels
 
 PROG = cli.program("track")
 MAX_OBJECT = 254  # object numbers are pixel values of 8-bit masks, and 255 is void there
@@ -62,6 +65,18 @@ def split_prompt(text: str) -> tuple[str, int | None, int | None]:
     if obj is not None and not 1 <= int(obj) <= MAX_OBJECT:
         raise argparse.ArgumentTypeError(f"{text!r}: objects are numbered from 1 to {MAX_OBJECT}")
     return value, None if obj is None else int(obj), None if frame is None else int(frame)
+
+
+# ---- input
+
+
+def levels_flag(text: str) -> Levels:
+    from ..images.levels import parse_levels
+
+    try:
+        return parse_levels(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 # ---- everything

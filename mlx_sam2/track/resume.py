@@ -45,6 +45,8 @@ def resume_arguments(
     for name in ("model", "revision", "weights_key", "adapter", "dtype", "memory", "memory_policy"):
         value = getattr(args, name)
         words += [f"--{name.replace('_', '-')}", str(value)] if value not in (None, "disk") else []
+    if args.levels is not None:
+        words += ["--levels", args.levels if isinstance(args.levels, str) else ",".join(map(repr, args.levels))]
     given = approximations(args)
     for flag, name, *_ in APPROXIMATIONS:
         words += [f"--{flag}", f"{given[name]:g}"] if name in given else []

@@ -135,7 +135,7 @@ def run_video(args: argparse.Namespace) -> Outcome:
 
 
 def _track(args: argparse.Namespace, progress: Progress) -> Outcome:
-    with open_source(args.video) as source:
+    with open_source(args.video, levels=args.levels) as source:
         plan = make_plan(args, source)
         outputs = _outputs(args, source)
         for output in [*outputs, *cutouts.names(args)]:
