@@ -32,7 +32,7 @@ const HELP = [
   ["Video", [
     [["Space"], "Play, pause"], [[",", "."], "Previous, next frame"], [["<", ">"], "Previous, next prompt"],
     [["U"], "Next doubtful frame; with ⇧ the one before"], [["K"], "Keep this frame whatever is tracked; with ⇧ of the active object alone"], [["T"], "Track forward"], [["⇧", "T"], "Track backward"],
-    [["Esc"], "Stop tracking"],
+    [["⇧", "I"], "In point here"], [["⇧", "O"], "Out point here"], [["⇧", "X"], "The whole video"], [["Esc"], "Stop tracking"],
   ]],
 ];
 const TOUCH = ["Fingers", [
@@ -144,6 +144,7 @@ export class Keys {
       ",": () => session.video && transport.step(-1), ".": () => session.video && transport.step(1),
       "<": () => transport.jump(-1), ">": () => transport.jump(1),
       k: () => transport.lock(), K: () => transport.lock({ active: true }), u: () => transport.doubt(1), U: () => transport.doubt(-1),
+      I: () => app.trackMenu.mark("first", session.frame), O: () => app.trackMenu.mark("last", session.frame), X: () => app.trackMenu.whole(),
       t: () => transport.track("forward"), T: () => transport.track("backward"), x: () => app.exports.menu(), Escape: () => app.escape(),
     }[event.key];
   }

@@ -23,6 +23,7 @@ import { Session } from "./session.js";
 import { Status } from "./status.js";
 import { Timeline } from "./timeline.js";
 import { Tools } from "./tools.js";
+import { TrackMenu } from "./track_menu.js";
 import { Transport } from "./transport.js";
 import { Welcome } from "./welcome.js";
 
@@ -48,6 +49,7 @@ class App {
     this.classes = new Classes(this);
     this.chooser = new Chooser(this);
     this.everything = new EverythingPanel(this);
+    this.trackMenu = new TrackMenu(this);
     this.transport = new Transport(this);
     this.timeline = new Timeline(this);
     this.exports = new Exports(this);

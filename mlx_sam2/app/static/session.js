@@ -30,6 +30,7 @@ export class Session extends EventTarget {
     this.tracks = new Tracks(this.frames);
     this.tracks.read(info.timeline);
     this.doubts = new Doubts(this);
+    this.range = { first: 0, last: this.frames - 1 }; // in and out points
     this.frame = 0; // that is wanted
     this.seen = null; // that is on the screen: the painter says so
     this.nextName = null; // of new objects, where the gallery has classes
@@ -78,7 +79,7 @@ export class Session extends EventTarget {
   /** Where the user is, kept over a reload of the page. */
   keepPlace() {
     try {
-      sessionStorage.setItem(`place ${this.id}`, JSON.stringify({ frame: this.frame, active: this.active }));
+      sessionStorage.setItem(`place ${this.id}`, JSON.stringify({ frame: this.frame, active: this.active, range: this.range }));
     } catch {
       // storage is off: the page begins at the first frame
     }
@@ -86,9 +87,10 @@ export class Session extends EventTarget {
 
   #takePlace() {
     try {
-      const { frame, active } = JSON.parse(sessionStorage.getItem(`place ${this.id}`)) ?? {};
+      const { frame, active, range } = JSON.parse(sessionStorage.getItem(`place ${this.id}`)) ?? {};
       if (frame > 0 && frame < this.frames) this.frame = frame;
       if (find(this.doc, active)) this.active = active;
+      if (range?.first >= 0 && range.last >= range.first && range.last < this.frames) this.range = { first: range.first, last: range.last };
     } catch {
       // as above
     }
@@ -313,7 +315,7 @@ export class Session extends EventTarget {
   get job() { return this.jobs.current; }
   start(kind, ask) { return this.jobs.start(kind, ask); }
   cancel() { return this.jobs.cancel(); }
-  track(direction) { return this.start("propagate", { frame: this.frame, direction }); }
+  track(ask) { return this.start("propagate", ask); }
 
   tracked(frame, masks) {
     this.results.tracked(frame, masks, this.doc);

@@ -94,6 +94,7 @@ export class Timeline {
     const { objects } = session.doc;
     const pitch = this.pitch = Math.min(14, (clientHeight - TOP - 3) / Math.max(objects.length, 1));
     this.#paintDoubt(context);
+    this.#paintRange(context, clientHeight);
     objects.forEach((object, index) => this.#paintRow(context, object, TOP + pitch * (index + 0.5), pitch));
     this.#paintHead(context, clientHeight);
     this.#describe();
@@ -131,6 +132,23 @@ export class Timeline {
       const height = Math.max(1, doubt * HEAT);
       context.fillStyle = themed(doubt >= DOUBTFUL ? "--doubt" : "--quiet");
       context.fillRect(Math.max(left, PAD - 2), bottom - height, Math.max(1, step - 0.5), height);
+    }
+  }
+
+  /** What lies outside of the in and out points is veiled, with a bracket at each. */
+  #paintRange(context, height) {
+    const { range: { first, last }, frames } = this.app.session;
+    context.fillStyle = themed("--canvas");
+    context.globalAlpha = 0.7;
+    if (first > 0) context.fillRect(0, 0, this.#x(first), height);
+    if (last < frames - 1) context.fillRect(this.#x(last), 0, this.width - this.#x(last), height);
+    context.globalAlpha = 1;
+    context.fillStyle = themed("--text");
+    for (const [frame, way] of [[first, 1], [last, -1]]) {
+      if (frame === (way > 0 ? 0 : frames - 1)) continue;
+      const x = this.#x(frame);
+      context.fillRect(x - 1, 0, 2, FILM + HEAT);
+      for (const y of [0, FILM + HEAT - 2]) context.fillRect(Math.min(x, x + 6 * way), y, 6, 2);
     }
   }
 

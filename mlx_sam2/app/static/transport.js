@@ -71,7 +71,8 @@ export class Transport {
     if (this.playing) return this.stop();
     const { session } = this.app;
     if (!session?.video) return undefined;
-    if (session.frame === session.frames - 1) session.show(0);
+    const { first, last } = session.range;
+    if (session.frame >= last || session.frame < first) session.show(first);
     this.playing = true;
     this.began = null;
     setIcon(byId("play"), "pause");
@@ -91,11 +92,11 @@ export class Transport {
     const { session } = this.app;
     if (!this.playing || !session) return;
     const next = session.frame + 1;
-    if (next >= session.frames) {
+    if (next > session.range.last) {
       this.stop();
       return;
     }
-    for (let n = Math.min(next + AHEAD, session.frames) - 1; n >= next; n--) session.look(n);
+    for (let n = Math.min(next + AHEAD - 1, session.range.last); n >= next; n--) session.look(n);
     this.began ??= now;
     if (now - this.began >= 1000 / (session.fps || 24) - 2 && session.has(next)) {
       this.began = Math.max(this.began + 1000 / (session.fps || 24), now - 100);
@@ -104,19 +105,17 @@ export class Transport {
     requestAnimationFrame((time) => this.#tick(time));
   }
 
-  track(direction) {
+  track(direction, count) {
     const { session } = this.app;
     if (!session?.video || session.job || !this.app.canPrompt()) return;
     if (!session.doc.objects.some(({ frames }) => Object.keys(frames).length)) {
       this.app.say("Click an object on any frame first; then it can be tracked.");
       return;
     }
-    if (direction === "backward" && session.frame === 0) {
-      this.app.say("There is nothing before the first frame.");
-      return;
-    }
+    const ask = this.app.trackMenu.ask(direction, count);
+    if (!ask) return;
     this.stop();
-    session.track(direction);
+    session.track(ask);
     announce("Tracking");
   }
 
