@@ -46,6 +46,7 @@ CODECS = {
     "prores": Codec(
         "prores_ks", ".mov", "yuva444p10le", "yuv444p10le", {"profile": "4444", "vendor": "apl0"}, FRAGMENTED
     ),
+    # VideoToolbox takes colours as premultiplied unless it is told otherwise, which FFmpeg does not do
     "hevc": Codec("hevc_videotoolbox", ".mov", "bgra", None, {"alpha_quality": "1"}, FRAGMENTED),
     "vp9": Codec(
         "libvpx-vp9",

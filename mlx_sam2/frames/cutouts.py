@@ -26,6 +26,8 @@ from .smoothing import MatteFrame, Patch, Smoother, patch_of
 from .source import FrameSource, VideoError
 from .timecode import later
 
+Layer = Callable[[MatteFrame], np.ndarray]  # (H, W, 3) uint8
+
 
 @dataclass(frozen=True)
 class CutoutOptions:
@@ -34,13 +36,14 @@ class CutoutOptions:
     kind: str = "cutout"  # colours with alpha; "matte": alpha as grey; "composite": opaque, with a background
     edges: Edges = field(default_factory=Edges)
     codec: str | None = None  # a name of CODECS or SEQUENCES; None: by the suffix, PNG for a folder
-    alpha: str | None = None  # "straight" or "premultiplied"; None: straight, of OpenEXR premultiplied
+    alpha: str | None = None  # "straight" or "premultiplied"; None: straight, of OpenEXR and HEVC premultiplied
     per_object: bool = False  # an output for each object, with its number in the name
     background: Background | None = None  # of a composite
+    foreground: Background | None = None  # of a composite: what stands in place of the objects
     audio: bool = False  # copy the sound of the source
 
     def premultiplied(self, form: str) -> bool:
-        return self.alpha == "premultiplied" or (self.alpha is None and form == "exr")
+        return self.alpha == "premultiplied" or (self.alpha is None and form in ("exr", "hevc"))
 
 
 class CutoutSink(FrameSink):
@@ -81,8 +84,7 @@ class CutoutSink(FrameSink):
         self._frames: list[tuple[int, float | None]] = []  # for objects that come late
         self._size = (source.height, source.width)
         self._known: dict[Any, None] = dict.fromkeys(objects)
-        self._film_of_ground: VideoFileSource | None = None
-        self._backdrop: Backdrop | None = None
+        self._films: list[VideoFileSource] = []
         rate = source.rate or Fraction(source.fps or 30).limit_denominator(1001)
         timecode = later(source.timecode, first, rate) if source.timecode and first is not None else None
         self._tags = FilmTags(rate, source.display, timecode, Path(source.name) if options.audio else None)
@@ -92,7 +94,7 @@ class CutoutSink(FrameSink):
             self._writers[None] = self._writer(self.path)
         else:
             self._writer(self.path)  # what cannot be is said now
-        self._open_background()
+        self._behind, self._instead = self._layer(options.background), self._layer(options.foreground)
 
     @property
     def _is_folder(self) -> bool:
@@ -121,7 +123,8 @@ class CutoutSink(FrameSink):
         if options.audio and not isinstance(self._source, VideoFileSource):
             raise VideoError(f"{self._source.name} has no sound to copy: leave out --audio")
         if options.per_object and options.kind == "composite":
-            raise VideoError(f"{path}: one film for each object has no background: leave out --background")
+            option = "--background" if options.background else "--foreground"
+            raise VideoError(f"{path}: one film for each object shows nothing else: leave out {option}")
         if options.alpha and options.kind != "cutout":
             raise VideoError(f"--alpha {options.alpha} is for cut-outs, and {path} has no transparency")
 
@@ -133,15 +136,21 @@ class CutoutSink(FrameSink):
             name = self._source.frame_name
             return PictureSequence(path, form, options.kind, tags, premultiply=multiplied, frame_name=name)
         codec = codec_for(path, options.codec, options.kind)
-        multiplied = options.premultiplied("film")
+        multiplied = options.premultiplied(options.codec or "film")
+        if options.codec == "hevc" and not multiplied:
+            raise VideoError(f"{path}: HEVC holds premultiplied alpha alone: leave out --alpha, or use ProRes")
         return AlphaFilm(path, codec, options.kind, tags, premultiply=multiplied, overwrite=self._overwrite)
 
-    def _open_background(self) -> None:
-        background = self._options.background
-        if background is not None and background.kind == "video":
-            self._film_of_ground = VideoFileSource(background.path)
-        elif background is not None:
-            self._backdrop = Backdrop(background)
+    def _layer(self, asked: Background | None) -> Layer:
+        """What gives the pixels of a background, or of what stands in place of the objects, for each frame."""
+        if asked is None:
+            return lambda frame: frame.pixels
+        if asked.kind != "video":
+            backdrop = Backdrop(asked)
+            return lambda frame: backdrop.behind(frame.pixels)
+        film = VideoFileSource(asked.path)
+        self._films.append(film)
+        return lambda frame: self._film_at(film, frame)
 
     # ---- frames
 
@@ -176,8 +185,8 @@ class CutoutSink(FrameSink):
         attempt(self._flush)
         while self._writers:
             attempt(self._writers.popitem()[1].close)
-        if self._film_of_ground is not None:
-            self._film_of_ground.close()
+        for film in self._films:
+            film.close()
         if errors:
             raise errors[0]
 
@@ -222,17 +231,15 @@ class CutoutSink(FrameSink):
         if self._options.kind != "matte" and self._options.edges.decontaminate:
             own = decontaminated(own, whole)
         if self._options.kind == "composite":
-            own = composed(own, whole, self._ground(frame))
+            own = own if self._options.foreground is None else self._instead(frame)
+            own = composed(own, whole, self._behind(frame))
         if layered:
             absent = np.zeros(size, np.float32)
             full = {obj: full.get(obj, absent) for obj in self._known}
         return Cut(frame.index, frame.time, own, whole, full)
 
-    def _ground(self, frame: MatteFrame) -> np.ndarray:
-        """What stands behind a frame."""
-        film = self._film_of_ground
-        if film is None:
-            return self._backdrop.behind(frame.pixels)
+    def _film_at(self, film: VideoFileSource, frame: MatteFrame) -> np.ndarray:
+        """The frame of another film that is shown at the time of this one; it begins again at its end."""
         seconds = frame.time if frame.time is not None else len(self._frames) / float(self._tags.rate)
         seconds -= (self._frames[0][1] or 0.0) if self._frames else (frame.time or 0.0)
         i = round(abs(seconds) * (film.fps or 30)) % len(film)

@@ -104,11 +104,12 @@ def build_parser() -> argparse.ArgumentParser:
     add_format(output, by_object=False)
     output.add_argument("--overlay", type=Path, metavar="PATH", help="the photo with its masks and prompts")
     output.add_argument("--cutout", type=Path, metavar="PATH", help="the object on transparency (PNG, TIFF)")
-    output.add_argument(
-        "--background",
-        metavar="COLOUR|IMAGE|blur|checker",
-        help="what stands behind the object in --cutout, instead of transparency",
-    )
+    for name, text in (("background", "behind"), ("foreground", "in place of")):
+        output.add_argument(
+            f"--{name}",
+            metavar="COLOUR|IMAGE|blur|pixelate|grey|checker",
+            help=f"what stands {text} the object in --cutout, which is opaque then",
+        )
     output.add_argument(
         "--json",
         action="store_true",

@@ -7,7 +7,7 @@ import argparse
 import numpy as np
 
 from .. import cli, images
-from ..images.backgrounds import Backdrop, composed
+from ..images.backgrounds import Layers
 from ..images.matte import Edges, alpha, decontaminated, refined_mask
 
 
@@ -26,7 +26,7 @@ def mask_and_matte(logits: np.ndarray, pixels: np.ndarray, edges: Edges, cells: 
     return mask, alpha(logits, pixels, edges, cells) if edges.is_soft else mask
 
 
-def cutout(pixels: np.ndarray, matte: np.ndarray, edges: Edges, backdrop: Backdrop | None) -> np.ndarray:
-    """The object on transparency (H, W, 4), or before a background (H, W, 3), uint8."""
+def cutout(pixels: np.ndarray, matte: np.ndarray, edges: Edges, layers: Layers) -> np.ndarray:
+    """The object on transparency (H, W, 4), or with what stands behind it or in its place (H, W, 3), uint8."""
     own = decontaminated(pixels, matte) if edges.decontaminate else pixels
-    return images.cutout(own, matte) if backdrop is None else composed(own, matte, backdrop.behind(pixels))
+    return images.cutout(own, matte) if layers.are_none else layers.composed(pixels, own, matte)

@@ -46,7 +46,17 @@ def refuse_options(args: argparse.Namespace) -> None:
         UsageError: one line.
     """
     if args.everything:
-        for name in ("point", "negative", "box", "mask", "reference", "multimask", "cutout", "background"):
+        for name in (
+            "point",
+            "negative",
+            "box",
+            "mask",
+            "reference",
+            "multimask",
+            "cutout",
+            "background",
+            "foreground",
+        ):
             if getattr(args, name):
                 raise UsageError(f"--everything finds all masks by itself: --{name} does not go with it")
         if words := cli.edge_words(args):

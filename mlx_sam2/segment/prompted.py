@@ -18,7 +18,7 @@ from ..cli import UsageError
 from ..datasets.items import DatasetError
 from ..hub.client import HubError
 from ..hub.download import check_model
-from ..images.backgrounds import Backdrop, parse_background
+from ..images.backgrounds import Backdrop, Layers, parse_background
 from ..images.files import ImageError
 from ..masks.boxes import mask_to_bbox
 from ..masks.polygons import mask_to_polygons
@@ -130,19 +130,21 @@ def _outputs(args: argparse.Namespace, job: Job) -> dict[str, list[Path]]:
     return outputs
 
 
-def _backdrop(args: argparse.Namespace) -> Backdrop | None:
-    """The background that was asked for.
+def _backdrop(args: argparse.Namespace, name: str) -> Backdrop | None:
+    """What was asked for as --background or --foreground.
 
     Raises:
         UsageError, ImageError: one line.
     """
-    if args.background is None:
+    given = getattr(args, name)
+    if given is None:
         return None
     if args.cutout is None:
-        raise UsageError("--background stands behind a cut-out: give --cutout PATH, too")
-    background = parse_background(args.background)
+        place = "behind" if name == "background" else "in place of"
+        raise UsageError(f"--{name} stands {place} a cut-out: give --cutout PATH, too")
+    background = parse_background(given, f"--{name}")
     if background.kind == "video":
-        raise UsageError(f"--background {args.background} is no picture: films stand behind films (mlx_sam2.track)")
+        raise UsageError(f"--{name} {given} is no picture: films stand behind films (mlx_sam2.track)")
     return Backdrop(background)
 
 
@@ -160,7 +162,7 @@ def _check_outputs(jobs: list[Job], args: argparse.Namespace) -> None:
 
 
 def _formats(kind: str, args: argparse.Namespace) -> tuple[str, ...]:
-    is_opaque = kind == "overlay" or (kind == "cutout" and args.background)
+    is_opaque = kind == "overlay" or (kind == "cutout" and (args.background or args.foreground))
     return images.PICTURES if is_opaque else images.LOSSLESS
 
 
@@ -168,7 +170,7 @@ def _formats(kind: str, args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _segment(
-    args: argparse.Namespace, predictor: SAM2ImagePredictor | ReferencePredictor, job: Job, backdrop: Backdrop | None
+    args: argparse.Namespace, predictor: SAM2ImagePredictor | ReferencePredictor, job: Job, layers: Layers
 ) -> dict[str, Any]:
     """Predict, write the files, and return what --json prints."""
     from ..images.preprocess import mask_prompt  # MLX, which the checks do without
@@ -202,7 +204,7 @@ def _segment(
             if kind == "overlay":
                 picture = images.overlay(pixels, mask, points, labels, args.box)
             else:
-                picture = images.mask_picture(matte) if kind == "mask" else cutout(pixels, matte, edges, backdrop)
+                picture = images.mask_picture(matte) if kind == "mask" else cutout(pixels, matte, edges, layers)
             images.write(path, picture, overwrite=args.overwrite, suffixes=_formats(kind, args))
         entries.append(_entry(mask, float(scores[i]), files, args))
     return {"image": str(job.path), "width": job.width, "height": job.height, "masks": entries}
@@ -243,7 +245,7 @@ def run_prompted(args: argparse.Namespace) -> int:
         refuse_options(args)
         check_model(args.model, args.revision)
         check_format(args)
-        backdrop = _backdrop(args)
+        layers = Layers(_backdrop(args, "background"), _backdrop(args, "foreground"))
         jobs = _plan(args)
     except (UsageError, ImageError) as error:
         return cli.fail(PROG, error)
@@ -255,7 +257,7 @@ def run_prompted(args: argparse.Namespace) -> int:
     quiet = None if len(jobs) > 1 and sys.stderr else True  # None: where stderr is no terminal
     for job in tqdm(jobs, unit="image", leave=False, disable=quiet):
         try:
-            result = _segment(args, predictor, job, backdrop)
+            result = _segment(args, predictor, job, layers)
         except (UsageError, ImageError, ArithmeticError, MemoryError, OSError) as error:
             code = max(code, cli.fail(PROG, error))  # the other photos are still done
             continue

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .run import Plan
 
 CODECS = ["prores", "hevc", "vp9", "ffv1", "h264", "png", "tiff", "exr"]
-SETTINGS = ("codec", "alpha", "background")  # options with a value
+SETTINGS = ("codec", "alpha", "background", "foreground")  # options with a value
 ALONE = ("per_object", "audio")
 
 
@@ -32,8 +32,9 @@ def add_cutouts(parser: argparse.ArgumentParser) -> None:
     kinds = ["straight", "premultiplied"]
     add("--alpha", choices=kinds, help="whether colours are multiplied by alpha; default: straight, of exr multiplied")
     add("--per-object", action="store_true", help="an output for each object: NAME_001, NAME_002, ...")
-    form = "COLOUR|IMAGE|VIDEO|blur|checker"
-    add("--background", metavar=form, help="what stands behind the objects in --cutout, which is opaque then")
+    form = {"metavar": "COLOUR|IMAGE|VIDEO|blur|pixelate|grey|checker"}
+    add("--background", help="what stands behind the objects in --cutout, which is opaque then", **form)
+    add("--foreground", help="what stands in place of the objects in --cutout, which is opaque then", **form)
     add("--audio", action="store_true", help="copy the sound of the video")
 
 
@@ -66,10 +67,14 @@ def refuse_cutouts(args: argparse.Namespace) -> None:
             raise UsageError(f"{option} belongs to --cutout and --matte: give one of them")
     if args.background and not args.cutout:
         raise UsageError("--background stands behind a cut-out: give --cutout PATH, too")
+    if args.foreground and not args.cutout:
+        raise UsageError("--foreground stands in place of a cut-out: give --cutout PATH, too")
     if args.alpha and not args.cutout:
         raise UsageError("--alpha belongs to --cutout: a matte has no colours")
     if args.alpha and args.background:
         raise UsageError("--alpha and --background do not go together: with a background nothing is transparent")
+    if args.alpha and args.foreground:
+        raise UsageError("--alpha and --foreground do not go together: with it nothing is transparent")
     if args.audio and args.reverse:
         raise UsageError("--audio does not go with --reverse")
 
@@ -91,9 +96,9 @@ def open_cutouts(args: argparse.Namespace, source: FrameSource, plan: Plan) -> l
     known = {"source": source, "first": None if plan.reverse else plan.start}
     known["objects"] = sorted({prompt.object for prompt in plan.prompts})
     try:
-        background = parse_background(args.background) if args.background else None
-        kind = "composite" if background else "cutout"
-        cutout = CutoutOptions(kind, alpha=args.alpha, background=background, **shared)
+        names_of = ("background", "foreground")
+        layers = {n: parse_background(getattr(args, n), f"--{n}") for n in names_of if getattr(args, n)}
+        cutout = CutoutOptions("composite" if layers else "cutout", alpha=args.alpha, **layers, **shared)
         matte = CutoutOptions("matte", **shared)
         return [
             CutoutSink(path, args.overwrite, options=options, **known)

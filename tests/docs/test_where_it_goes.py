@@ -88,5 +88,5 @@ def test_films(
 
 
 def test_tables_have_their_rows() -> None:
-    assert len(rows("segment.md")) == 4
-    assert len(rows("video.md")) == 10
+    assert len(rows("segment.md")) == 6
+    assert len(rows("video.md")) == 11

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from mlx_sam2.frames.cut import premultiplied, straight
 from mlx_sam2.frames.cutouts import CutoutOptions, CutoutSink
 from mlx_sam2.frames.opening import open_source
 from mlx_sam2.frames.source import Display, VideoError
-from mlx_sam2.images.backgrounds import Background, blurred, checkerboard, composed
+from mlx_sam2.images.backgrounds import Background, blurred, checkerboard, composed, desaturated, pixelated
 from mlx_sam2.images.matte import alpha
 
 av = pytest.importorskip("av", reason="PyAV is not installed: pip install 'mlx-sam2[video]'")
@@ -145,6 +146,35 @@ def test_hevc_needs_a_mac(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         CutoutSink(tmp_path / "c.mov", source=source_of(pictures(1)), options=CutoutOptions(codec="hevc"))
 
 
+def test_what_hevc_asks_of_videotoolbox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The options of FFmpeg's encoder, and premultiplied colours, which VideoToolbox expects."""
+    frames: list[Any] = []
+    context, asked = SimpleNamespace(), {}
+    stream = SimpleNamespace(codec_context=context, metadata={}, encode=lambda frame: frames.append(frame) or [])
+
+    def add_stream(name: str, **given: Any) -> Any:
+        asked.update(given, name=name)
+        return stream
+
+    container = SimpleNamespace(add_stream=add_stream, mux=lambda packets: None, close=lambda: None)
+    fake = SimpleNamespace(
+        codecs_available={"hevc_videotoolbox"},
+        open=lambda *_, **__: container,
+        VideoFrame=av.VideoFrame,
+        error=av.error,
+    )
+    monkeypatch.setattr("mlx_sam2.frames.alpha_films.import_av", lambda: fake)
+    (matte, *_) = write(tmp_path / "c.mov", CutoutOptions(edges=SOFT, codec="hevc"))
+    assert (asked["name"], asked["options"]) == ("hevc_videotoolbox", {"alpha_quality": "1"})
+    assert (stream.pix_fmt, context.codec_tag, stream.width, stream.height) == ("bgra", "hvc1", W, H)
+    found = frames[0].to_ndarray(format="bgra")
+    np.testing.assert_array_equal(found[..., 3], np.rint(255 * matte))
+    wanted = pictures(1)[0][..., ::-1] * matte[..., None]
+    assert np.abs(found[..., :3] - wanted).max() <= 0.5 + 1e-3  # rounding
+    with pytest.raises(VideoError, match="HEVC holds premultiplied alpha alone"):
+        write(tmp_path / "d.mov", CutoutOptions(codec="hevc", alpha="straight"))
+
+
 @pytest.mark.skipif("hevc_videotoolbox" not in av.codecs_available, reason="no VideoToolbox: this is no Mac")
 def test_hevc_with_alpha(tmp_path: Path) -> None:
     write(tmp_path / "c.mov", CutoutOptions(edges=SOFT, codec="hevc"))
@@ -189,6 +219,19 @@ def test_backgrounds(tmp_path: Path, kind: str) -> None:
         assert np.abs(frame.to_ndarray(format="rgb24").astype(int) - wanted).max() <= 2
 
 
+def test_effects_in_place_of_the_objects(tmp_path: Path) -> None:
+    layers = {"background": Background("grey"), "foreground": Background("pixelate")}
+    mattes = write(tmp_path / "both.mkv", CutoutOptions("composite", SOFT, **layers))
+    write(tmp_path / "one.mkv", CutoutOptions("composite", SOFT, foreground=Background("colour", (10, 200, 30))))
+    for name, instead, behind in (
+        ("both", pixelated, desaturated),
+        ("one", lambda photo: np.full_like(photo, (10, 200, 30)), lambda photo: photo),
+    ):
+        for i, (frame, photo) in enumerate(zip(decoded(tmp_path / f"{name}.mkv"), pictures(4), strict=True)):
+            wanted = composed(instead(photo), mattes[i], behind(photo))
+            assert np.abs(frame.to_ndarray(format="rgb24").astype(int) - wanted).max() <= 2  # as with a background
+
+
 def test_colours_of_a_cut() -> None:
     from mlx_sam2.frames.cut import Cut
 
@@ -223,6 +266,11 @@ def test_colours_of_a_cut() -> None:
             "c.mov",
             {"kind": "composite", "per_object": True, "background": Background("blur")},
             "leave out --background",
+        ),
+        (
+            "c.mov",
+            {"kind": "composite", "per_object": True, "foreground": Background("blur")},
+            "leave out --foreground",
         ),
         ("c.mkv", {}, r"c\.mkv cannot say that pixels are 16:11: name a \.mov"),
     ],

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from mlx_sam2 import SAM2ImagePredictor, images, masks
-from mlx_sam2.images.backgrounds import blurred, checkerboard, composed, covering
+from mlx_sam2.images.backgrounds import blurred, checkerboard, composed, covering, desaturated, pixelated
 from mlx_sam2.images.matte import Edges, alpha, decontaminated, refined_mask
 from segment_runs import call, one_line
 
@@ -43,7 +43,7 @@ def test_files_hold_the_matte(photo: Path, nano: str, capsys: pytest.CaptureFixt
     np.testing.assert_array_equal(masks.rle_to_mask(entry["rle"]), refined_mask(found > 0, EDGES))
 
 
-@pytest.mark.parametrize("background", ["blur", "checker", "#00b140", "red", "behind.png"])
+@pytest.mark.parametrize("background", ["blur", "pixelate", "grey", "checker", "#00b140", "red", "behind.png"])
 def test_backgrounds_of_cutouts(
     photo: Path, nano: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, background: str
 ) -> None:
@@ -55,6 +55,8 @@ def test_backgrounds_of_cutouts(
     height, width = pixels.shape[:2]
     grounds = {
         "blur": lambda: blurred(pixels),
+        "pixelate": lambda: pixelated(pixels),
+        "grey": lambda: desaturated(pixels),
         "checker": lambda: checkerboard(height, width),
         "#00b140": lambda: np.full_like(pixels, (0, 0xB1, 0x40)),
         "red": lambda: np.full_like(pixels, (255, 0, 0)),
@@ -64,9 +66,35 @@ def test_backgrounds_of_cutouts(
     np.testing.assert_array_equal(np.asarray(Image.open("c.tif")), wanted)
 
 
+def test_effects_in_place_of_the_object(
+    photo: Path, nano: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(photo.parent)
+    words = ["--foreground", "pixelate", "--background", "grey", "--feather", "2"]
+    code, _, stderr = call(capsys, photo, *BOX, "--model", nano, "--cutout", "both.tif", *words)
+    assert (code, stderr) == (0, "")
+    assert call(capsys, photo, *BOX, "--model", nano, "--cutout", "one.tif", "--foreground", "blur")[0] == 0
+    pixels, found = images.read(photo), logits_of(photo, nano)
+    wanted = composed(pixelated(pixels), alpha(found, pixels, Edges(feather=2)), desaturated(pixels))
+    np.testing.assert_array_equal(np.asarray(Image.open("both.tif")), wanted)
+    one = np.asarray(Image.open("one.tif"))
+    np.testing.assert_array_equal(one, np.where((found > 0)[..., None], blurred(pixels), pixels))
+
+
+def test_a_pixelated_photo_has_squares_of_their_mean() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (67, 90, 3)).astype(np.uint8)
+    found = pixelated(pixels)  # squares of 4 x 4, and what is left at the edges
+    assert found.shape == pixels.shape
+    for part in (np.s_[4:8, 8:12], np.s_[64:67, 88:90]):
+        wanted = np.rint(pixels[part].mean((0, 1)))
+        np.testing.assert_array_equal(found[part], np.broadcast_to(wanted, found[part].shape))
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
+        (["--foreground", "blur"], "--foreground stands in place of a cut-out: give --cutout PATH, too"),
+        (["--foreground", "no-such", "--cutout", "c.png"], "--foreground no-such is no colour and no file"),
         (["--background", "blur"], "--background stands behind a cut-out: give --cutout PATH, too"),
         (["--background", "no-such", "--cutout", "c.png"], "--background no-such is no colour and no file"),
         (["--background", "clip.mp4", "--cutout", "c.png"], "films stand behind films"),

@@ -82,6 +82,8 @@ def test_steps_of_the_source_are_handed_on(mp4: Path, model: str, tmp_path: Path
         (["--codec", "exr"], "--codec belongs to --cutout"),
         (["--background", "blur", "--matte", "m"], "--background stands behind a cut-out"),
         (["--background", "blur", "--alpha", "straight", "--cutout", "c.mp4"], "do not go together"),
+        (["--foreground", "blur", "--matte", "m"], "--foreground stands in place of a cut-out"),
+        (["--foreground", "blur", "--alpha", "straight", "--cutout", "c.mp4"], "do not go together"),
         (["--background", "no-such", "--cutout", "c.mp4"], "--background no-such is no colour and no file"),
         (["--audio", "--reverse", "--start", "3", "--cutout", "c.mov"], "--audio does not go with --reverse"),
         (["--audio", "--cutout", "c.mov"], "has no sound to copy"),
