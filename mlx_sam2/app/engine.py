@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -11,6 +12,7 @@ from mlx.utils import tree_flatten
 from ..automatic_mask_generator import SAM2AutomaticMaskGenerator
 from ..checkpoint.build import build_model
 from ..hub.client import HubError
+from ..hub.progress import watched
 from ..sam2_image_predictor import SAM2ImagePredictor
 from ..sam2_video_predictor import SAM2VideoPredictor
 from ..text import dtype_name, one_line
@@ -42,7 +44,8 @@ class Engine:
     def __init__(
         self, name: str, worker: Worker, edits: Edits, memory_policy: str = "official", **options: Any
     ) -> None:
-        self.state = ModelState(name=name, status="loading", message="", image_size=None, dtype=None)
+        self.state = _loading(name)
+        self.first = name  # of the command line, whose options are its own
         self.worker = worker
         self.edits = edits
         self.sessions = edits.sessions
@@ -50,34 +53,75 @@ class Engine:
         self._model: SAM2 | None = None
         self._video_model: SAM2 | None = None
         self._videos: dict[str, SAM2VideoPredictor] = {}  # by memory policy, on one model
+        self._changing = threading.Lock()
 
     def start(self) -> None:
         """Start loading. Calls that come meanwhile wait behind it."""
         self.worker.submit_always(self._load).add_done_callback(report)
 
-    def _load(self) -> None:
+    def change(self, name: str) -> ModelState:
+        """Start loading another model, for all sessions; any thread may call it. The one before serves if it fails.
+
+        Raises:
+            ApiError: a job is at work, or a model is being loaded.
+        """
+        with self._changing:
+            if self.state.status == "loading":
+                raise ApiError(409, "busy", f"{self.state.name} is being loaded: wait until that is done")
+            if any(session.running for session in self.sessions.all()):
+                raise ApiError(409, "busy", "a job is at work: wait for it, or cancel it")
+            before, state = self.state, _loading(name)
+            self._say(state)
+        self.worker.submit_always(self._load, before).add_done_callback(report)
+        return state
+
+    def _say(self, state: ModelState) -> None:
+        self.state = state
+        for session in self.sessions.all():
+            session.hub.publish("model", state.model_dump())
+
+    def _load(self, before: ModelState | None = None) -> None:
         mx.set_cache_limit(CACHE_BYTES)
+        name = self.state.name
         try:
-            self._model = build_model(self.state.name, **self._options)
-            if "memory_attention" in self._model:
-                config = self._model.config.with_postprocessing(True, video=True)
-                self._video_model = self._model.with_config(config)
-                self._video(self._memory_policy)
+            with watched(self._downloaded):
+                model = build_model(name, **self._options_of(name))
+            follower = _follower(model)
+            videos = {} if follower is None else {self._memory_policy: _video(follower, self._memory_policy)}
+            if any(job.status == "running" for session in self.sessions.all() for job in session.running):
+                raise ApiError(409, "busy", "a job has begun meanwhile: choose the model again after it")
         except (*FAILURES, HubError, LookupError) as error:
             text = one_line(error) or type(error).__name__
-            self.state = self.state.model_copy(update={"status": "failed", "message": text})
             logging.getLogger("mlx_sam2.app").error("mlx_sam2.app: error: %s", text)
+            if before is not None and before.status == "ready":
+                self._say(before.model_copy(update={"message": text, "refused": name}))
+            else:
+                self._say(self.state.model_copy(update={"status": "failed", "message": text, "done": 0, "total": 0}))
         else:
-            dtypes = [
-                dtype_name(value.dtype)
-                for _, value in tree_flatten(self._model.parameters())
-                if value.dtype != mx.uint32
-            ]
-            dtype = max(set(dtypes), key=dtypes.count)
-            size = self._model.config.image_size
-            self.state = self.state.model_copy(update={"status": "ready", "image_size": size, "dtype": dtype})
+            self._model, self._video_model, self._videos = model, follower, videos
+            self._say(_loaded(name, model))
+            if before is not None:
+                self._encode_again()
+
+    def _options_of(self, name: str) -> dict[str, Any]:
+        """What the command line said of its own model; of another one only the number type."""
+        return self._options if name == self.first else {"dtype": self._options.get("dtype")}
+
+    def _downloaded(self, done: int, total: int) -> None:
+        """Tell pages of each hundredth of a download."""
+        if total != self.state.total or done == total or done - self.state.done >= total / 100:
+            self._say(self.state.model_copy(update={"done": done, "total": total}))
+
+    def _encode_again(self) -> None:
+        """Have what is in use encoded by the new model. Prompts and masks stay."""
         for session in self.sessions.all():
-            session.hub.publish("model", self.state.model_dump())
+            work, session.work = session.work, None
+            if work is not None:
+                work.close()
+            if work is not None or session.status == "failed":
+                session.status, session.message = "encoding", ""
+                session.hub.publish("status", {"status": "encoding", "message": ""})
+                self.worker.submit_always(self.encode, session).add_done_callback(report)
 
     def encode(self, session: Session) -> None:
         """Make a session ready for clicks."""
@@ -96,9 +140,7 @@ class Engine:
     def _video(self, policy: str) -> SAM2VideoPredictor:
         """The predictor with a memory policy."""
         if policy not in self._videos:
-            # corrections stay when objects are tracked again, as users of a page expect
-            options = {"fill_hole_area": 8, "add_all_frames_to_correct_as_cond": True, "memory_policy": policy}
-            self._videos[policy] = SAM2VideoPredictor(self._video_model, **options)
+            self._videos[policy] = _video(self._video_model, policy)
         return self._videos[policy]
 
     def work_of(self, session: Session, policy: str | None = None) -> ImageWork | VideoWork:
@@ -148,6 +190,29 @@ class Engine:
             session.hub.publish("state", session.state().model_dump())
 
         return steps
+
+
+def _loading(name: str) -> ModelState:
+    return ModelState(name=name, status="loading", message="", image_size=None, dtype=None)
+
+
+def _loaded(name: str, model: SAM2) -> ModelState:
+    dtypes = [dtype_name(value.dtype) for _, value in tree_flatten(model.parameters()) if value.dtype != mx.uint32]
+    dtype, size = max(set(dtypes), key=dtypes.count), model.config.image_size
+    return ModelState(name=name, status="ready", message="", image_size=size, dtype=dtype)
+
+
+def _follower(model: SAM2) -> SAM2 | None:
+    """The model with the options of videos; None if it holds the image half only."""
+    if "memory_attention" not in model:
+        return None
+    return model.with_config(model.config.with_postprocessing(True, video=True))
+
+
+def _video(model: SAM2, policy: str) -> SAM2VideoPredictor:
+    # corrections stay when objects are tracked again, as users of a page expect
+    options = {"fill_hole_area": 8, "add_all_frames_to_correct_as_cond": True, "memory_policy": policy}
+    return SAM2VideoPredictor(model, **options)
 
 
 def _watched_generator(model: SAM2, job: Job, **options: Any) -> Any:

@@ -13,6 +13,7 @@ from .edit_routes import add_edits
 from .examples import EXAMPLES
 from .job_routes import add_jobs
 from .mask_routes import add_masks
+from .model_routes import add_models
 from .picture_routes import add_pictures
 from .schemas import MAX_POINTS, ApiError, AppState, LimitsState, Login
 from .session_routes import add_opening, add_sessions
@@ -22,6 +23,7 @@ def routes(app: App) -> APIRouter:
     """The API of an app."""
     router = APIRouter(prefix="/api", responses=ERRORS)
     _add_app(router, app)
+    add_models(router, app)
     add_opening(router, app)
     add_sessions(router, app)
     add_edits(router, app)

@@ -263,6 +263,11 @@ class Save:
             self.about = self.about.model_copy(update={"objects": objects})
             files.write_text(self._path / "about.json", self.about.model_dump_json())
 
+    def rename(self, name: str) -> None:
+        """Note what the session is called now. OSError where the disk is full."""
+        self.about = self.about.model_copy(update={"name": name})
+        files.write_text(self._path / "about.json", self.about.model_dump_json())
+
     def close(self, idle: float = 0.0) -> None:
         """Leave the session on disk, as last used some seconds ago."""
         if self._held < 0:

@@ -163,6 +163,27 @@ class ModelState(Wire):
     message: str
     image_size: int | None
     dtype: str | None
+    done: int = 0  # bytes of a download under way
+    total: int = 0
+    refused: str = ""  # another model that could not be loaded, and why: `message`
+
+
+class ModelChoice(Wire):
+    """A model that can be chosen. `encode`: modelled time of encoding a picture, as a multiple of that of tiny."""
+
+    name: str
+    about: str
+    parameters: int | None
+    download_bytes: int
+    encode: float | None
+
+
+class ModelAsk(Wire):
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
+class NameAsk(Wire):
+    name: Annotated[str, Field(min_length=1, max_length=1000)]
 
 
 class LimitsState(Wire):

@@ -13,7 +13,7 @@ from ..images.drawing import object_colour
 from ..masks.rle import rle_area
 from .events import Hub
 from .history import History
-from .media import Limits, SharedSource
+from .media import NAME_LENGTH, Limits, SharedSource, shown_name
 from .schemas import (
     MAX_OBJECT,
     ApiError,
@@ -69,6 +69,18 @@ class Session:
         self.closed = False
         self.stays = False  # the one of the command line is not closed because nobody looks
         self.used = time.monotonic()
+
+    def rename(self, name: str) -> None:
+        """Change the name, not the ending: exports are named after it. OSError where it cannot be saved."""
+        ending = Path(self.name).suffix
+        stem = shown_name((name[: -len(ending)] if ending and name.endswith(ending) else name).strip())
+        with self.lock:
+            if self.closed:
+                raise ApiError(404, "not_found", "this session was closed")
+            name = stem[: NAME_LENGTH - len(ending)] + ending
+            if self.save is not None:
+                self.save.rename(name)
+            self.name = name
 
     # ---- its state
 

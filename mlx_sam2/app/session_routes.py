@@ -15,7 +15,7 @@ from .examples import EXAMPLES, write_example
 from .faults import report
 from .media import jpeg, kind_of
 from .projects import read_project
-from .schemas import ApiError, SessionState
+from .schemas import ApiError, NameAsk, SessionState
 from .session import Session
 from .uploads import Upload
 
@@ -96,6 +96,14 @@ def add_sessions(router: APIRouter, app: App) -> None:
     def get_session(session_id: SessionId) -> SessionState:
         """All that was asked for in a session, and where there are masks."""
         return app.sessions.get(session_id).state()
+
+    @router.put("/sessions/{session_id}/name")
+    def rename_session(session_id: SessionId, ask: NameAsk) -> SessionState:
+        """Call a session something else; the ending of its file stays. It is no edit: undo does not take it back."""
+        session = app.sessions.get(session_id)
+        session.rename(ask.name)
+        session.hub.publish("state", session.state().model_dump())
+        return session.state()
 
     @router.delete("/sessions/{session_id}", status_code=204)
     def close_session(session_id: SessionId) -> None:

@@ -17,6 +17,7 @@ from ..cli import UsageError
 from ..config.published import DEMO, PublishedModel, published, shipped, short_names
 from ..formats import safetensors_file
 from ..formats.names import CONFIG, FILE_SUFFIXES, INDEX, TORCH_SUFFIXES, WEIGHTS
+from . import progress
 from .client import (
     HubError,
     calm,
@@ -209,9 +210,8 @@ class _Repo:
         kept = self._blobs()
         try:
             with guarded_client():
-                file = Path(
-                    hf_hub_download(self.repo_id, name, revision=revision, token=self.token, local_files_only=local)
-                )
+                asked = {"revision": revision, "token": self.token, "local_files_only": local}
+                file = Path(hf_hub_download(self.repo_id, name, **asked, **progress.options()))
         except LocalEntryNotFoundError as error:
             self.unreachable = self.unreachable or error.__cause__ or error
             return None

@@ -217,3 +217,16 @@ def test_a_missing_path_is_not_asked_of_the_hub(text: str) -> None:
 def test_what_is_no_name(text: str) -> None:
     with pytest.raises(download.HubError, match="no model is called"):
         download.resolve(text)
+
+
+@pytest.mark.slow
+def test_a_download_says_how_far_it_is(machine: Machine, folder: Path) -> None:
+    code = (
+        "from mlx_sam2.hub.progress import watched\nfrom mlx_sam2.hub.download import fetch\nsaid = []\n"
+        f"with watched(lambda done, total: said.append((done, total))):\n    fetch({TINY!r})\n"
+        "print([total for done, total in said if done == total], all(done <= total for done, total in said))"
+    )
+    with HubStandIn({TINY: folder}) as endpoint:
+        done = machine.run(endpoint, "-c", code)
+    sizes = [(folder / name).stat().st_size for name in ("model.safetensors", "config.json")]
+    assert done.stdout.strip() == f"{sizes} True"

@@ -76,10 +76,12 @@ class Server:
             command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
-        line = self.process.stdout.readline()
-        found = re.search(r"http://[^\s]+", line)
-        assert found, f"the server did not start: {line}{self.process.stdout.read()}"
-        self.url = found.group()
+        said, found = [], None
+        while not found and (line := self.process.stdout.readline()):  # a model that fails at once speaks first
+            said.append(line)
+            found = re.search(r"mlx_sam2\.app: (http://\S+)  \(", line)
+        assert found, f"the server did not start: {''.join(said)}"
+        self.url = found[1]
         self.port = re.search(r":(\d+)", self.url.split("//")[1]).group(1)  # type: ignore[union-attr]
 
     def kill(self) -> None:

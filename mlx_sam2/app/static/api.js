@@ -58,6 +58,9 @@ const of = (session, rest = "") => `/api/sessions/${encodeURIComponent(session)}
 export const login = (token) => json("POST", "/api/login", { token });
 export const state = () => json("GET", "/api/state");
 export const session = (id) => json("GET", of(id));
+export const rename = (id, name) => json("PUT", of(id, "/name"), { name });
+export const models = () => json("GET", "/api/models");
+export const chooseModel = (name) => json("POST", "/api/model", { name });
 export const close = (id) => json("DELETE", of(id));
 export const example = (name) => json("POST", `/api/examples/${encodeURIComponent(name)}`);
 export const recall = (id) => json("POST", `/api/recent/${encodeURIComponent(id)}`);

@@ -59,6 +59,12 @@ export class Classes {
     this.show();
   }
 
+  /** Another document: its objects begin without a class, unless it is the next picture of many. */
+  opened() {
+    if (!this.app.gallery.isOpen) this.current = null;
+    this.show();
+  }
+
   show() {
     const { session } = this.app;
     if (session) session.nextName = this.current;

@@ -58,7 +58,7 @@ export function toast(text, { error = false, action = null, stay = error, key = 
   };
 }
 
-/** Opens a menu below a button: items are {label, note, act}, without `act` words only, or null for a line. */
+/** Opens a menu below a button: items are {label, note, act, checked}, without `act` words only, or null for a line. */
 export function openMenu(button, items) {
   const menu = byId("menu");
   if (menu.matches(":popover-open")) menu.hidePopover();
@@ -68,7 +68,8 @@ export function openMenu(button, items) {
     if (!item) return make("hr", { role: "separator" });
     const text = make("span", {}, item.label, ...(item.note ? [make("small", {}, item.note)] : []));
     if (!item.act) return make("p", { class: "said", role: "none" }, text);
-    return make("button", { role: "menuitem", tabindex: "-1", onclick: () => { menu.hidePopover(); item.act(); } }, text);
+    const role = item.checked === undefined ? { role: "menuitem" } : { role: "menuitemradio", "aria-checked": String(item.checked) };
+    return make("button", { ...role, tabindex: "-1", onclick: () => { menu.hidePopover(); item.act(); } }, text);
   }));
   showBelow(menu, button);
   button.setAttribute("aria-expanded", "true");

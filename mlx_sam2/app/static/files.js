@@ -44,7 +44,7 @@ export class Files {
       { label: "Open a folder of pictures…", act: () => this.pick("folder") },
       { label: "Open a project…", act: () => this.pick("project") },
       ...(session ? [{ label: "Recent…", act: () => this.app.showRecent() }] : []),
-      ...(session ? [null, { label: `Close “${session.name}”`, note: session.saving === "on" ? "It stays among the recent ones." : "What was not exported is lost.", act: () => this.app.closeSession() }] : []),
+      ...(session ? [null, { label: `Close “${session.name}”`, note: session.saving === "on" ? "It stays among the recent ones." : "What was not exported is lost.", act: () => this.app.names.close() }] : []),
     ]);
   }
 

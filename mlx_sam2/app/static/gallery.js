@@ -18,6 +18,8 @@ export class Gallery {
   }
 
   get isOpen() { return this.pictures.length > 0; }
+  /** Whether a session is one of these pictures. */
+  holds(id) { return this.pictures.some((picture) => picture.id === id); }
   get now() { return this.pictures[this.at]; }
 
   /** Begins with these files. */

@@ -36,7 +36,8 @@ const HELP = [
   ]],
 ];
 const TOUCH = ["Fingers", [
-  [["Tap"], "Include what is there; with the Exclude tool, exclude it"], [["Drag"], "Box around the object"], [["Two"], "Zoom and move"],
+  [["Tap"], "Include what is there; with the Exclude tool, exclude it"], [["Drag"], "Box around the object; zoomed in, move the picture"], [["Two"], "Zoom and move"],
+  [["Tap", "Tap"], "Fit a picture that is zoomed in"],
 ]];
 
 const CHOICE = "single keys";
@@ -76,19 +77,21 @@ export class Keys {
 
   #fill() {
     const fingers = matchMedia("(pointer: coarse)").matches;
-    const all = fingers ? [TOUCH, ...(matchMedia("(any-pointer: fine)").matches ? HELP : [])] : HELP;
+    const keys = !fingers || matchMedia("(any-pointer: fine)").matches;
+    const all = [...(fingers ? [TOUCH] : []), ...(keys ? HELP : [])];
     const groups = all.map(([title, rows]) => make("div", {}, make("h3", {}, title), make("dl", {}, ...rows.flatMap(([keys, words]) => [
       make("dt", {}, ...keys.flatMap((key, index) => [index ? " " : "", make("kbd", {}, key)])), make("dd", {}, words)]))));
     const close = make("button", { class: "icon", "aria-label": "Close", onclick: () => this.dialog.close() }, icon("close"));
     this.dialog.replaceChildren(make("div", { class: "sheet" },
-      make("header", {}, make("h2", { id: "help-title" }, fingers ? "Fingers and keys" : "Keyboard and mouse"), close),
-      make("div", { class: "columns", tabindex: "0" }, ...groups), this.#choice()));
+      make("header", {}, make("h2", { id: "help-title" }, !keys ? "Help" : fingers ? "Fingers and keys" : "Keyboard and mouse"), close),
+      make("div", { class: "columns", tabindex: "0" }, ...groups), keys ? this.#choice() : ""));
+    this.singleKeys = keptChoice();
   }
 
   /** Letters that act alone can be turned off: speech and a stray hand press them too (WCAG 2.1.4). */
   #choice() {
     const box = make("input", { type: "checkbox", id: "single-keys" });
-    box.checked = this.singleKeys = keptChoice();
+    box.checked = keptChoice();
     box.addEventListener("change", () => {
       this.singleKeys = box.checked;
       keepChoice(box.checked);

@@ -9,6 +9,7 @@ import { Classes } from "./classes.js";
 import { Cutouts } from "./cutouts.js";
 import { find, withLooks } from "./document.js";
 import { announce, byId, toast, watchMenus, watchTheme } from "./dom.js";
+import { watchDoubleTaps } from "./double_tap.js";
 import { Exports } from "./exports.js";
 import { Files } from "./files.js";
 import { Gallery } from "./gallery.js";
@@ -18,6 +19,8 @@ import { Keys } from "./keys.js";
 import { login } from "./login.js";
 import { Looks } from "./looks.js";
 import { MaskPool } from "./masks.js";
+import { Models } from "./model_panel.js";
+import { NameMenu } from "./name_menu.js";
 import { Objects } from "./objects.js";
 import { Session } from "./session.js";
 import { Status } from "./status.js";
@@ -31,6 +34,8 @@ class App {
   constructor() {
     this.session = null;
     this.status = new Status(this);
+    this.models = new Models(this);
+    this.names = new NameMenu(this);
     this.stage = byId("stage");
     this.view = new View(this.stage);
     this.painter = new Painter(this.view, new MaskPool());
@@ -39,7 +44,7 @@ class App {
       hover: (x, y, event) => this.tools.hover(x, y, event), leave: () => this.tools.leave(),
       take: (x, y, event) => this.tools.take(x, y, event),
       tap: (x, y, event) => this.tools.tap(x, y, event), drag: (box) => this.tools.drag(box),
-      drop: (box) => this.tools.drop(box), pans: () => this.tools.pans,
+      drop: (box) => this.tools.drop(box), pans: () => this.tools.pans, slides: () => !this.view.fitted && this.tools.tool !== "box",
     });
     this.cutouts = new Cutouts(this);
     this.brush = new Brush(this);
@@ -65,6 +70,7 @@ class App {
     byId("zoom-in").addEventListener("click", () => this.view.zoomBy(1.25));
     byId("zoom-out").addEventListener("click", () => this.view.zoomBy(0.8));
     watchMenus();
+    watchDoubleTaps(this);
     watchTheme(() => {
       this.painter.all();
       this.timeline.draw();
@@ -83,10 +89,9 @@ class App {
   async start() {
     try {
       const state = await login(() => api.state());
-      this.status.takeModel(state.model);
+      this.takeModel(state.model);
       this.limits = state.limits;
       this.files.offer(state.examples ?? []);
-      if (state.model.status === "loading") this.#watchModel();
       this.gallery.restore(location.hash.slice(1));
       const wanted = location.hash.slice(1) || state.open;
       if (!wanted || !(await this.openId(wanted, { quiet: wanted === state.open }))) this.showEmpty(state);
@@ -97,17 +102,23 @@ class App {
     }
   }
 
-  /** Before a session is open nobody sends events: asks every second until the model is there. */
+  /** What the server says of the model. Nobody sends events before a session is open, and one may be lost: asks every second while it loads. */
+  takeModel(model) {
+    this.status.takeModel(model);
+    if (model.status === "loading" && !this.watchesModel) this.#watchModel();
+  }
+
   async #watchModel() {
+    this.watchesModel = true;
     while (this.status.model.status === "loading") {
       await new Promise((resolve) => setTimeout(resolve, 1000));
-      if (this.session) continue;
       try {
         this.status.takeModel((await api.state()).model);
       } catch (error) {
         if (!error.offline) throw error;
       }
     }
+    this.watchesModel = false;
   }
 
   /** The page without a session; `state` is the server's, asked for if it is not given. */
@@ -159,7 +170,7 @@ class App {
     this.changed();
     this.status.saved();
     this.gallery.show();
-    this.classes.show();
+    this.classes.opened();
     session.look();
     this.stage.focus({ preventScroll: true });
   }
@@ -174,7 +185,7 @@ class App {
       .on("regions", mine((regions) => this.#found(regions)))
       .on("job", mine((ended) => { this.transport.show(); this.everything.show(); this.exports.show(ended); this.status.show(); this.#tellEnd(ended); }))
       .on("status", mine(() => { this.changed(); if (session.ready) announce("Ready"); }))
-      .on("model", mine((model) => this.status.takeModel(model)))
+      .on("model", mine((model) => this.takeModel(model)))
       .on("waiting", mine((waiting) => this.status.wait(waiting)))
       .on("saving", mine((message) => this.status.saved(message)))
       .on("connection", mine((connected) => this.status.connected(connected)))
@@ -285,8 +296,11 @@ class App {
 
   canPrompt() {
     const { session, status: { model } } = this;
-    const why = model.status === "failed" ? "The model could not be loaded, so there is nothing to answer clicks."
-      : session.status === "failed" ? session.message : null; // while it is encoded clicks wait in the server's queue
+    if (model.status === "failed") {
+      this.models.point();
+      return false;
+    }
+    const why = session.status === "failed" ? session.message : null; // while it is encoded clicks wait in the server's queue
     if (why) this.say(why);
     return !why;
   }

@@ -300,7 +300,7 @@ export class Session extends EventTarget {
 
   /** Timeline, masks and state of the session as the server has them; its document is the business of `sync`. */
   take(info) {
-    Object.assign(this, { oldest: info.oldest, saving: info.saving });
+    Object.assign(this, { name: info.name, oldest: info.oldest, saving: info.saving });
     this.tracks.read(info.timeline);
     if (this.video) this.doubts.load();
     this.results.outdate();

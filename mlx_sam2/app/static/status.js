@@ -16,7 +16,7 @@ export class Status {
     this.model = model;
     const parts = { loading: ["loading"], failed: ["could not be loaded"] }[model.status] ?? [model.image_size && `${model.image_size} px`, model.dtype];
     byId("model").textContent = [model.name, ...parts].filter(Boolean).join(" · ");
-    if (model.status === "failed") toast(model.message || "The model could not be loaded.", { error: true, key: "model" });
+    this.app.models.show(model);
     if (before !== "ready" && model.status === "ready") announce("The model is ready");
     this.show();
   }
@@ -62,7 +62,7 @@ export class Status {
     const { model, app: { session } } = this;
     if (this.opening) return this.opening;
     if (session && !session.connected) return "Connection lost. Your work is kept; trying again…";
-    if (model.status === "loading") return "Loading the model…";
+    if (model.status === "loading") return model.total ? null : "Loading the model…"; // a download has its panel
     if (session?.status === "encoding") return session.video ? "Reading the video…" : "Looking at the picture…";
     if (session && session.status !== "failed" && !session.pictures.any) return "Fetching the picture…";
     return this.isWaiting ? "Computing the mask…" : null;
@@ -71,7 +71,7 @@ export class Status {
   show() {
     const { session, stage } = this.app;
     const waits = this.#waits();
-    const failed = session?.status === "failed" ? session.message || "This file could not be read." : null;
+    const failed = session?.status === "failed" && this.model.status === "ready" ? session.message || "This file could not be read." : null;
     const words = failed ?? waits ?? "";
     const pill = byId("pill");
     pill.hidden = !words;
@@ -92,6 +92,7 @@ export class Status {
     document.title = session ? `${name} – mlx_sam2` : name;
     byId("unsaved").dataset.shown = String(!saved);
     byId("unsaved").title = saved ? "" : { failed: "Not saved: the disk is full", off: "Not saved: the app was started so" }[session.saving] ?? "Not saved yet";
+    byId("document").disabled = !session;
     byId("subtitle").textContent = this.#subtitle();
   }
 

@@ -74,7 +74,8 @@ export class Pointer {
       this.held?.move(...this.view.toPicture(x, y));
     }
     if (this.gesture === "press" && Math.hypot(x - finger.startX, y - finger.startY) > SLACK[event.pointerType]) {
-      this.gesture = event.button === 2 || event.buttons === 2 ? "press" : "drag";
+      const slides = event.pointerType === "touch" && this.does.slides?.(); // one finger moves a picture that is zoomed in
+      this.gesture = event.button === 2 || event.buttons === 2 ? "press" : slides ? "pan" : "drag";
     }
     if (this.gesture === "drag") this.does.drag(this.#box(finger), event);
   }

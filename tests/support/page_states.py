@@ -1,0 +1,118 @@
+"""The app's page led through all its states, one after the other: for pictures of them, and for rules on each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+import page_media
+from page_browser import Page, until
+
+PHOTO = Path(__file__).parents[2] / "examples" / "coffee.jpg"
+NO_MODEL = {"name": "large", "image_size": None, "dtype": None, "message": "no repository of that name can be reached"}
+
+
+def states(page: Page, scratch: Path) -> Iterator[str]:
+    """Names of the states; the page is in each when its name comes."""
+    clip = page_media.write_clip(scratch / "ball.mp4", 24)
+    yield from picture_states(page)
+    yield from video_states(page, clip)
+    yield from gallery_states(page, scratch)
+    assert page.errors == [], page.errors
+    yield from model_states(page.tab, page.url)
+
+
+def picture_states(page: Page) -> Iterator[str]:
+    yield "empty"
+    page.open(PHOTO)
+    yield "photo"
+    page.click(290, 150)
+    yield "first-click"
+    page.tab.locator("#classes").fill("cup, spoon")
+    page.tab.locator("#classes").press("Enter")
+    page.tab.locator("#stage").focus()
+    page.press("1")
+    page.press("n")
+    page.press("2")
+    page.click(380, 310)
+    yield "two-classes"
+    page.press("p")
+    yield "brush"
+    page.press("a")
+    yield "everything"
+    page.press("i")
+    yield from menus(page)
+    page.tab.evaluate("app.say('coffee.zip is made: your browser saves it.'); app.status.wait(true)")
+    page.tab.locator("#pill").wait_for()
+    yield "messages"
+
+
+def menus(page: Page) -> Iterator[str]:
+    for opener in ("document", "open", "export", "combine"):
+        page.tab.click(f"#{opener}")
+        page.tab.locator("#menu").wait_for()
+        yield f"menu-{opener}"
+        page.tab.keyboard.press("Escape")
+    page.tab.locator(".swatch").first.click()
+    yield "menu-colour"
+    page.tab.keyboard.press("Escape")
+    page.tab.click("#help")
+    yield "help"
+    page.tab.keyboard.press("Escape")
+    for command in ("app.models.open()", "app.names.rename()", "app.exports.edges.open()"):
+        page.tab.evaluate(command)
+        page.tab.locator("dialog[open]").wait_for()
+        yield f"dialog-{command.split('.')[1]}"
+        page.tab.keyboard.press("Escape")
+
+
+def video_states(page: Page, clip: Path) -> Iterator[str]:
+    page.open(clip)
+    page.click(60, 165)
+    yield "video"
+    page.press("n")
+    page.click(365, 80)
+    page.track()
+    yield "tracked"
+
+
+def gallery_states(page: Page, folder: Path) -> Iterator[str]:
+    page.tab.set_input_files("#pick-file", photos(folder))
+    page.tab.locator("dialog[open]").wait_for()
+    yield "dialog-pictures"
+    page.tab.get_by_role("button", name="Separate pictures").click()
+    until(lambda: page.tab.evaluate("app.gallery.now?.id === app.session?.id"), "the first picture")
+    page.settled()
+    page.click(60, 165)
+    page.press("d")
+    until(lambda: page.tab.evaluate("app.gallery.at === 1 && app.gallery.now?.id === app.session?.id"), "the second")
+    page.settled()
+    yield "gallery"
+
+
+def photos(folder: Path) -> list[Path]:
+    paths = [folder / f"photo{number}.png" for number in range(6)]
+    for path, frame in zip(paths, page_media.clip_frames(6), strict=True):
+        Image.fromarray(frame).save(path)
+    return paths
+
+
+def model_states(tab: Any, url: str) -> Iterator[str]:
+    """The page without a model."""
+    state = {"version": "0", "sessions": [], "open": None, "limits": {}}
+    for status, more in (("loading", {}), ("loading", {"done": 310e6, "total": 898e6}), ("failed", {})):
+        body = json.dumps({**state, "model": {**NO_MODEL, "status": status, **more}})
+        tab.unroute("**/api/state")
+        tab.route("**/api/state", answer(body))
+        tab.goto("about:blank")
+        tab.goto(url)
+        tab.locator("#model-panel" if more or status == "failed" else "#pill").wait_for()
+        yield f"model-{'download' if more else status}"
+
+
+def answer(body: str) -> Any:
+    return lambda route: route.fulfill(body=body, content_type="application/json")
