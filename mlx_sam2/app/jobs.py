@@ -112,7 +112,8 @@ def propagate_steps(
                 yield
             if work.has_forgotten(frame, reverse, session.masks):
                 job.enter("running", FORGOTTEN)
-            for t, masks in work.propagate(frame, beyond[reverse], reverse, session.locks(), ask.objects):
+            given = session.masks, session.locks(), ask.objects
+            for t, masks in work.propagate(frame, beyond[reverse], reverse, *given):
                 live = edits.add_tracked(session, edit, t, masks)
                 shown = {str(obj_id): mask.model_dump() for obj_id, mask in live.items()}
                 session.hub.publish("frame", {"job": job.id, "frame": t, "masks": shown})

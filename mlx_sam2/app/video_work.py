@@ -104,14 +104,18 @@ class VideoWork:
         tracker, step = self.state.tracker, 1 if reverse else -1
         reach = tracker.policy.reach(tracker.config)
         for t in range(frame + step * reach, frame, -step):
-            for obj_id, track in self.state.tracks.items():
-                mask = masks.get(obj_id, {}).get(t)
-                if mask is None or t not in self._given.get(obj_id, ()) or track.latest(t) is not None:
-                    continue
-                given = rle_to_mask(mask.rle)
-                self.predictor.add_tracked_mask(self.state, t, obj_id, given, _scores(mask), reverse)
-                self._found.setdefault(obj_id, {})[t] = self._kept.setdefault(obj_id, {})[t] = mask
-                yield t
+            for obj_id in self.state.obj_ids:
+                if self._recollected(obj_id, t, reverse, masks):
+                    yield t
+
+    def _recollected(self, obj_id: int, t: int, reverse: bool, masks: Masks) -> bool:
+        """Make a memory of a mask that the session had already, if the tracker has none there."""
+        mask, track = masks.get(obj_id, {}).get(t), self.state.tracks[obj_id]
+        if mask is None or t not in self._given.get(obj_id, ()) or track.latest(t) is not None:
+            return False
+        self.predictor.add_tracked_mask(self.state, t, obj_id, rle_to_mask(mask.rle), _scores(mask), reverse)
+        self._found.setdefault(obj_id, {})[t] = self._kept.setdefault(obj_id, {})[t] = mask
+        return True
 
     def has_forgotten(self, frame: int, reverse: bool, masks: Masks) -> bool:
         """Whether tracking from a frame begins without the memory of tracked frames just before it."""
@@ -146,29 +150,44 @@ class VideoWork:
         return as_mask(proposal.mask, *proposal.track.scores(ask.frame))
 
     def propagate(
-        self, frame: int, count: int, reverse: bool, locks: dict[int, list[int]], objects: list[int] | None
+        self,
+        frame: int,
+        count: int,
+        reverse: bool,
+        masks: Masks,
+        locks: dict[int, list[int]],
+        objects: list[int] | None,
     ) -> Iterator[tuple[int, dict[int, Mask]]]:
         """Follow objects from a frame: its number, and their masks by object, for each.
 
         Args:
             count: how many frames to go beyond it.
+            masks: of the session.
+            locks: frames, by object, whose mask stays and is gone on from.
             objects: None for all.
-            locks: frames, by object, whose result stays where the tracker remembers it.
 
         Raises:
             RuntimeError: no object has a prompt.
         """
         for obj_id, track in self.state.tracks.items():
             track.locked = set(locks.get(obj_id, ()))
+        self._recollect_locked(frame, reverse, masks)
         for t, obj_ids, logits in self.predictor.propagate_in_video(self.state, frame, count, reverse, objects):
             scores = self.state.scores(t)
-            masks = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
-            for obj_id in masks:
+            found = {obj_id: as_mask(logits[i, 0] > 0, *scores[obj_id]) for i, obj_id in enumerate(obj_ids)}
+            for obj_id in found:
                 if t in self._kept.get(obj_id, {}) and self.state.tracks[obj_id].stays(t):
-                    masks[obj_id] = self._kept[obj_id][t]
-            for obj_id, mask in masks.items():
+                    found[obj_id] = self._kept[obj_id][t]
+            for obj_id, mask in found.items():
                 self._found.setdefault(obj_id, {})[t] = mask
-            yield t, masks
+            yield t, found
+            self._recollect_locked(t - 1 if reverse else t + 1, reverse, masks)
+
+    def _recollect_locked(self, t: int, reverse: bool, masks: Masks) -> None:
+        """Before tracking comes to a frame: the masks that are locked there, if the tracker does not know them."""
+        for obj_id, track in self.state.tracks.items():
+            if t in track.locked:
+                self._recollected(obj_id, t, reverse, masks)
 
     def close(self) -> None:
         self.state.close()

@@ -142,6 +142,7 @@ def test_tracking_is_remembered_after_a_restart(model: str, tmp_path: Path) -> N
     with running(model, tmp_path / "one", data=data) as machine:
         session = tracked(machine)
         machine.prompt(session, 1, LATER, points=[C])  # answered from memory: alone it says nothing of the object
+        machine.client.put(f"/api/sessions/{session}/frames/{LATER + 1}/lock", json={"objects": [2]})
         before, known = all_of(machine, session)[2], remembered(machine, session)
     with running(model, tmp_path / "two", data=data) as machine:
         machine.client.post(f"/api/recent/{session}")
@@ -149,4 +150,7 @@ def test_tracking_is_remembered_after_a_restart(model: str, tmp_path: Path) -> N
         after = all_of(machine, session)[2]
         assert after[:LATER] == before[:LATER]
         assert after[LATER]["1"] == before[LATER]["1"], "the correction is what it was"
+        locked = machine.app.sessions.get(session).work.state.tracks[2].tracked[LATER + 1]
+        assert after[LATER + 1]["2"] == before[LATER + 1]["2"]
+        assert locked.object_score == before[LATER + 1]["2"]["score"], "tracking does not go on from the locked mask"
         assert [len(track) for track in remembered(machine, session)] == [len(known[0]) - 1, len(known[1])]
