@@ -181,6 +181,59 @@ def test_from_training_to_mlx(torch: ModuleType, monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.slow
+def test_mlx_lays_objects_over_one_another_as_numpy_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three objects at their size in the bank: pictures within one step of 255, numbers of objects the same."""
+    scenes, render = tool("scenes", monkeypatch), tool("render", monkeypatch)
+    bank = render.make_bank(UNSEEN, 24, 6)
+    rng = np.random.default_rng(UNSEEN)
+    drawn = render._scenes(rng, bank, render._objects(rng, bank, np.full((1, 3), float(render.SPRITE))))
+    drawn.finish[0] = scenes.Finish(False, 1.0, 0.0, 0.0, 0.0, False)
+    drawn.edge[0, 2], drawn.lit[:] = 1e4, 1
+    objects = drawn.objects
+    objects.angle[:] = objects.light[:] = objects.shadow[:] = 0
+    objects.centre[0] = (100, 90), (150, 140), (4, 200)
+    for skins in (drawn.ground, objects.skin, objects.inner):
+        skins.place[:], skins.order[:] = np.floor(skins.place), [2, 0, 1]
+    picture, ids = (np.array(array)[0] for array in render.render(bank, drawn, 0))
+
+    def skin(skins: object, i: int, side: int) -> np.ndarray:
+        x, y = skins.place[i].astype(int)
+        tile = np.array(bank.tiles)[skins.tile[i]].astype(np.float32)
+        cut, mean = tile[y : y + side, x : x + side][..., skins.order[i]], tile.mean((0, 1))[skins.order[i]]
+        strength = skins.strength[i]
+        return (cut - mean) * strength + (1 - strength) * skins.colour[i] + strength * mean
+
+    canvas = scenes._Canvas(skin(drawn.ground, 0, 256))
+    for i in range(3):
+        planes = np.array(bank.sprites)[objects.sprite[0, i]].astype(np.float32)
+        outer, inner = (skin(skins, i, render.SPRITE) for skins in (objects.skin, objects.inner))
+        rgb = np.where(planes[..., render.PART :] > 0.5, inner, outer)
+        x, y = objects.centre[0, i].astype(int)
+        sprite = scenes.Sprite(rgb, planes[..., render.ALPHA], np.zeros(rgb.shape[:2], np.uint8))
+        canvas.put(sprite, int(x), int(y), None)
+    assert np.array_equal(ids, canvas.ids)
+    assert np.abs(picture.astype(int) - canvas.rgb.clip(0, 255).astype(np.uint8)).max() <= 1
+    assert len(np.unique(ids)) == 4
+
+
+@pytest.mark.slow
+def test_clips_that_mlx_renders_keep_their_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    render = tool("render", monkeypatch)
+    bank = render.make_bank(UNSEEN, 24, 6)
+    drawn = render.draw_clips(np.random.default_rng(7), bank, 1, 3)
+    sprites, still = drawn.objects.sprite, render.draw_stills(np.random.default_rng(7), bank, 4)
+    assert (sprites == sprites[:1]).all()
+    assert ((still.objects.size > 0).sum(1) >= 2).all()
+    frames, ids = (np.array(array) for array in render.render(bank, drawn, 0))
+    assert frames.shape == (3, 256, 256, 3)
+    pixels = frames.astype(np.float32)
+    for name in np.unique(ids[0])[1:]:
+        here, there = ids[0] == name, ids[1] == name
+        if min(here.sum(), there.sum()) > 400:
+            assert np.abs(pixels[0][here].mean(0) - pixels[1][there].mean(0)).max() < 25
+
+
+@pytest.mark.slow
 def test_training_with_our_own_trainer(tmp_path: Path) -> None:
     """tune.py, tiny: a shard of scenes and of clips, two steps of each, an evaluation of two scenes, the verdict."""
     words = ["--shards", "1", "--steps", "2", "--batch", "1", "--jobs", "2", "--stills", "2", "--clips", "0"]

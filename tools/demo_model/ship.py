@@ -1,6 +1,7 @@
 """From trained weights to the model in the package: export, convert to float16, write the card, evaluate.
 
-    python tools/demo_model/ship.py RUN/memory.pt
+    python tools/demo_model/ship.py RUN/memory.pt       # of train_memory.py
+    python tools/demo_model/ship.py RUN/clips-fp32      # of tune.py
 
 replaces mlx_sam2/demo (model.safetensors, config.json, scores.json, README.md) and prints the table of bars, which the
 card shows as well. Everything is made in a temporary folder and takes its place when it is whole. `--card-only`
@@ -36,6 +37,17 @@ def run(*command: str | Path) -> None:
     done = subprocess.run([sys.executable, *map(str, command)], env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{Path(command[0]).name} failed ({done.returncode}): the package is as it was")
+
+
+def make_official(trained: Path, target: Path, raw: bool) -> None:
+    """What was trained as a checkpoint in the official layout, and its configuration beside it."""
+    if trained.is_dir():
+        run(ROOT / "convert.py", "--hf-path", trained, "--to", "official", "--mlx-path", target)
+        shutil.copyfile(HERE / "demo.yaml", target.with_suffix(".yaml"))
+        return
+    copy = target.with_name("run.pt")
+    shutil.copyfile(trained, copy)  # training may write a new one meanwhile
+    run(HERE / "export.py", copy, target, *(["--raw"] if raw else []))
 
 
 def write_card(values: dict[str, float]) -> None:
@@ -86,7 +98,7 @@ def known_scores() -> list[float]:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("checkpoint", type=Path, nargs="?", help="of train_image.py or train_memory.py")
+    what.add_argument("checkpoint", type=Path, nargs="?", help="of train_memory.py, or a folder of tune.py")
     what.add_argument("--card-only", action="store_true", help="evaluate the model in the package, write its card")
     parser.add_argument("--raw", action="store_true", help="the weights themselves, not their average")
     parser.add_argument("--stills", type=int, default=150, help="of the evaluation; 0 for none at all")
@@ -96,8 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         if options.checkpoint:
-            shutil.copyfile(options.checkpoint, folder / "run.pt")  # training may write a new one meanwhile
-            run(HERE / "export.py", folder / "run.pt", folder / "demo.pt", *(["--raw"] if options.raw else []))
+            make_official(options.checkpoint, folder / "demo.pt", options.raw)
             source = ["--hf-path", folder / "demo.pt", "--config", folder / "demo.yaml"]
             run(ROOT / "convert.py", *source, "--dtype", "float16", "--mlx-path", folder / "demo-fp16")
             run(ROOT / "convert.py", "--verify", folder / "demo-fp16", "--hf-path", folder / "demo.pt")
