@@ -77,22 +77,27 @@ def expected_seconds(step: Step, chip: Chip) -> float:
 
 
 def live_bytes(steps: Iterable[Step]) -> int:
-    """The most bytes of results that exist at once when the launches run in this order; weights and inputs left out.
+    """The most bytes of results that exist at once when the launches run in this order; weights and inputs left out."""
+    return max(live_bytes_of_each(steps), default=0)
+
+
+def live_bytes_of_each(steps: Iterable[Step]) -> list[int]:
+    """The bytes of results that exist while each launch runs.
 
     A result lives from its launch to the last one that reads it, or to the end.
     """
     steps = list(steps)
     last = {name: i for i, step in enumerate(steps) for name in step.inputs}
     leaving: dict[int, int] = {}
-    alive = most = 0
+    found, alive = [], 0
     for i, step in enumerate(steps):
         for name, size in step.outputs.items():
             alive += size
             end = last.get(name, len(steps))
             leaving[end] = leaving.get(end, 0) + size
-        most = max(most, alive)
+        found.append(alive)
         alive -= leaving.get(i, 0)
-    return most
+    return found
 
 
 def by_operation(steps: Iterable[Step], chip: Chip) -> dict[str, Cost]:
