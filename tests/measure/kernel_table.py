@@ -2,9 +2,9 @@
 
     python tests/measure/kernel_table.py [op ...] [--dtype float16 ...]
 
-Every case of every op runs in check mode: bounds, races, barriers, uninitialised reads; a case that fails ends the
-table with the emulator's report. Cases of full size would take hours: they run in fast mode, which counts no bytes,
-and take minutes.
+A row is a case, its values those of float32 / float16 / bfloat16, or one value where they agree. Every case of every op
+runs in check mode: bounds, races, barriers, uninitialised reads; a case that fails ends the table with the emulator's
+report. Cases of full size would take hours: they run in fast mode, which counts no bytes, and take minutes.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import argparse
 import importlib
 import math
 import pkgutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest.mock import patch
 
@@ -64,21 +64,25 @@ def measure(op: Op, args: tuple[Any, ...]) -> dict[str, Any]:
 
 
 def rows(chosen: list[Op], dtypes: list[str]) -> Iterator[tuple[str, ...]]:
+    """A row for each case; where dtypes differ, their values are apart by " / "."""
     for op in chosen:
         for case in op.cases:
+            found = {}
             for name in dtypes:
                 args = make_arguments(case, NAMES[name])
                 if op.supports(*args):
-                    found = measure(op, args)
-                    yield (
-                        op.name,
-                        op.variant(*args),
-                        op.size(*args),
-                        f"{found['difference']:.1e}",
-                        found["bytes"],
-                        str(found["memory"]),
-                        str(found["threads"]),
-                    )
+                    found[name] = op.variant(*args).removeprefix(name).strip(), op.size(*args), measure(op, args)
+            if not found:
+                continue
+            variants, sizes, measured = zip(*found.values(), strict=True)
+            differences = " / ".join(f"{m['difference']:.1e}" for m in measured)
+            of_some = "" if len(found) == len(dtypes) else f" ({', '.join(found)})"
+            columns = [_joined([str(m[key]) for m in measured]) for key in ("bytes", "memory", "threads")]
+            yield (op.name, _joined(variants), _joined(sizes), differences + of_some, *columns)
+
+
+def _joined(values: Sequence[str]) -> str:
+    return values[0] if len(set(values)) == 1 else " / ".join(values)
 
 
 def main() -> None:
