@@ -31,7 +31,8 @@ def test_no_file_is_long() -> None:
 
 
 def test_no_function_is_long() -> None:
-    found = {name: functions(ast.parse(path.read_text())) for name, path in SOURCES.items()}
+    sources = {name: path.read_text() for name, path in SOURCES.items()}
+    found = {name: functions(ast.parse(s)) for name, s in sources.items() if s.count("\n") >= FUNCTION_LINES}
     assert [f"{name}: {f}" for name, of_file in found.items() for f, lines in of_file if lines > FUNCTION_LINES] == []
 
 
@@ -47,8 +48,9 @@ def test_tests_share_helpers_in_support() -> None:
 
 def swallowed(source: str) -> list[int]:
     """Lines that catch everything, do not end by raising, and give no reason in a comment there."""
-    lines = source.splitlines()
-    found = []
+    lines, found = source.splitlines(), []
+    if "except" not in source:
+        return found
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.ExceptHandler):
             names = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else {""}

@@ -13,8 +13,10 @@ pytestmark = goldens.needs_goldens
 NANO = ["two_objects", "empty_clear_reverse_reset", "options", "pointers", "long", "masks_two_cond", "nopost"]
 EDGETAM = ["video_edgetam", *(f"video_edgetam_nano_{name}" for name in ("two_objects", "masks", "long"))]
 FILES = [f"video_nano_{name}" for name in NANO] + ["video_nano20"]
+QUICK = ["video_nano_two_objects", "video_nano_options", "video_nano_masks_two_cond", "video_nano20"]
 RUNS = [
-    *((name, "disk") for name in FILES),
+    *((name, "disk") for name in QUICK),
+    *(pytest.param(name, "disk", marks=pytest.mark.slow) for name in FILES if name not in QUICK),
     *(pytest.param(name, "ram", marks=pytest.mark.slow) for name in FILES),
     *(pytest.param(name, "disk", marks=pytest.mark.slow) for name in ("video_tiny", *EDGETAM)),
 ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mlx_sam2.model.sam2 import SAM2
 
 BARS = demo_scenarios.read_bars()
+QUICK = {"coins with IoU >= 0.85, of 24", "one click", "box", "negative click removes a part", "streamed"}
 
 
 @lru_cache(maxsize=len(PRECISIONS))
@@ -28,7 +29,7 @@ def model(precision: str) -> SAM2:
     return demo_scenarios.load(precision)
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize("scenario", [s if s in QUICK else pytest.param(s, marks=pytest.mark.slow) for s in SCENARIOS])
 @pytest.mark.parametrize(
     "precision", [p if p == "float32" else pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS]
 )

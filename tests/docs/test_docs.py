@@ -169,8 +169,9 @@ def test_code_names_pages_that_exist() -> None:
 
 
 def strings(files: list[Path]) -> str:
-    """All constant strings of some sources, docstrings among them."""
-    trees = (ast.parse(path.read_text()) for path in files)
+    """All constant strings of sources that name a variable, docstrings among them."""
+    sources = (source for path in files if VARIABLE.search(source := path.read_text()))
+    trees = (ast.parse(source) for source in sources)
     nodes = (node for tree in trees for node in ast.walk(tree) if isinstance(node, ast.Constant))
     return "\n".join(node.value for node in nodes if isinstance(node.value, str))
 
