@@ -36,9 +36,10 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
         session = job.session
         if session.source is None:
             raise ApiError(404, "not_found", "this session was closed")
-        export = Snapshot(job, session.source, ask.frame, sessions.limits, with_hidden=ask.format == "project")
+        export = Snapshot(job, session.source, ask, sessions.limits)
         if not export.masks and ask.format != "project":
-            why = "hidden objects are not exported: show one" if session.masks else "there is no mask to export yet"
+            is_hidden = session.masks and not session.masks.keys() & export.objects.keys()
+            why = "hidden objects are not exported: show one" if is_hidden else "there is no mask to export"
             raise ApiError(409, "empty", why)
         moving = session.kind == "video" and ask.frame is None
         alone = not moving and sum(bool(mask.area) for masks in export.masks.values() for mask in masks.values()) == 1
@@ -189,9 +190,8 @@ def _write_picture(export: Snapshot, path: Path) -> Steps:
 
 def _write_video(export: Snapshot, path: Path) -> Steps:
     """All frames with their objects, H.264."""
-    count = export.session.num_frames
     with OverlaySink(path, fps=export.session.fps, display=export.source.display) as sink:
-        for t in _each(export, list(range(count))):
+        for t in _each(export, list(export.range)):
             picture = drawn(export.source[t], export.seen(t), export.objects)
             sink.write(t, picture, {}, time=export.source.time(t))
             yield

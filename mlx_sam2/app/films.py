@@ -41,13 +41,13 @@ def cut_out(frame: np.ndarray, matte: np.ndarray, edges: Edges) -> np.ndarray:
 
 
 def film_writer(codec: str, kind: str, edges: Edges) -> Callable[[Snapshot, Path], Steps]:
-    """What writes all frames of a video: `kind` is "cutout" (straight alpha) or "matte" (alpha as grey)."""
+    """What writes the frames of a film: `kind` is "cutout" (straight alpha) or "matte" (alpha as grey)."""
 
     def write(export: Snapshot, path: Path) -> Steps:
         """A film; frames without a mask are empty."""
         options = CutoutOptions(kind, edges=edges, alpha="straight" if kind == "cutout" else None)
         try:
-            with CutoutSink(path, source=export.source, options=options) as sink:
+            with CutoutSink(path, source=export.source, options=options, first=export.range.start) as sink:
                 for t in _all_frames(export):
                     sink.write(t, export.source[t], export.seen(t), time=export.source.time(t))
                     yield
@@ -71,8 +71,8 @@ def film_writer(codec: str, kind: str, edges: Edges) -> Callable[[Snapshot, Path
 
 
 def _all_frames(export: Snapshot) -> Iterator[int]:
-    count = export.session.num_frames
-    for t in range(count):
-        export.job.progress(t, count)
+    count = len(export.range)
+    for done, t in enumerate(export.range):
+        export.job.progress(done, count)
         yield t
     export.job.progress(count, count)

@@ -59,6 +59,7 @@ def add_jobs(router: APIRouter, app: App) -> None:
         session = app.sessions.get(session_id)
         if ask.frame is not None:
             session.require_frame(ask.frame)
+        session.require_frame(ask.first)
         if session.kind == "image" and ask.format in ("film", "matte"):
             raise ApiError(409, "bad_request", "this is a picture: export masks or cut-outs of it")
         return app.jobs.start(session, "export", export_steps(app.sessions, ask)).state()

@@ -330,11 +330,16 @@ class EdgesAsk(Wire):
     decontaminate: bool = False
 
 
+MOVING = ("film", "matte", "overlay")  # formats that may be films
+
+
 class ExportAsk(Wire):
-    """`film` is of the objects with straight alpha, `matte` of their alpha as grey: of all frames of a video."""
+    """`film` is of the objects with straight alpha, `matte` of their alpha as grey; `first` to `last` of a video."""
 
     format: Literal["masks", "cutouts", "coco", "overlay", "project", "film", "matte"]
     frame: Annotated[int, Field(ge=0)] | None = None
+    first: FrameNumber = 0  # of films, mattes and overlays of videos
+    last: FrameNumber | None = None  # None: the last one
     codec: Literal["prores", "vp9", "png"] | None = None  # of a film; None: prores
     edges: EdgesAsk = EdgesAsk()
 
@@ -346,6 +351,10 @@ class ExportAsk(Wire):
             raise ValueError("edges belong to the formats masks, cutouts, film and matte")
         if self.frame is not None and self.format in ("film", "matte"):
             raise ValueError("a film is of all frames: leave out frame")
+        if (self.first or self.last is not None) and (self.format not in MOVING or self.frame is not None):
+            raise ValueError(f"first and last belong to {', '.join(MOVING)} of a video, without frame")
+        if self.last is not None and self.last < self.first:
+            raise ValueError(f"the last frame, {self.last}, lies before the first, {self.first}")
         return self
 
 

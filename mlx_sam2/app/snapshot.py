@@ -10,27 +10,27 @@ import numpy as np
 from ..masks.rle import rle_to_mask
 from .job import Job
 from .media import Limits, SharedSource
-from .schemas import Mask
+from .schemas import ExportAsk, Mask
 
 
 class Snapshot:
     """A copy of them, and what an export writes them with.
 
-    Hidden objects are left out, unless `with_hidden`: a project holds everything.
+    Hidden objects are left out, but not of a project, which holds everything. `range`: the frames of a film.
     """
 
-    def __init__(
-        self, job: Job, source: SharedSource, frame: int | None, limits: Limits, with_hidden: bool = False
-    ) -> None:
-        session = job.session
+    def __init__(self, job: Job, source: SharedSource, ask: ExportAsk, limits: Limits) -> None:
+        session, with_hidden = job.session, ask.format == "project"
         self.job, self.session, self.source, self.limits = job, session, source, limits
         self.stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
+        last = session.num_frames - 1 if ask.last is None else min(ask.last, session.num_frames - 1)
+        self.range = range(ask.first, last + 1)
         with session.lock:
             self.objects = {n: obj for n, obj in sorted(session.objects.items()) if obj.visible or with_hidden}
             self.masks: dict[int, dict[int, Mask]] = {}
             for obj_id, masks in session.masks.items():
                 for t, mask in masks.items():
-                    if obj_id in self.objects and frame in (None, t):
+                    if obj_id in self.objects and ask.frame in (None, t) and t in self.range:
                         self.masks.setdefault(t, {})[obj_id] = mask
 
     @property

@@ -61,6 +61,13 @@ def exported(machine: Machine, session: str, **ask: Any) -> Any:
     return machine.client.get(f"/api/sessions/{session}/exports/{job['id']}")
 
 
+def decoded(data: bytes) -> list[np.ndarray]:
+    import av
+
+    with av.open(io.BytesIO(data)) as container:
+        return [frame.to_ndarray(format="rgba") for frame in container.decode(video=0)]
+
+
 def picture(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)))
 
@@ -169,3 +176,21 @@ def test_a_film_as_pictures_and_as_a_grey_matte(machine: Machine, video: str, dr
     with av.open(io.BytesIO(answer.content)) as container:
         grey = [frame.to_ndarray(format="gray") for frame in container.decode(video=0)]
     assert len(grey) == FRAMES and grey[1][15, 80] > 200 and grey[1][0, 0] < 40 and grey[3].max() < 40
+
+
+def test_films_are_of_the_frames_between_first_and_last(machine: Machine, video: str) -> None:
+    names = unzip(exported(machine, video, format="film", codec="png", first=1, last=2).content)
+    assert sorted(name[-9:] for name in names) == ["00001.png", "00002.png"]
+    for asked in ({"first": 0, "last": 1}, {"first": 2, "last": 100}, {"first": 1}):
+        frames = decoded(exported(machine, video, format="overlay", **asked).content)
+        assert len(frames) == min(asked.get("last", 100), FRAMES - 1) - asked["first"] + 1
+    assert len(decoded(exported(machine, video, format="film", first=1, last=1).content)) == 1
+    for status, asked in (
+        (404, {"first": FRAMES}),
+        (422, {"first": 2, "last": 1}),
+        (422, {"format": "coco", "last": 1}),
+    ):
+        answer = machine.client.post(f"/api/sessions/{video}/export", json={"format": "matte", **asked})
+        assert answer.status_code == status, answer.text
+    state = machine.finish(video, machine.start(video, "export", format="matte", first=3))
+    assert state["status"] == "failed" and "no mask" in state["message"]

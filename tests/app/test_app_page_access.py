@@ -216,8 +216,10 @@ LANES = """() => {
     const pixels = Array.from({ length: data.length / 4 }, (_, i) => data.subarray(4 * i, 4 * i + 4));
     return Math.max(0, ...pixels.filter(([, , , alpha]) => alpha === 255).map(contrast));
   };
+  const { left } = app.timeline.lanes;
   const between = (from, to) => Math.max(...Array.from({ length: to - from }, (_, x) => best(from + x, 45, 57)));
-  return { tracked: best(canvas.clientWidth * 0.3, 45, 57), prompt: between(13, 23), number: between(1, 11) };
+  const tracked = best(canvas.clientWidth * 0.3, 45, 57);
+  return { tracked, prompt: between(left - 5, left + 5), number: between(4, 18) };
 }"""
 
 

@@ -99,8 +99,10 @@ def test_prompts_are_jumped_to_and_clicked_in_the_strip(app_server: str, browser
     page.press(">")
     assert page.text("#clock").startswith("13 / "), "there is none after it"
     page.painted()
-    strip, row = page.tab.locator("#strip").bounding_box(), page.tab.evaluate("app.timeline.pitch")
-    page.tab.mouse.click(strip["x"] + 20, strip["y"] + 44 + row / 2)  # the first object's diamond
+    strip, row = page.tab.locator("#strip").bounding_box(), page.tab.evaluate("app.timeline.lanes.pitch")
+    page.tab.mouse.click(
+        strip["x"] + page.tab.evaluate("app.timeline.x(0)") + 2, strip["y"] + 44 + row / 2
+    )  # the first object's diamond
     page.settled()
     assert page.text("#clock").startswith("1 / ") and page.tab.evaluate("app.session.active") == 1
     page.close()

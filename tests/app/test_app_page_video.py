@@ -82,7 +82,7 @@ def scrub_step_and_play(page: Page) -> None:
     until(lambda: page.text("#clock").startswith("24 / 24"), "the end of the video")
     until(lambda: page.tab.locator("#play").get_attribute("aria-label") == "Play", "playing to end")
     strip = page.tab.locator("#strip").bounding_box()
-    page.tab.mouse.click(strip["x"] + 18 + (strip["width"] - 36) * 5 / (FRAMES - 1), strip["y"] + 40)
+    page.tab.mouse.click(strip["x"] + page.tab.evaluate("app.timeline.x(5)"), strip["y"] + 40)
     page.settled()
     assert page.text("#clock").startswith("6 / 24")
 

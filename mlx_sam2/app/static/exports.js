@@ -4,6 +4,7 @@ import { announce, byId, openMenu, toast } from "./dom.js";
 import { Edges } from "./edges.js";
 
 const WITH_EDGES = ["masks", "cutouts", "film", "matte"];
+const FILMS = ["film", "matte", "overlay"]; // between the in and out points
 
 export class Exports {
   constructor(app) {
@@ -21,6 +22,7 @@ export class Exports {
     const hidden = session.doc.objects.filter(({ visible }) => !visible).length;
     openMenu(this.button, [
       ...(hidden ? [{ label: `Without ${hidden === 1 ? "the hidden object" : `${hidden} hidden objects`}`, note: "What is hidden is in no export but the project." }, null] : []),
+      ...(session.isCut ? [{ label: `Films of frames ${session.range.first + 1} to ${session.range.last + 1}`, note: "Between the in and out points" }, null] : []),
       ...(session.hasMask ? [{ label: "Copy cut-out", note: "The active object, to paste anywhere", act: () => this.app.cutouts.copy() }, null] : []),
       { label: "Mask PNGs", note: many ? "One picture for each object and frame" : "One black and white picture for each object", act: () => this.make("masks") },
       { label: "Cut-outs", note: "The objects on a transparent ground", act: () => this.make("cutouts") },
@@ -55,7 +57,8 @@ export class Exports {
     }
     this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
     const edges = WITH_EDGES.includes(format) ? this.edges.settings : {};
-    await session.start("export", { format, frame, codec, edges });
+    const range = FILMS.includes(format) && session.isCut && frame === null ? session.range : {};
+    await session.start("export", { format, frame, codec, edges, ...range });
   }
 
   /** The job went on or ended. */

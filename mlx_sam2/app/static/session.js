@@ -76,6 +76,9 @@ export class Session extends EventTarget {
   /** Whether the server has everything, and has it on disk. */
   get isSaved() { return this.sync.idle && this.connected && this.saving === "on"; }
 
+  /** Whether in and out points leave out something. */
+  get isCut() { return this.range.first > 0 || this.range.last < this.frames - 1; }
+
   /** Where the user is, kept over a reload of the page. */
   keepPlace() {
     try {

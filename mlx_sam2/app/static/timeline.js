@@ -2,13 +2,13 @@
 import * as api from "./api.js";
 import { byId, themed } from "./dom.js";
 import { DOUBTFUL } from "./doubts.js";
-import { GONE, NOTHING, TRACKED } from "./tracks.js";
+import { Lanes } from "./lanes.js";
+import { NOTHING, TRACKED } from "./tracks.js";
 
 const FILM = 30; // height of the small pictures, CSS pixels
 const HEAT = 9; // of the line of doubt under them
 const TOP = FILM + HEAT + 5; // where rows begin
-const TAKEN = 6; // CSS pixels beside a diamond that still mean it
-const PAD = 18; // left and right: room for the object's number, and to touch the first and last frame
+const PAD = 18; // on the right, and at least on the left: room to touch the first and the last frame
 
 export class Timeline {
   constructor(app) {
@@ -16,37 +16,51 @@ export class Timeline {
     this.strip = byId("strip");
     this.canvas = byId("strip-canvas");
     this.input = byId("playhead");
+    this.lanes = new Lanes(app, this, TOP);
     this.film = new Map(); // frame -> ImageBitmap, or null while it is fetched
     this.input.addEventListener("input", () => {
       app.transport.stop();
       app.session.show(Number(this.input.value));
     });
     this.strip.addEventListener("pointerdown", (event) => this.#grab(event));
-    this.strip.addEventListener("pointermove", (event) => event.buttons && this.#grab(event));
+    this.strip.addEventListener("pointermove", (event) => event.buttons && this.#move(event));
     new ResizeObserver(() => this.draw()).observe(this.strip);
   }
 
-  /** The place of the pointer as a frame; the input alone would reckon with the width of its thumb. */
   #grab(event) {
     if (!event.isPrimary) return;
     event.preventDefault();
     this.input.focus({ preventScroll: true });
-    if (event.type === "pointerdown") this.strip.setPointerCapture(event.pointerId);
-    const bounds = this.strip.getBoundingClientRect();
-    const part = (event.clientX - bounds.left - PAD) / (bounds.width - 2 * PAD);
+    this.strip.setPointerCapture(event.pointerId);
+    const { session } = this.app;
+    const [x, y] = this.#place(event);
+    const named = x < this.lanes.left - 8 ? this.lanes.at(y) : null;
+    this.scrolls = Boolean(named);
+    const prompted = named ? null : this.lanes.promptAt(x, y);
+    if (named ?? prompted) session.select((named ?? prompted).id);
+    if (named) return;
     this.app.transport.stop();
-    const prompted = event.type === "pointerdown" ? this.#promptAt(event.clientX - bounds.left, event.clientY - bounds.top) : null;
-    if (prompted) this.app.session.select(prompted.id);
-    this.app.session.show(prompted ? prompted.frame : Math.round(part * (this.app.session.frames - 1)));
+    session.show(prompted ? prompted.frame : this.#frameAt(x));
   }
 
-  /** The diamond under the pointer: its object is selected, and its frame shown. */
-  #promptAt(x, y) {
-    const { objects } = this.app.session.doc;
-    const object = objects[Math.floor((y - TOP) / this.pitch)];
-    const frames = Object.keys(object?.frames ?? {}).map(Number).filter((frame) => Math.abs(this.#x(frame) - x) <= TAKEN);
-    if (!frames.length) return null;
-    return { id: object.id, frame: frames.reduce((best, frame) => (Math.abs(this.#x(frame) - x) < Math.abs(this.#x(best) - x) ? frame : best)) };
+  #move(event) {
+    if (!event.isPrimary) return;
+    if (this.scrolls) {
+      this.lanes.scrollBy(-event.movementY);
+      return;
+    }
+    this.app.transport.stop();
+    this.app.session.show(this.#frameAt(this.#place(event)[0]));
+  }
+
+  #place(event) {
+    const bounds = this.strip.getBoundingClientRect();
+    return [event.clientX - bounds.left, event.clientY - bounds.top];
+  }
+
+  /** The frame at a place; the input alone would reckon with the width of its thumb. */
+  #frameAt(x) {
+    return Math.round(((x - this.lanes.left) / (this.right - this.lanes.left)) * (this.app.session.frames - 1));
   }
 
   open() {
@@ -59,10 +73,7 @@ export class Timeline {
   }
 
   #fit() {
-    const { objects } = this.app.session.doc;
-    const small = window.innerWidth <= 760;
-    const rows = Math.min(Math.max(objects.length, 2), small ? 3 : 6);
-    const height = TOP + 5 + rows * 14;
+    const height = TOP + 5 + this.lanes.height;
     if (this.strip.style.height !== `${height}px`) this.strip.style.height = `${height}px`;
   }
 
@@ -73,9 +84,12 @@ export class Timeline {
     });
   }
 
-  #x(frame) {
+  get right() { return this.width - PAD; }
+
+  /** Where a frame lies. */
+  x(frame) {
     const { session } = this.app;
-    return PAD + (this.width - 2 * PAD) * (session.frames > 1 ? frame / (session.frames - 1) : 0);
+    return this.lanes.left + (this.right - this.lanes.left) * (session.frames > 1 ? frame / (session.frames - 1) : 0);
   }
 
   #paint() {
@@ -91,11 +105,9 @@ export class Timeline {
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     context.clearRect(0, 0, clientWidth, clientHeight);
     this.#paintFilm(context);
-    const { objects } = session.doc;
-    const pitch = this.pitch = Math.min(14, (clientHeight - TOP - 3) / Math.max(objects.length, 1));
     this.#paintDoubt(context);
     this.#paintRange(context, clientHeight);
-    objects.forEach((object, index) => this.#paintRow(context, object, TOP + pitch * (index + 0.5), pitch));
+    this.lanes.paint(context);
     this.#paintHead(context, clientHeight);
     this.#describe();
   }
@@ -103,14 +115,15 @@ export class Timeline {
   #paintFilm(context) {
     const { session } = this.app;
     const wide = (FILM * session.width) / session.height;
-    const many = Math.max(1, Math.round((this.width - 2 * PAD) / wide));
-    const each = (this.width - 2 * PAD) / many;
+    const { left } = this.lanes, room = this.right - left;
+    const many = Math.max(1, Math.round(room / wide));
+    const each = room / many;
     for (let i = 0; i < many; i++) {
       const frame = Math.round(((i + 0.5) / many) * (session.frames - 1));
       const bitmap = this.film.get(frame);
       if (bitmap) {
         const seen = Math.min(bitmap.width, (bitmap.height * each) / FILM);
-        context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, PAD + i * each, 0, each + 0.5, FILM);
+        context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, left + i * each, 0, each + 0.5, FILM);
       } else if (bitmap === undefined && session.ready && !this.fetching) {
         this.#fetch(frame); // one after the other: a browser opens six connections, and clicks need one
       }
@@ -120,18 +133,18 @@ export class Timeline {
   /** Bars that are the higher the more doubtful a frame is; filled where it is one to look at. */
   #paintDoubt(context) {
     const { session } = this.app;
-    const step = (this.width - 2 * PAD) / Math.max(session.frames - 1, 1);
+    const step = (this.right - this.lanes.left) / Math.max(session.frames - 1, 1);
     const bottom = FILM + HEAT + 1;
     const bars = new Map(); // pixel -> doubt: a long video has more frames than pixels
     for (let frame = 0; frame < session.frames; frame++) {
       const doubt = session.doubts.at(frame);
-      const left = Math.round(this.#x(frame) - step / 2);
+      const left = Math.round(this.x(frame) - step / 2);
       if (doubt > (bars.get(left) ?? 0.02)) bars.set(left, doubt);
     }
     for (const [left, doubt] of bars) {
       const height = Math.max(1, doubt * HEAT);
       context.fillStyle = themed(doubt >= DOUBTFUL ? "--doubt" : "--quiet");
-      context.fillRect(Math.max(left, PAD - 2), bottom - height, Math.max(1, step - 0.5), height);
+      context.fillRect(Math.max(left, this.lanes.left - 2), bottom - height, Math.max(1, step - 0.5), height);
     }
   }
 
@@ -140,13 +153,14 @@ export class Timeline {
     const { range: { first, last }, frames } = this.app.session;
     context.fillStyle = themed("--canvas");
     context.globalAlpha = 0.7;
-    if (first > 0) context.fillRect(0, 0, this.#x(first), height);
-    if (last < frames - 1) context.fillRect(this.#x(last), 0, this.width - this.#x(last), height);
+    const from = this.lanes.left - 8;
+    if (first > 0) context.fillRect(from, 0, this.x(first) - from, height);
+    if (last < frames - 1) context.fillRect(this.x(last), 0, this.width - this.x(last), height);
     context.globalAlpha = 1;
     context.fillStyle = themed("--text");
     for (const [frame, way] of [[first, 1], [last, -1]]) {
       if (frame === (way > 0 ? 0 : frames - 1)) continue;
-      const x = this.#x(frame);
+      const x = this.x(frame);
       context.fillRect(x - 1, 0, 2, FILM + HEAT);
       for (const y of [0, FILM + HEAT - 2]) context.fillRect(Math.min(x, x + 6 * way), y, 6, 2);
     }
@@ -167,66 +181,8 @@ export class Timeline {
     }
   }
 
-  #paintRow(context, object, y, pitch) {
-    const { session } = this.app;
-    const half = Math.min(3, pitch / 2 - 1);
-    const step = (this.width - 2 * PAD) / Math.max(session.frames - 1, 1);
-    context.globalAlpha = object.visible ? 1 : 0.4;
-    context.fillStyle = themed("--quiet");
-    context.fillRect(PAD, y - 0.5, this.width - 2 * PAD, 1);
-    context.font = "600 9px system-ui, sans-serif";
-    context.textAlign = "center";
-    context.textBaseline = "middle";
-    if (pitch >= 9) context.fillText(object.id, 6, y + 0.5, 10); // as in the list: colour alone tells nobody enough
-    context.lineWidth = 1;
-    context.strokeStyle = themed("--quiet");
-    for (const [value, from, to] of session.tracks.stretches(object.id)) {
-      const left = Math.max(PAD - 2, this.#x(from) - step / 2), right = Math.min(this.width - PAD + 2, this.#x(to - 1) + step / 2);
-      if (value === TRACKED) {
-        context.fillStyle = object.color;
-        context.fillRect(left, y - half, right - left, 2 * half);
-      } else if (value === GONE) {
-        context.clearRect(left, y - half, right - left, 2 * half);
-        context.setLineDash([3, 3]);
-      }
-      context.strokeRect(left + 0.5, y - half + 0.5, right - left - 1, 2 * half - 1); // seen on every ground, whatever the colour
-      context.setLineDash([]);
-    }
-    for (const frame of object.locked ?? []) this.#paintLock(context, this.#x(frame), y, Math.min(4, pitch / 2 - 1));
-    for (const frame of Object.keys(object.frames)) this.#paintPrompt(context, this.#x(Number(frame)), y, Math.min(5.5, pitch / 2));
-    context.globalAlpha = 1;
-  }
-
-  /** A padlock. */
-  #paintLock(context, x, y, size) {
-    context.lineWidth = 1.5;
-    context.strokeStyle = themed("--text");
-    context.fillStyle = themed("--canvas");
-    context.beginPath();
-    context.arc(x, y - size * 0.4, size * 0.7, Math.PI, 0);
-    context.stroke();
-    context.beginPath();
-    context.roundRect(x - size, y - size * 0.4, 2 * size, size * 1.5, 1);
-    context.fill();
-    context.stroke();
-  }
-
-  #paintPrompt(context, x, y, size) {
-    context.beginPath();
-    context.moveTo(x, y - size);
-    context.lineTo(x + size, y);
-    context.lineTo(x, y + size);
-    context.lineTo(x - size, y);
-    context.closePath();
-    context.fillStyle = "#fff";
-    context.fill();
-    context.lineWidth = 1.5;
-    context.strokeStyle = "#1d1d1f"; // on the white of the diamond, in both themes
-    context.stroke();
-  }
-
   #paintHead(context, height) {
-    const x = Math.round(this.#x(this.app.session.frame)) + 0.5;
+    const x = Math.round(this.x(this.app.session.frame)) + 0.5;
     for (const [width, style] of [[4, themed("--canvas")], [2, themed("--text")]]) {
       context.lineWidth = width;
       context.strokeStyle = style;

@@ -29,7 +29,7 @@ export class TrackMenu {
   open() {
     const { session, transport } = this.app;
     if (!session?.video || this.button.disabled) return;
-    const { frame, range } = session;
+    const { frame } = session;
     const object = find(session.doc, session.active);
     openMenu(this.button, [
       ...SOME.map((count) => ({ label: `Track ${count} frames`, note: "Forward from this one", act: () => transport.track("forward", count) })),
@@ -37,7 +37,7 @@ export class TrackMenu {
       null,
       { label: "In point here", note: "⇧I · nothing before it is tracked, played or exported as a film", act: () => this.mark("first", frame) },
       { label: "Out point here", note: "⇧O", act: () => this.mark("last", frame) },
-      ...(range.first > 0 || range.last < session.frames - 1 ? [{ label: "The whole video", note: "⇧X · without in and out points", act: () => this.whole() }] : []),
+      ...(session.isCut ? [{ label: "The whole video", note: "⇧X · without in and out points", act: () => this.whole() }] : []),
       null,
       ...POLICIES.map(([name, label, note]) => ({ label: marked(this.policy === name, label), note, act: () => this.choose(name) })),
     ]);
