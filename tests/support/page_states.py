@@ -16,14 +16,22 @@ PHOTO = Path(__file__).parents[2] / "examples" / "coffee.jpg"
 NO_MODEL = {"name": "large", "image_size": None, "dtype": None, "message": "no repository of that name can be reached"}
 
 
+STILL = """() => Promise.all(document.getAnimations()
+  .filter(({ effect }) => effect.getComputedTiming().iterations !== Infinity)
+  .map(({ finished }) => finished.catch(() => null)))"""
+
+
 def states(page: Page, scratch: Path) -> Iterator[str]:
     """Names of the states; the page is in each when its name comes."""
     clip = page_media.write_clip(scratch / "ball.mp4", 24)
-    yield from picture_states(page)
-    yield from video_states(page, clip)
-    yield from gallery_states(page, scratch)
+    for some in (picture_states(page), video_states(page, clip), gallery_states(page, scratch)):
+        for state in some:
+            page.tab.evaluate(STILL)  # what fades has faded
+            yield state
     assert page.errors == [], page.errors
-    yield from model_states(page.tab, page.url)
+    for state in model_states(page.tab, page.url):
+        page.tab.evaluate(STILL)
+        yield state
 
 
 def picture_states(page: Page) -> Iterator[str]:

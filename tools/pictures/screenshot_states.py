@@ -37,7 +37,6 @@ def main(argv: list[str] | None = None) -> int:
             with page_browser.serving() as url:
                 page = page_browser.Page(browser, url, *SIZES[size], theme, touch=size == "phone")
                 for number, state in enumerate(page_states.states(page, Path(scratch))):
-                    page.tab.wait_for_timeout(250)  # what fades has faded
                     page.tab.screenshot(path=args.folder / f"{look}-{number:02d}-{state}.png")
                 page.close()
             print(look, flush=True)
