@@ -1,4 +1,4 @@
-"""Several pictures as one data set: COCO, YOLO, VOC, or plain masks, in a ZIP archive."""
+"""Pictures and videos as one data set, in a ZIP archive: a format of ``datasets``, or plain masks."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from ..datasets import DatasetError, DatasetObject, Item, RleMask, open_writer
-from ..datasets.frames import FileFrames
+from ..datasets.frames import FileFrames, Frames
 from ..datasets.items import CLASS
+from ..frames.source import VideoError
 from ..images.drawing import mask_picture
 from ..masks.rle import rle_to_mask
 from .media import frame_suffix
@@ -24,6 +25,7 @@ from .schemas import ApiError, Object
 from .session import Session
 from .session_store import Sessions
 
+OF_VIDEOS = ("coco-video", "davis", "sav")
 _UNNAMED = re.compile(r"Object \d+")  # what an object is called until somebody names it
 
 
@@ -34,24 +36,31 @@ def class_of(obj: Object) -> str:
 
 @contextmanager
 def collection(sessions: Sessions, chosen: list[Session], format_name: str, classes: list[str]) -> Iterator[Path]:
-    """A ZIP archive of pictures with the masks of their visible objects. It is removed when the block ends.
+    """A ZIP archive of pictures and videos with the masks of their visible objects. It is removed when the block ends.
 
     Args:
         classes: names whose numbers are fixed beforehand.
 
     Raises:
-        ApiError: one of them is no picture, or there is no room.
+        ApiError: a video has no mask, the format does not take it, or there is no room.
     """
     for session in chosen:
-        if session.kind != "image":
-            raise ApiError(409, "bad_request", f"{session.name} is no picture: videos are exported one by one")
+        if session.kind == "video" and format_name == "masks":
+            raise ApiError(409, "bad_request", f"{session.name} is no picture: its own export gives its masks")
+        if session.kind == "image" and format_name in OF_VIDEOS:
+            raise ApiError(409, "bad_request", f"{session.name} is a picture: {format_name} is for videos")
+        if session.kind == "video" and not session.masks:
+            raise ApiError(409, "empty", f"{session.name} has no mask to export yet")
     folder = Path(mkdtemp(dir=sessions.folder, prefix="collection-"))
-    size = sum(session.path.stat().st_size for session in chosen)
+    size = sum(_bytes(session) for session in chosen)
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         sessions.take_disk(2 * size)
         stack.callback(sessions.give_disk, None, 2 * size)
-        items = [_item(session, folder, n) for n, session in enumerate(chosen)]
+        items = [
+            _item(session, folder, n) if session.kind == "image" else _video(sessions, session)
+            for n, session in enumerate(chosen)
+        ]
         try:
             if format_name == "masks":
                 _write_masks(items, folder / "out")
@@ -66,7 +75,7 @@ def collection(sessions: Sessions, chosen: list[Session], format_name: str, clas
 
 def _item(session: Session, folder: Path, number: int) -> Item:
     """A picture as the writers of data sets take it."""
-    stem = re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or "picture"
+    stem = _stem(session)
     path = folder / f"{number:05d}{_suffix(session.path)}"
     link_or_copy(session.path, path)
     with session.lock:
@@ -75,6 +84,51 @@ def _item(session: Session, folder: Path, number: int) -> Item:
     found = [DatasetObject(o.id, class_of(o), {0: RleMask(masks[o.id].rle)}, {0: masks[o.id].score}) for o in objects]
     frames = FileFrames([path], (session.height, session.width), names=[stem])
     return Item(stem, frames, False, (0,), lambda: found)
+
+
+class _VideoFrames(Frames):
+    """The frames of an open video."""
+
+    def __init__(self, sessions: Sessions, session: Session) -> None:
+        self._sessions, self._session = sessions, session
+        self.count = session.num_frames
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return self._session.height, self._session.width
+
+    def read(self, i: int) -> np.ndarray:
+        with self._sessions.loaded(self._session) as source:
+            try:
+                return source[i]
+            except VideoError as error:
+                raise DatasetError(str(error)) from None
+
+
+def _video(sessions: Sessions, session: Session) -> Item:
+    """A video as the writers take it. Of frames where no object has a mask, empty or not, nothing is known."""
+    with session.lock:
+        objects = [obj for n, obj in sorted(session.objects.items()) if obj.visible and n in session.masks]
+        masks = {obj.id: dict(session.masks[obj.id]) for obj in objects}
+    keyframes = tuple(sorted({t for of_one in masks.values() for t in of_one}))
+    found = []
+    for obj in objects:
+        seen = {t: mask for t, mask in sorted(masks[obj.id].items()) if mask.area}
+        parts = {t: RleMask(mask.rle) for t, mask in seen.items()}
+        found.append(DatasetObject(obj.id, class_of(obj), parts, {t: mask.score for t, mask in seen.items()}))
+    return Item(_stem(session), _VideoFrames(sessions, session), True, keyframes, lambda: found)
+
+
+def _bytes(session: Session) -> int:
+    """How much of a session's pixels goes into a data set, about: the file, or frames as JPEG."""
+    if session.kind == "image":
+        return session.path.stat().st_size
+    frames = {t for masks in session.masks.values() for t in masks}
+    return len(frames) * session.height * session.width // 2
+
+
+def _stem(session: Session) -> str:
+    return re.sub(r"[^\w.\- ]", "_", Path(session.name).stem)[:80] or session.kind
 
 
 def _suffix(path: Path) -> str:

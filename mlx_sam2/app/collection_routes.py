@@ -1,4 +1,4 @@
-"""The address that gives several pictures as one data set."""
+"""The address that gives pictures and videos as one data set."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .session import Session
 def add_collections(router: APIRouter, app: App) -> None:
     @router.post("/collection", response_class=Response, responses={200: BYTES})
     async def get_collection(ask: CollectionAsk) -> Response:
-        """Several pictures and the masks of their visible objects as one data set, a ZIP archive."""
+        """Pictures and videos with the masks of their visible objects as one data set, a ZIP archive."""
 
         def opened(session_id: str) -> Session:
             if app.sessions.has(session_id):

@@ -121,6 +121,11 @@ def restore(edits: Edits, session: Session, asked: Asked, revision: int) -> None
         if any(job.kind != "export" for job in session.running):
             raise ApiError(409, "busy", "a job is at work on the masks: wait for it, or cancel it")
         edits.restore(session, asked, revision)
+    follow(edits, session)
+
+
+def follow(edits: Edits, session: Session) -> None:
+    """Make the predictor's prompts those of the session, if it is encoded."""
     if session.work is not None:
         with edits.sessions.loaded(session):
             _follow(session, session.work)

@@ -11,6 +11,7 @@ from .app import App
 from .collection_routes import add_collections
 from .edit_routes import add_edits
 from .examples import EXAMPLES
+from .import_routes import add_imports
 from .job_routes import add_jobs
 from .mask_routes import add_masks
 from .model_routes import add_models
@@ -31,6 +32,7 @@ def routes(app: App) -> APIRouter:
     add_jobs(router, app)
     add_pictures(router, app)
     add_collections(router, app)
+    add_imports(router, app)
     return router
 
 

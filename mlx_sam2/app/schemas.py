@@ -105,7 +105,7 @@ class Timeline(Wire):
 
 Status = Literal["encoding", "ready", "failed"]
 Kind = Literal["image", "video"]
-EditKind = Literal["object", "delete", "prompt", "lock", "restore", "propagate", "everything"]
+EditKind = Literal["object", "delete", "prompt", "lock", "restore", "propagate", "everything", "import"]
 Saving = Literal["on", "failed", "off"]
 
 
@@ -361,11 +361,14 @@ class ExportAsk(Wire):
 SavedId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 
+DatasetFormat = Literal["coco", "coco-video", "lvis", "yolo", "voc", "davis", "sav", "label-studio", "cvat", "masks"]
+
+
 class CollectionAsk(Wire):
-    """Pictures for one data set; `classes` have the first numbers, in their order."""
+    """Pictures and videos for one data set; `classes` have the first numbers, in their order."""
 
     sessions: Annotated[list[SavedId], Field(min_length=1, max_length=60)]
-    format: Literal["coco", "yolo", "voc", "masks"]
+    format: DatasetFormat
     classes: Annotated[list[ObjectName], Field(max_length=100)] = []
 
 

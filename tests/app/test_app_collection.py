@@ -85,7 +85,9 @@ def test_masks_are_pictures_in_folders(machine: Machine, pictures: list[str]) ->
 
 def test_what_is_no_picture_or_is_not_there_is_refused(machine: Machine, pictures: list[str]) -> None:
     video = machine.client.post("/api/sessions", files=form(frames_of_clip(2))).json()["id"]
-    assert code(ask(machine, [*pictures, video], "coco")) == (409, "bad_request")
+    assert code(ask(machine, [*pictures, video], "masks")) == (409, "bad_request")
+    assert code(ask(machine, [video], "davis")) == (409, "empty")
+    assert code(ask(machine, pictures, "davis")) == (409, "bad_request")
     assert code(ask(machine, [*pictures, "gone"], "coco")) == (404, "not_found")
     assert code(ask(machine, [], "coco")) == (422, "bad_request")
     assert not list(machine.app.sessions.folder.glob("collection-*"))
@@ -99,3 +101,34 @@ def test_a_picture_that_was_put_away_is_opened_for_it(model: str, tmp_path: Path
         with zipfile.ZipFile(io.BytesIO(ask(machine, [session], "masks").content)) as archive:
             assert archive.namelist() == ["photo/001_object.png"]
         wait_for(lambda: machine.session(session)["status"] == "ready")
+
+
+@pytest.mark.parametrize("kind", ["coco-video", "davis", "sav", "coco", "lvis", "label-studio", "cvat", "yolo", "voc"])
+def test_a_video_as_a_data_set_reads_back(machine: Machine, tmp_path: Path, kind: str) -> None:
+    """Objects 1 and 3 on frames 1 and 2; a hidden one is left out."""
+    body = {"params": {"name": "a walk.mp4"}, "files": form(frames_of_clip(3))}
+    video = machine.client.post("/api/sessions", **body).json()["id"]
+    drawn = {}
+    for obj, frame, at in ((1, 1, 4), (3, 1, 30), (1, 2, 8), (2, 2, 1)):
+        mask = np.zeros(photo().shape[:2], bool)
+        mask[at : at + 9, at : at + 9] = True
+        machine.prompt(video, obj, frame, mask=mask_to_rle(mask))
+        drawn[obj, frame] = mask
+    for obj, look in ((1, {"name": "dog"}), (2, {"visible": False})):
+        machine.client.put(f"/api/sessions/{video}/objects/{obj}", json=look)
+    answer = ask(machine, [video], kind)
+    assert answer.status_code == 200, answer.text
+    with zipfile.ZipFile(io.BytesIO(answer.content)) as archive:
+        archive.extractall(tmp_path / "out")
+    items = list(open_dataset(tmp_path / "out"))
+    found = [mask.decode() for item in items for obj in item.objects for _, mask in sorted(obj.masks.items())]
+    found = [mask for mask in found if mask.any()]  # SA-V has a picture where an object is absent, too
+    wanted = [drawn[1, 1], drawn[1, 2], drawn[3, 1]]
+    assert len(found) == len(wanted)
+    for mask in wanted:
+        assert min((mask != other).mean() for other in found) < (0.005 if kind in ("yolo", "cvat") else 1e-9)
+    if kind in ("coco-video", "davis", "sav"):
+        assert len(items) == 1 and items[0].is_video
+    if kind not in ("davis", "sav", "voc"):
+        assert {obj.class_name for item in items for obj in item.objects} == {"dog", "object"}
+    machine.client.delete(f"/api/sessions/{video}")

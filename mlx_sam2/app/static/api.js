@@ -36,6 +36,18 @@ async function send(method, path, body, signal) {
   return answer;
 }
 
+/** Objects made of the masks in a file. */
+export async function importMasks(id, file, frame) {
+  let answer;
+  try {
+    answer = await fetch(of(id, `/import?frame=${frame}`), { method: "POST", body: file, headers: { "Content-Type": "application/octet-stream" } });
+  } catch {
+    throw new ApiError(0, "offline", "The file could not be sent: is the app's server still running?");
+  }
+  if (!answer.ok) throw refusal(answer.status, await answer.text());
+  return answer.json();
+}
+
 async function json(method, path, body, signal) {
   const answer = await send(method, path, body, signal);
   const text = await answer.text();

@@ -100,6 +100,15 @@ export function watchMenus() {
   });
 }
 
+/** Gives a file to the browser; what becomes of it the page is not told. */
+export function handOver(blob, name) {
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(blob);
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+}
+
 // ---- theme
 
 const THEMES = ["auto", "light", "dark"];

@@ -1,6 +1,7 @@
 // What goes out: mask PNGs, cut-outs, COCO, overlays and the project, each made by a job of the server.
 import * as api from "./api.js";
-import { announce, byId, openMenu, toast } from "./dom.js";
+import { chooseFormat } from "./datasets.js";
+import { announce, byId, handOver, openMenu, toast } from "./dom.js";
 import { Edges } from "./edges.js";
 
 const WITH_EDGES = ["masks", "cutouts", "film", "matte"];
@@ -27,6 +28,7 @@ export class Exports {
       { label: "Mask PNGs", note: many ? "One picture for each object and frame" : "One black and white picture for each object", act: () => this.make("masks") },
       { label: "Cut-outs", note: "The objects on a transparent ground", act: () => this.make("cutouts") },
       { label: "COCO JSON", note: "Run lengths, boxes and areas", act: () => this.make("coco") },
+      { label: "Data set…", note: "YOLO, COCO video, Label Studio, CVAT, …", act: () => chooseFormat(this.app, this.button) },
       many ? { label: "Overlay video", note: "MP4 with the masks drawn in", act: () => this.make("overlay") }
         : { label: "Overlay picture", note: "PNG with the masks drawn in", act: () => this.make("overlay") },
       ...(many ? [{ label: "Overlay of this frame", note: "PNG", act: () => this.make("overlay", session.frame) }] : []),
@@ -84,13 +86,4 @@ export class Exports {
       session.problem(error);
     }
   }
-}
-
-/** Gives a file to the browser; what becomes of it the page is not told. */
-export function handOver(blob, name) {
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(blob);
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
 }

@@ -1,13 +1,9 @@
 // What is done to all pictures of the gallery at once: one box, everything, and the export as a data set.
 import * as api from "./api.js";
+import { exportSet, formatsOf } from "./datasets.js";
 import { colourName, find, NO_PROMPTS } from "./document.js";
 import { byId, openMenu, toast } from "./dom.js";
-import { handOver } from "./exports.js";
 
-const FORMATS = [
-  ["coco", "COCO", "One JSON file, and the pictures"], ["yolo", "YOLO", "Outlines for training segmentation"],
-  ["voc", "Pascal VOC", "Pictures of classes and objects"], ["masks", "Mask PNGs", "One black and white picture for each object"],
-];
 const AGAIN = 300; // ms between two looks at a job
 
 const pause = () => new Promise((resolve) => setTimeout(resolve, AGAIN));
@@ -27,7 +23,9 @@ export class All {
       box ? { label: "This box, in all pictures", note: `As “${find(session.doc, session.active).name}”`, act: () => this.boxes() }
         : { label: "One box, in all pictures", note: "Draw it here first." },
       null,
-      ...FORMATS.map(([format, label, note]) => ({ label: `Export all: ${label}`, note, act: () => this.export(format) })),
+      { label: "Import masks for all pictures…", note: "A COCO file, by the names of the pictures", act: () => this.app.imports.pick(true) },
+      null,
+      ...formatsOf(false).map(([format, label, note]) => ({ label: `Export all: ${label}`, note, act: () => this.export(format) })),
     ]);
   }
 
@@ -89,20 +87,25 @@ export class All {
     if (done) this.app.say(`${found} objects were found in ${this.app.gallery.pictures.length} pictures.`);
   }
 
+  /** The pictures that a file of annotations names get its masks. */
+  async importMasks(file) {
+    let found = 0, last = null;
+    const done = await this.#each("Importing masks", async (info) => {
+      try {
+        await api.importMasks(info.id, file, 0);
+        found++;
+      } catch (error) {
+        if (error.code !== "empty") throw error;
+        last = error; // of another picture
+      }
+    });
+    if (!done) return;
+    if (!found && last) this.app.problem(last);
+    else this.app.say(`${found} of ${this.app.gallery.pictures.length} pictures have got masks.`);
+  }
+
   async export(format) {
-    const { classes, gallery, session } = this.app;
-    await session?.sync.edit(async () => ({})); // the last clicks have arrived
     if (!(await this.#each("Preparing the export", async () => {}))) return;
-    const note = toast("Preparing the export", { stay: true, key: "all" });
-    try {
-      const sessions = gallery.pictures.map(({ id }) => id);
-      const blob = await api.collection({ sessions, format, classes: classes.names });
-      handOver(blob, `${format}.zip`);
-      this.app.say(`${format}.zip is made: your browser saves it, or asks you where.`);
-    } catch (error) {
-      this.app.problem(error);
-    } finally {
-      note.close();
-    }
+    await exportSet(this.app, this.app.gallery.pictures.map(({ id }) => id), format);
   }
 }

@@ -15,6 +15,7 @@ import { Files } from "./files.js";
 import { Gallery } from "./gallery.js";
 import { All } from "./gallery_all.js";
 import { Grips } from "./grips.js";
+import { Imports } from "./imports.js";
 import { Keys } from "./keys.js";
 import { login } from "./login.js";
 import { Looks } from "./looks.js";
@@ -61,6 +62,7 @@ class App {
     this.files = new Files(this);
     this.gallery = new Gallery(this);
     this.all = new All(this);
+    this.imports = new Imports(this);
     this.keys = new Keys(this);
     this.welcome = new Welcome(this);
     this.view.addEventListener("change", () => this.#showZoom());

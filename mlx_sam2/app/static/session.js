@@ -33,6 +33,7 @@ export class Session extends EventTarget {
     this.range = { first: 0, last: this.frames - 1 }; // in and out points
     this.frame = 0; // that is wanted
     this.seen = null; // that is on the screen: the painter says so
+    this.importing = false; // masks come in: an edit of the server's that is ours
     this.nextName = null; // of new objects, where the gallery has classes
     this.active = this.doc.objects[0]?.id ?? null; // null: the next click begins a new object
     this.#takePlace();
@@ -230,7 +231,7 @@ export class Session extends EventTarget {
   #moved(info, doc, names, before) {
     const active = names.get(this.active) ?? this.active;
     if (before !== null) this.history.note(before, this.isTracked);
-    if (before !== null || difference(this.doc, doc).length) this.history.push(doc, "Edit in another tab");
+    if (before !== null || difference(this.doc, doc).length) this.history.push(doc, this.importing ? "Import" : "Edit in another tab");
     this.#show(doc);
     if (find(doc, active)) this.active = active;
     this.take(info);
