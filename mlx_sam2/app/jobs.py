@@ -108,7 +108,7 @@ def propagate_steps(
         for reverse in ways:
             if reverse and not beyond[reverse]:
                 continue
-            for _ in work.recollect(frame, reverse, session.masks):
+            for _ in work.recollect(frame, reverse, session.masks, ask.objects):
                 yield
             if work.has_forgotten(frame, reverse, session.masks):
                 job.enter("running", FORGOTTEN)

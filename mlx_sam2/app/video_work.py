@@ -90,7 +90,8 @@ class VideoWork:
             for frame in sorted(wanted):
                 if applied.get(frame) != wanted[frame]:
                     self._add(obj_id, frame, wanted[frame], applied.get(frame))
-                    self._keep_answer(obj_id, frame, masks.get(obj_id, {}).get(frame))
+                    if wanted[frame].points or wanted[frame].box is not None:
+                        self._keep_answer(obj_id, frame, masks.get(obj_id, {}).get(frame))
         for obj_id, track in self.state.tracks.items():
             shown, found = masks.get(obj_id, {}), self._found.get(obj_id, {})
             for t in list(track.tracked):
@@ -99,13 +100,16 @@ class VideoWork:
                     track.directions.pop(t, None)
         self._given = {obj_id: set(shown) for obj_id, shown in masks.items()}
 
-    def recollect(self, frame: int, reverse: bool, masks: Masks) -> Iterator[int]:
-        """Make memories of the masks before a frame that tracking had found in an earlier run; yields after each."""
+    def recollect(self, frame: int, reverse: bool, masks: Masks, objects: list[int] | None) -> Iterator[int]:
+        """Make memories of the masks before a frame that tracking had found in an earlier run; yields after each.
+
+        Arguments as for ``propagate``.
+        """
         tracker, step = self.state.tracker, 1 if reverse else -1
         reach = tracker.policy.reach(tracker.config)
         for t in range(frame + step * reach, frame, -step):
             for obj_id in self.state.obj_ids:
-                if self._recollected(obj_id, t, reverse, masks):
+                if (objects is None or obj_id in objects) and self._recollected(obj_id, t, reverse, masks):
                     yield t
 
     def _recollected(self, obj_id: int, t: int, reverse: bool, masks: Masks) -> bool:
