@@ -110,7 +110,7 @@ def propagate_steps(
                 continue
             for _ in work.recollect(frame, reverse, session.masks, ask.objects):
                 yield
-            if work.has_forgotten(frame, reverse, session.masks):
+            if work.has_forgotten(frame, reverse, session.masks, ask.objects):
                 job.enter("running", FORGOTTEN)
             given = session.masks, session.locks(), ask.objects
             for t, masks in work.propagate(frame, beyond[reverse], reverse, *given):

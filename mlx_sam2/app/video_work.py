@@ -121,11 +121,11 @@ class VideoWork:
         self._found.setdefault(obj_id, {})[t] = self._kept.setdefault(obj_id, {})[t] = mask
         return True
 
-    def has_forgotten(self, frame: int, reverse: bool, masks: Masks) -> bool:
+    def has_forgotten(self, frame: int, reverse: bool, masks: Masks, objects: list[int] | None) -> bool:
         """Whether tracking from a frame begins without the memory of tracked frames just before it."""
         before = frame + 1 if reverse else frame - 1
-        tracks = self.state.tracks.items()
-        return any(before in masks.get(obj_id, {}) and track.latest(before) is None for obj_id, track in tracks)
+        tracks = {n: track for n, track in self.state.tracks.items() if objects is None or n in objects}
+        return any(before in masks.get(n, {}) and track.latest(before) is None for n, track in tracks.items())
 
     def remove(self, obj_id: int) -> None:
         """Remove an object; its track is laid aside."""
