@@ -22,6 +22,7 @@ from ..frames.pyav import import_av, open_container
 from ..frames.source import FolderSource, FrameSource, VideoError
 from ..images.containers import is_heic
 from ..images.files import ImageError
+from .moving import check_frames, check_pixels, moves, open_moving
 from .schemas import ApiError, Kind
 
 NAME_LENGTH = 200  # characters of a file's name
@@ -65,7 +66,7 @@ def kind_of(path: Path) -> Kind:
         head = file.read(400)
     if is_heic(head):
         return "image"  # which the reader of photos reads, or says what that needs
-    if _is_video(head):
+    if _is_video(head) or moves(path):
         return "video"
     try:
         with warnings.catch_warnings():
@@ -108,9 +109,9 @@ class ImageSource(FrameSource):
             raise ApiError(413, "too_large", text) from None
         except (OSError, SyntaxError, ValueError, LookupError, TypeError, MemoryError):
             width = height = 0  # the reader below gives the reason
-        _check_pixels(width, height, max_pixels)
+        check_pixels(width, height, max_pixels)
         self._pixels = images.read(path)
-        _check_pixels(self._pixels.shape[1], self._pixels.shape[0], max_pixels)  # of HEIC, known only now
+        check_pixels(self._pixels.shape[1], self._pixels.shape[0], max_pixels)  # of HEIC, known only now
         self.height, self.width = self._pixels.shape[:2]
         self._pixels.flags.writeable = False
 
@@ -165,35 +166,27 @@ def open_media(path: Path, kind: Kind, shown_name: str, limits: Limits) -> Share
 def _open_video(path: Path, limits: Limits) -> FrameSource:
     if path.is_dir():
         folder = FolderSource(path)
-        _check_pixels(folder.width, folder.height, limits.pixels)
-        _check_frames(folder.num_frames, limits.frames)
+        check_pixels(folder.width, folder.height, limits.pixels)
+        check_frames(folder.num_frames, limits.frames)
         return folder
+    if moves(path):
+        return open_moving(path, limits.pixels, limits.frames)
     av = import_av()
     try:
         with open_container(f"file:{path}", {"protocol_whitelist": "file"}) as container:
             for stream in container.streams.video:
                 if (codec := stream.codec_context) is not None:  # else VideoFileSource refuses it
-                    _check_pixels(codec.width, codec.height, limits.pixels)
+                    check_pixels(codec.width, codec.height, limits.pixels)
     except (av.error.FFmpegError, OSError) as error:
         raise VideoError(f"{path} cannot be opened as a video: {error.strerror}") from None
     source = VideoFileSource(path)
     try:
-        _check_pixels(source.width, source.height, limits.pixels)
-        _check_frames(source.num_frames, limits.frames)
+        check_pixels(source.width, source.height, limits.pixels)
+        check_frames(source.num_frames, limits.frames)
     except ApiError:
         source.close()
         raise
     return source
-
-
-def _check_pixels(width: int, height: int, most: int) -> None:
-    if width * height > most or max(width, height) > images.MAX_SIDE:
-        raise ApiError(413, "too_large", f"{width} x {height} pixels: the app takes {most:,}; make it smaller")
-
-
-def _check_frames(count: int | None, most: int) -> None:
-    if count is None or count > most:
-        raise ApiError(413, "too_large", f"{count} frames: the app takes {most:,}; cut the video into parts")
 
 
 def size_of(path: Path) -> int:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
 
 from app_machine import SLOW, Machine, code, form, frames_of_clip, photo, png, rss, running, wait_for
+from mlx_sam2.app import moving
 from mlx_sam2.app.media import Limits
 
 
@@ -106,3 +109,35 @@ def test_more_frames_than_may_be(model: str, tmp_path: Path) -> None:
     with running(model, tmp_path / "files", frames=3) as machine:
         assert machine.client.post("/api/sessions", files=form(frames_of_clip(3))).status_code == 201
         assert code(machine.client.post("/api/sessions", files=form(frames_of_clip(4)))) == (413, "too_large")
+
+
+def animated(kind: str, count: int) -> bytes:
+    first, *rest = (Image.fromarray(frame) for frame in frames_of_clip(count))
+    file = io.BytesIO()
+    first.save(
+        file, format=kind, save_all=bool(rest), append_images=rest, duration=[40, *[80] * (count - 1)] if rest else 40
+    )
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
+def test_animations_are_films_and_single_pictures_are_not(machine: Machine, kind: str) -> None:
+    session = machine.session(machine.open(animated(kind, 4), f"ball.{kind.lower()}"))
+    assert (session["kind"], session["frames"]) == ("video", 4)
+    assert session["fps"] == pytest.approx(1000 * 4 / 280)
+    still = machine.session(machine.open(animated(kind, 1), f"ball.{kind.lower()}"))
+    assert (still["kind"], still["frames"]) == ("image", 1)
+    machine.prompt(session["id"], 1, points=[(30, 40, 1)])
+    assert machine.masks(session["id"])["1"]["size"] == [session["height"], session["width"]]
+
+
+def test_an_animation_is_within_the_limits_of_films(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with running(model, tmp_path / "files", frames=3) as machine:
+        assert code(machine.client.post("/api/sessions", content=animated("GIF", 4))) == (413, "too_large")
+        assert not list(machine.app.sessions.folder.iterdir())
+        monkeypatch.setattr(moving, "DECODED", 100)
+        assert code(machine.client.post("/api/sessions", content=animated("WEBP", 3))) == (413, "too_large")
+        cut = animated("GIF", 3)
+        assert machine.client.post("/api/sessions", content=cut[: len(cut) // 5]).status_code in (413, 415)
