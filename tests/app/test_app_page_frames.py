@@ -48,7 +48,7 @@ def ball(frame: int) -> tuple[float, float]:
 
 def large(frames: str) -> re.Pattern[str]:
     """Addresses of frames as the stage shows them; those of the strip are smaller."""
-    return re.compile(rf"/frames/{frames}\?side=1600")
+    return re.compile(rf"/frames/{frames}\?side=(?!128)")
 
 
 class Held:

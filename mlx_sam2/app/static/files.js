@@ -1,6 +1,7 @@
 // What comes in: files that are picked, dropped or pasted, folders of pictures, projects, examples.
 import * as api from "./api.js";
 import { announce, byId, make, openMenu, toast } from "./dom.js";
+import { LocalPicture } from "./local.js";
 
 const PICTURE = /\.(jpe?g|png|webp|bmp|tiff?|gif|heic|heif|avif)$/i;
 const VIDEO = /\.(mp4|m4v|mov|mkv|webm|avi|mpe?g|mts|m2ts|3gp|wmv|ogv)$/i;
@@ -26,6 +27,8 @@ export class Files {
       button.addEventListener("click", () => this.pick(button.dataset.open));
     }
     byId("open").addEventListener("click", () => this.menu());
+    this.cancelButton = make("button", { id: "cancel-upload", class: "text", hidden: true, onclick: () => this.sending?.() }, "Cancel");
+    byId("pill").append(this.cancelButton);
     this.#watchDrops();
     document.addEventListener("paste", (event) => {
       const files = [...event.clipboardData.files];
@@ -93,22 +96,32 @@ export class Files {
     }
     const what = files.length === 1 ? name : `${files.length} pictures`;
     const { done, cancel } = api.upload(files, name, (part) => this.app.status.busy(`Opening ${what}… ${Math.round(part * 100)} %`), path);
-    this.sending = cancel;
+    const local = files.length === 1 && path === "/api/sessions" && isPicture(files[0]) ? new LocalPicture(this.app, files[0]) : null;
+    this.#sends(cancel);
     this.app.status.busy(`Opening ${what}…`);
     try {
       const info = await done;
       this.app.openSession(info);
       this.app.session.opened = { files, path, name };
+      local?.give(this.app.session);
       announce(`${info.name} opened`);
       return info;
     } catch (error) {
       if (!(error instanceof api.ApiError)) throw error;
-      toast(`${what}: ${error.message}`, { error: true });
+      if (error.code === "cancelled") announce("Cancelled");
+      else toast(`${what}: ${error.message}`, { error: true });
       return null;
     } finally {
-      this.sending = null;
+      local?.end();
+      this.#sends(null);
       this.app.status.busy(null);
     }
+  }
+
+  /** Notes how to cancel what is being sent; null: nothing is. */
+  #sends(cancel) {
+    this.sending = cancel;
+    this.cancelButton.hidden = !cancel;
   }
 
   /** Offers the examples of the server: [{name, title}]. */

@@ -3,6 +3,7 @@ import * as api from "./api.js";
 
 const AT_ONCE = 2; // of the six connections that a browser opens
 const KEPT_BYTES = 256e6;
+const SIDES = [640, 960, 1280, 1600, 2400, 4096]; // the longer side of pictures that are asked for, pixels
 const FIRST_WAIT = 500, LONGEST_WAIT = 8000; // ms before a picture that did not come is asked for again
 
 const bytesOf = (bitmap) => bitmap.width * bitmap.height * 4;
@@ -14,8 +15,10 @@ export class Frames {
    */
   constructor(session, { arrived, failed, needed }) {
     Object.assign(this, { session, arrived, failed, needed });
-    this.side = session.kind === "video" ? 1600 : 4096;
+    this.side = 1280; // of what is asked for: as large as it is shown
+    this.hurries = false; // small pictures do, while the user drags
     this.kept = new Map(); // number -> ImageBitmap, in order of use
+    this.sides = new Map(); // number -> the side that it was asked for with; 0: it was lent
     this.wishes = []; // newest last
     this.busy = new Map(); // number -> AbortController
     this.bytes = 0;
@@ -26,6 +29,26 @@ export class Frames {
   get any() { return this.kept.size > 0; }
 
   has(number) { return this.kept.has(number); }
+
+  /** Whether a picture is there that is as large as it is shown. */
+  isFine(number) { return this.has(number) && this.sides.get(number) >= (this.hurries ? SIDES[0] : this.side); }
+
+  /** Says how many pixels of the screen a pixel of the picture has: what is shown is asked for again if it is too small. */
+  shownAt(scale) {
+    const { width, height } = this.session;
+    const longest = Math.max(width, height) * Math.min(scale, 1);
+    this.side = SIDES.find((side) => side >= longest) ?? SIDES.at(-1);
+    if (this.any) this.#next();
+  }
+
+  /** The user drags, or has come to rest. */
+  hurry(on) {
+    this.hurries = on;
+    if (!on) this.#next();
+  }
+
+  /** Shows a picture that is not the server's until that comes. */
+  lend(number, bitmap) { this.#keep(number, bitmap, 0); }
 
   /** The picture if it is there. */
   get(number) {
@@ -40,7 +63,7 @@ export class Frames {
   /** Asks for a picture; of many wishes the newest few are kept. */
   want(number) {
     if (this.closed) return;
-    if (!this.has(number) && !this.busy.has(number)) {
+    if (!this.isFine(number) && !this.busy.has(number)) {
       this.wishes = [...this.wishes.filter((other) => other !== number), number].slice(-12);
     }
     this.#next();
@@ -61,11 +84,11 @@ export class Frames {
 
   /** The next frame to fetch: one that is needed, else the newest wish. */
   #choose() {
-    const missing = this.needed().find((number) => !this.has(number) && !this.busy.has(number));
+    const missing = this.needed().find((number) => !this.isFine(number) && !this.busy.has(number));
     if (missing !== undefined && !this.timer) return missing;
     let wish;
     do wish = this.wishes.pop();
-    while (wish !== undefined && (this.has(wish) || this.busy.has(wish)));
+    while (wish !== undefined && (this.isFine(wish) || this.busy.has(wish)));
     return wish;
   }
 
@@ -75,10 +98,11 @@ export class Frames {
     if (number === undefined) return;
     const abort = new AbortController();
     this.busy.set(number, abort);
+    const side = this.hurries ? Math.min(SIDES[0], this.side) : this.side;
     try {
-      const bitmap = await api.frame(this.session.id, number, this.side, abort.signal);
+      const bitmap = await api.frame(this.session.id, number, side, abort.signal);
       if (this.closed) bitmap.close();
-      else this.#keep(number, bitmap);
+      else this.#keep(number, bitmap, side);
     } catch (error) {
       if (error.name !== "AbortError") this.#missed(number, error);
     } finally {
@@ -87,9 +111,11 @@ export class Frames {
     }
   }
 
-  #keep(number, bitmap) {
+  #keep(number, bitmap, side) {
     this.wait = FIRST_WAIT;
+    this.#remove(number);
     this.kept.set(number, bitmap);
+    this.sides.set(number, side);
     this.bytes += bytesOf(bitmap);
     this.#forget(number);
     this.arrived(number);
@@ -109,12 +135,18 @@ export class Frames {
 
   #forget(newest) {
     const needed = this.needed();
-    for (const [number, bitmap] of this.kept) {
+    for (const number of this.kept.keys()) {
       if (this.bytes <= this.limit) return;
       if (number === newest || needed.includes(number)) continue;
-      this.kept.delete(number);
-      this.bytes -= bytesOf(bitmap);
-      bitmap.close();
+      this.#remove(number);
     }
+  }
+
+  #remove(number) {
+    const bitmap = this.kept.get(number);
+    if (!bitmap) return;
+    this.kept.delete(number);
+    this.bytes -= bytesOf(bitmap);
+    bitmap.close();
   }
 }

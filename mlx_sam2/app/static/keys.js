@@ -125,6 +125,7 @@ export class Keys {
     const { tools, objects, transport, session, view, gallery, classes } = app;
     const digit = event.altKey && session ? /^Digit([1-3])$/.exec(event.code) : null; // ⌥1 is another letter on a Mac
     if (digit) return () => app.chooser.choose(digit[1] - 1);
+    if (byId("local")) return null; // a file that is being opened hides the one that keys would change
     if (!this.singleKeys && event.key.length === 1 && event.key !== " ") return null;
     const general = { o: () => app.files.menu(), "?": () => this.dialog.showModal() }[event.key];
     if (general || !session || event.altKey) return general;

@@ -65,7 +65,10 @@ class App {
     this.imports = new Imports(this);
     this.keys = new Keys(this);
     this.welcome = new Welcome(this);
-    this.view.addEventListener("change", () => this.#showZoom());
+    this.view.addEventListener("change", () => {
+      this.#showZoom();
+      this.session?.pictures.shownAt(this.view.scale * window.devicePixelRatio);
+    });
     byId("undo").addEventListener("click", () => this.undo());
     byId("redo").addEventListener("click", () => this.redo());
     byId("zoom-fit").addEventListener("click", () => this.view.fit());
@@ -329,7 +332,7 @@ class App {
   get idle() {
     const { session, painter, tools } = this;
     if (this.status.opening !== null || painter.asked || painter.pool.waiting.size || tools.asking) return false;
-    return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.has(session.frame) && painter.frame === session.frame);
+    return !session || (session.ready && session.sync.idle && !session.fetching && session.pictures.isFine(session.frame) && painter.frame === session.frame);
   }
 
   announce(text) { announce(text); }

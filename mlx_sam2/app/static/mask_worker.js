@@ -4,6 +4,7 @@ import { outlines, rasterise } from "./rle.js";
 self.onmessage = async ({ data: { id, rle, colour } }) => {
   try {
     const raster = rasterise(rle);
+    const [high, wide] = rle.of ? [rle.of[0] / rle.size[0], rle.of[1] / rle.size[1]] : [1, 1]; // of a mask made smaller
     if (!raster) {
       self.postMessage({ id, empty: true });
       return;
@@ -16,7 +17,8 @@ self.onmessage = async ({ data: { id, rle, colour } }) => {
     for (let i = 0; i < cells.length; i++) if (cells[i]) ink[i] = word;
     const loops = outlines(raster);
     const bitmap = await createImageBitmap(image);
-    const { x, y, width, height } = raster;
+    for (const loop of loops) for (let i = 0; i < loop.length; i++) loop[i] *= i % 2 ? high : wide;
+    const [x, width, y, height] = [raster.x * wide, raster.width * wide, raster.y * high, raster.height * high];
     self.postMessage({ id, bitmap, loops, x, y, width, height }, [bitmap, ...loops.map((loop) => loop.buffer)]);
   } catch (error) {
     self.postMessage({ id, error: String(error) });

@@ -26,7 +26,7 @@ export class MaskPool {
   }
 
   #entry(rle, colour) {
-    const key = `${colour} ${rle.size} ${rle.counts}`;
+    const key = `${colour} ${rle.size} ${rle.of ?? ""} ${rle.counts}`;
     let entry = this.made.get(key);
     if (entry) {
       this.made.delete(key); // and put it last
@@ -48,7 +48,7 @@ export class MaskPool {
     const id = ++this.serial;
     return new Promise((resolve, reject) => {
       this.waiting.set(id, { resolve, reject });
-      this.worker.postMessage({ id, rle: { size: rle.size, counts: rle.counts }, colour });
+      this.worker.postMessage({ id, rle: { size: rle.size, counts: rle.counts, of: rle.of }, colour });
     });
   }
 

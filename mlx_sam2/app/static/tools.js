@@ -123,14 +123,16 @@ export class Tools {
   }
 
   point(x, y, include) {
-    const { session } = this.app;
+    const { session, painter } = this.app;
     if (!this.app.canPrompt()) return;
     this.hold();
     if (!include && !session.hasMask) {
       this.app.say("Include something first: excluding takes away from a mask, and there is none yet.");
       return;
     }
+    const promise = include ? this.#seenAt(round(x), round(y)) : null;
     this.#prompt(include ? "Include" : "Exclude", (doc, id) => withPoint(doc, id, session.frame, round(x), round(y), include, this.refine.checked));
+    if (promise) painter.promised = { id: session.active, frame: session.frame, prompts: session.prompts, mask: promise };
     this.app.grips.placed = performance.now();
     this.app.announce(include ? "Included" : "Excluded");
   }
@@ -162,18 +164,31 @@ export class Tools {
     }
   }
 
+  /** The mask of the latest preview, if that was for a first click at this place: it is the click's answer. */
+  #seenAt(x, y) {
+    const { session, painter } = this.app;
+    const was = this.previewed;
+    const isIt = was?.session === session && was.frame === painter.frame && was.x === x && was.y === y && isEmpty(session.prompts);
+    return isIt ? was.mask : null;
+  }
+
   async #preview() {
     if (this.asking || !this.wish) return;
-    const { session, painter } = this.app;
-    const [x, y] = this.wish;
+    const { session, painter, view } = this.app;
+    const [x, y] = this.wish.map(round);
+    const longest = Math.ceil(Math.max(session.width, session.height) * view.scale * window.devicePixelRatio);
+    const side = Math.max(16, Math.min(4096, longest));
     this.wish = null;
     this.asking = true;
     const serial = this.serial;
     try {
-      const { mask } = await api.preview(session.id, { frame: painter.frame, x, y, serial });
+      const { frame } = painter;
+      const { mask: small } = await api.preview(session.id, { frame, x, y, serial, side });
+      const mask = { ...small, of: [session.height, session.width] };
       await painter.pool.get(mask, session.activeColour);
       if (serial === this.serial && session === this.app.session) {
         painter.hover = mask;
+        this.previewed = { session, frame, x, y, mask };
         painter.marks();
       }
     } catch (error) {

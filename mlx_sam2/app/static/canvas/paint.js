@@ -12,6 +12,7 @@ export class Painter {
     this.over = document.getElementById("over");
     this.session = null;
     this.hover = null; // mask of the preview
+    this.promised = null; // the preview that was clicked, until the answer comes: {id, frame, prompts, mask}
     this.candidate = null; // mask that the pointer is over in the inspector
     this.showsRegions = false; // while the tool of everything-mode is chosen
     this.region = null; // the one of them under the pointer
@@ -28,7 +29,7 @@ export class Painter {
   }
 
   open(session) {
-    Object.assign(this, { session, hover: null, candidate: null, region: null, draft: null, crosshair: null, passing: null });
+    Object.assign(this, { session, hover: null, promised: null, candidate: null, region: null, draft: null, crosshair: null, passing: null });
     this.before.clear();
     this.all();
   }
@@ -130,11 +131,18 @@ export class Painter {
       if (object.visible && object.id !== session.active) this.#paintObject(context, object, this.#maskOf(object.id), false);
     }
     const active = find(session.doc, session.active);
-    if (active?.visible) this.#paintObject(context, active, this.candidate ?? this.#maskOf(active.id), true);
+    if (active?.visible) this.#paintObject(context, active, this.candidate ?? this.#maskOf(active.id) ?? this.#promiseOf(active.id), true);
     if (this.hover) this.#paintMask(context, this.#drawing(this.hover, session.activeColour), session.activeColour, true, true);
     this.#paintStroke(context);
     context.restore();
     this.#paintPrompts(context);
+  }
+
+  /** What a click was promised, while it is what the object's prompts say. */
+  #promiseOf(object) {
+    const { promised, session } = this;
+    const holds = promised?.id === object && promised.frame === this.frame && promptsOf(session.doc, object, this.frame) === promised.prompts;
+    return holds ? promised.mask : undefined;
   }
 
   #maskOf(object) {

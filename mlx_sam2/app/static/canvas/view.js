@@ -3,6 +3,13 @@
 const LARGEST = 32; // CSS pixels per pixel
 const MARGIN = 24;
 
+/** The scale that fits a picture into a window with a margin. */
+export function fitScale(room, picture) {
+  const margin = room.width < 600 ? 8 : MARGIN;
+  const scale = Math.min((room.width - 2 * margin) / picture.width, (room.height - 2 * margin) / picture.height);
+  return Math.max(scale, 0.01);
+}
+
 export class View extends EventTarget {
   constructor(stage) {
     super();
@@ -23,11 +30,7 @@ export class View extends EventTarget {
     this.fit();
   }
 
-  get fitScale() {
-    const margin = this.width < 600 ? 8 : MARGIN;
-    const scale = Math.min((this.width - 2 * margin) / this.picture.width, (this.height - 2 * margin) / this.picture.height);
-    return Math.max(scale, 0.01);
-  }
+  get fitScale() { return fitScale(this, this.picture); }
 
   fit() {
     this.fitted = true;
