@@ -163,7 +163,7 @@ def image_stages(model: SAM2) -> list[Stage]:
 
 def encode_graph(model: SAM2, pixels: mx.array) -> Graph:
     """An image encode after the first one: all that is cached from image to image exists."""
-    mx.eval(model.image_encoder.prepared(pixels.astype(model.dtype)))
+    mx.eval(model.image_encoder.prepared(model.image_encoder.entry(pixels)))
     return lambda x: tuple(model.encode_image(x).arrays()), (pixels,)
 
 

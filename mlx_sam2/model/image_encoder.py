@@ -105,6 +105,8 @@ class PatchEmbed(nn.Module):
 class Hiera(nn.Module):
     """The Hiera trunk; returns the feature map at the end of every stage, highest resolution first."""
 
+    precision = None  # that of the model
+
     def __init__(self, config: HieraConfig):
         super().__init__()
         self._stage_ends = config.stage_end_indices
@@ -218,6 +220,14 @@ class ImageEncoder(nn.Module):
         self.trunk = TRUNKS[type(config.trunk)](config.trunk)
         self.neck = FpnNeck(config.neck)
 
+    def entry(self, pixels: mx.array) -> mx.array:
+        """Pixels in the dtype that the trunk computes in."""
+        return pixels.astype(self._dtype if self.trunk.precision is None else self.trunk.precision)
+
+    @property
+    def _dtype(self) -> mx.Dtype:
+        return self.neck.convs[0].conv.weight.dtype
+
     def prepared(self, pixels: mx.array) -> Any:
         """What the trunk computes from its weights alone, for pixels of this size and dtype; cached."""
         return self.trunk.prepared(pixels)
@@ -225,6 +235,9 @@ class ImageEncoder(nn.Module):
     def __call__(self, pixels: mx.array, prepared: Any = None, heads: Sequence[nn.Conv2d] = ()) -> list[mx.array]:
         """(B, S, S, 3) -> feature maps of strides 4, 8 and 16, each with d_model channels or those of its head.
 
-        ``prepared`` as from the method, or None; ``heads`` as for ``FpnNeck``.
+        ``pixels`` in a dtype as from ``entry``; ``prepared`` as from the method, or None; ``heads`` as for ``FpnNeck``.
         """
-        return self.neck(self.trunk(pixels, prepared), heads)[: self._levels]
+        features = self.trunk(pixels, prepared)
+        if self.trunk.precision is not None:
+            features = [level.astype(self._dtype) for level in features]
+        return self.neck(features, heads)[: self._levels]

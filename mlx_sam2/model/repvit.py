@@ -244,6 +244,8 @@ class RepViTBody(nn.Module):
 class RepViT(nn.Module):
     """The trunk; returns the feature map at the end of every stage, highest resolution first."""
 
+    precision = mx.float32  # in models of any: its blocks pass roundings on, and no norm between them stops that
+
     def __init__(self, config: RepViTConfig):
         super().__init__()
         self._folded: Derived[dict[mx.Dtype, Any]] = Derived()

@@ -89,7 +89,7 @@ class SAM2(nn.Module):
     def encode_image(self, pixels: mx.array) -> ImageFeatures:
         """(B, S, S, 3) normalised pixels -> features; S is ``config.image_size``."""
         before_computing()
-        pixels = pixels.astype(self.dtype)
+        pixels = self.image_encoder.entry(pixels)
         embedding, high_res = self._encode(pixels, self.image_encoder.prepared(pixels))
         return ImageFeatures(embedding, high_res)
 

@@ -97,9 +97,9 @@ def test_automatic_masks(model: SAM2) -> None:
     assert records and all(record["segmentation"].shape == (60, 80) for record in records)
 
 
-# Root mean square of the difference over that of the logits; measured: 0.16, 0.31 (nano SAM 2: 0.003, 0.03). These
-# weights amplify: rounding the trunk's to float16 moves float32 logits by 0.036 (nano SAM 2: 0.0008).
-@pytest.mark.parametrize(("dtype", "bound"), [(mx.float16, 0.4), (mx.bfloat16, 0.7)])
+# Root mean square of the difference over that of the logits; measured: 0.0094, 0.096. With a trunk in half precision,
+# too: 0.16, 0.31.
+@pytest.mark.parametrize(("dtype", "bound"), [(mx.float16, 0.03), (mx.bfloat16, 0.25)])
 def test_half_precision(model: SAM2, tmp_path: Path, dtype: mx.Dtype, bound: float) -> None:
     save(model, tmp_path / "model")
     half = load(tmp_path / "model", dtype=dtype)

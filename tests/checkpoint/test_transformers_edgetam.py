@@ -71,8 +71,7 @@ def moved(x: Any, whole: Any) -> float:
     return float(np.sqrt(np.square(x - whole).mean() / np.square(whole).mean()))
 
 
-# Measured for the three levels of features and the logits. Theirs: float16 .0014 .0021 .011 and .061, bfloat16 .012
-# .018 .085 and .55; ours: .0015 .0022 .013 and .077, .013 .020 .096 and .49.
+# Our trunk stays float32, so ours moves far less; the whole table: tests/measure/edgetam_half.py.
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_moves_ours_no_more_than_theirs(pixels: np.ndarray, dtype: str) -> None:
     def run_theirs(dtype: torch.dtype) -> list[torch.Tensor]:
@@ -85,14 +84,14 @@ def test_half_precision_moves_ours_no_more_than_theirs(pixels: np.ndarray, dtype
 
     def run_ours(dtype: mx.Dtype) -> list[mx.array]:
         model = half_precision.in_dtype(synthetic_edgetam.nano_model(), dtype)
-        image = mx.array(pixels[:1]).astype(dtype)
+        image = model.image_encoder.entry(mx.array(pixels[:1]))
         levels = model.image_encoder(image, model.image_encoder.prepared(image))
         return [*levels, model.predict_masks(model.encode_image(image), mx.array([POINTS]), mx.array([LABELS]))[0]]
 
     theirs = [run_theirs(torch.float32), run_theirs(getattr(torch, dtype))]
     ours = [run_ours(mx.float32), run_ours(getattr(mx, dtype))]
     for level, (a, b, c, d) in enumerate(zip(*ours, *theirs, strict=True)):
-        assert moved(b, a) < 2 * moved(d, c), level
+        assert moved(b, a) < moved(d, c) / 2, level
 
 
 def wide_model() -> tuple[dict[str, Any], SAM2Config, dict[str, np.ndarray]]:

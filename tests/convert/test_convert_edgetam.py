@@ -12,8 +12,10 @@ import pytest
 from mlx.utils import tree_flatten
 from safetensors.numpy import load_file, save_file
 
+import edgetam_files
 import synthetic_edgetam
-from checkpoint_files import transformers_config, write_torch
+from checkpoint_files import transformers_config
+from edgetam_files import in_transformers
 from mlx_sam2.checkpoint import key_map, loading
 from mlx_sam2.checkpoint.recognition import recognise
 from mlx_sam2.checkpoint.tensors import CheckpointError
@@ -25,46 +27,15 @@ from mlx_sam2.model.quantization import Scheme
 from mlx_sam2.model.sam2 import SAM2
 from synthetic import config_dict
 
-State = dict[str, np.ndarray]
 FULL = "spatial_perceiver.layers.1.self_attn.to_kv.weight"  # one matrix here, two in transformers
-
-
-def in_transformers(state: State) -> State:
-    """The rules of transformers' own conversion script, written out."""
-    found = {}
-    for key, value in state.items():
-        if key in key_map.POINT_ROWS:
-            continue
-        if key.endswith(".to_kv.weight"):
-            names = "self_attention" if "self_attn" in key else "cross_attention"
-            start = key.split(".self_attn" if "self_attn" in key else ".attn")[0]
-            half = len(value) // 2
-            found[f"{start}.{names}.k_proj.weight"], found[f"{start}.{names}.v_proj.weight"] = (
-                value[:half],
-                value[half:],
-            )
-        elif key.startswith("image_encoder.trunk.body."):
-            found[key.replace("image_encoder.trunk.body.", "vision_encoder.backbone.timm_model.")] = value
-        elif key.startswith("memory_attention.layers.") and ".linear" in key:
-            found[key.replace("linear1", "mlp.up_proj").replace("linear2", "mlp.down_proj")] = value
-        else:
-            found[key_map.to_transformers(key)] = value
-    matrix = found[key_map.POSITION_COPIES[0]]
-    found[key_map.POSITION_COPIES[1]] = matrix
-    found[key_map.POINT_TABLE] = np.concatenate([state[row] for row in key_map.POINT_ROWS])
-    return found
 
 
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     """The small EdgeTAM as the official file and as transformers' folder, beside the configuration of the former."""
     folder, state = tmp_path_factory.mktemp("edgetam"), synthetic_edgetam.nano_state()
-    (folder / "hf").mkdir()
-    config = transformers_config("edgetam_nano") | {"dtype": "float32"}
-    (folder / "hf" / "config.json").write_text(json.dumps(config))
-    save_file(in_transformers(state), folder / "hf" / "model.safetensors", metadata={"format": "pt"})
-    official = write_torch(folder / "edgetam.pt", state)
-    return SimpleNamespace(official=official, transformers=folder / "hf", state=state)
+    paths = edgetam_files.write(folder, state, transformers_config("edgetam_nano"))
+    return SimpleNamespace(official=paths["official"], transformers=paths["transformers"], state=state)
 
 
 def prepared(path: Path, **options: object) -> conversion.Conversion:

@@ -21,7 +21,8 @@ from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
 def largest_differences(name: str) -> tuple[int, float, float, float, float]:
     """Number of prompts; largest difference of features, logits and IoU scores; smallest IoU of stored mask rows."""
     golden = goldens.read(name)
-    predictor = SAM2ImagePredictor(golden.model())
+    model = golden.model()
+    predictor = SAM2ImagePredictor(model.with_config(model.config.with_postprocessing(True)))
     predictor.set_image(images.read(goldens.input_path(golden.about["image"])))
     embedding = predictor.get_image_embedding()
     stored = golden.tensors.get("feat.embed")

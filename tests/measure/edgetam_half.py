@@ -2,11 +2,12 @@
 
     python tests/measure/edgetam_half.py
 
-Synthetic weights of ``edgetam_nano``: as they are, with batch norms calibrated on pictures, and with residual branches
-of half their strength besides. A movement is the root mean square of a difference from float32 over that of the values
-(of an IoU: not divided), the mean of two pictures. Theirs needs torch, transformers and timm. The second table has each
-block of our trunk alone, from float32 input; and what it makes of a relative noise in that input. Products of halves
-are summed in float32, as on a GPU.
+Our trunk computes in float32, whatever the model's precision. Synthetic weights of ``edgetam_nano``: as they are, with
+batch norms calibrated on pictures, and with residual branches of half their strength besides. A movement is the root
+mean square of a difference from float32 over that of the values (of an IoU: not divided), the mean of two pictures.
+Theirs needs torch, transformers and timm. The second table has each block of our trunk alone in half precision, from
+float32 input; and what it makes of a relative noise in that input. Products of halves are summed in float32, as on a
+GPU.
 """
 
 from __future__ import annotations
@@ -47,12 +48,23 @@ def moved(x: Any, whole: Any, is_score: bool = False) -> float:
 def ours(model: SAM2, dtype: mx.Dtype, pixels: np.ndarray) -> list[mx.array]:
     """The parts of one picture."""
     model = half_precision.in_dtype(model, dtype)
-    image = mx.array(pixels).astype(dtype)
+    encoder = model.image_encoder
+    image = encoder.entry(mx.array(pixels))
     with half_precision.summed_in_float32():
-        encoder = model.image_encoder
         stages = encoder.trunk(image, encoder.prepared(image))
+        levels = encoder(image, encoder.prepared(image))
         found = model.predict_masks(model.encode_image(image), mx.array([POINTS]), mx.array([LABELS]))
-        return [*stages, *encoder.neck(stages)[:3], *found]
+        return [*stages, *levels, *found]
+
+
+def ours_all_half(model: SAM2, dtype: mx.Dtype, pixels: np.ndarray) -> list[mx.array]:
+    """As ``ours``, with the trunk in half precision as well."""
+    kept = RepViT.precision
+    try:
+        RepViT.precision = None
+        return ours(model, dtype, pixels)
+    finally:
+        RepViT.precision = kept
 
 
 def theirs(state: dict[str, np.ndarray], dtype: Any, pixels: np.ndarray) -> list[Any]:
@@ -109,7 +121,10 @@ def main() -> None:
         model = make(calibration)
         state = synthetic_edgetam.trunk_state(model)
         for dtype in DTYPES:
-            rows = {"ours": mean_movement(lambda d, x, m=model: ours(m, d, x), mx.float32, getattr(mx, dtype))}
+            rows = {
+                whose: mean_movement(lambda d, x, m=model, f=run: f(m, d, x), mx.float32, getattr(mx, dtype))
+                for whose, run in (("ours", ours), ("ours, trunk half too", ours_all_half))
+            }
             if has_theirs:
                 run = lambda d, x, s=state: theirs(s, d, x)  # noqa: E731
                 rows["transformers"] = mean_movement(run, torch.float32, getattr(torch, dtype))

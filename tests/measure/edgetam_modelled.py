@@ -63,12 +63,15 @@ def measured() -> None:
 
 def main() -> None:
     models = {name: stages.build_model(name, None, "float16") for name in ("tiny", "edgetam")}
+    each: dict[str, tuple[float, float]] = {}
     print("| chip | model | encode | " + " | ".join(f"{n} object{'s' * (n > 1)}, with encode" for n in OBJECTS) + " |")
     print("|---" * (3 + len(OBJECTS)) + "|")
     for chip, rates in CHOSEN.items():
         totals = {}
         for name, model in models.items():
             found = costs(model, rates)
+            if rates is CHOSEN["M1"]:
+                each[name] = found["1"].gflop, (found["16"].gflop - found["1"].gflop) / 15
             encode = found["encode"]
             cells, totals[name] = [f"{encode.milliseconds:.2f} ({encode.expected_ms:.2f})"], []
             for count in OBJECTS:
@@ -81,6 +84,8 @@ def main() -> None:
         print(
             f"| {chip} | 16 objects / 1 | | " + ", ".join(f"{n} {t[-1] / t[0]:.2f}" for n, t in totals.items()) + " |"
         )
+    for name, (frame, per_object) in each.items():
+        print(f"{name}: {frame:.1f} GFLOP a tracked frame, {per_object:.1f} of them for each further object")
 
 
 if __name__ == "__main__":

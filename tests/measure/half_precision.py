@@ -30,7 +30,7 @@ from mlx.utils import tree_map
 import goldens
 from golden_runs import arguments, build, overlap, run_script, stored_result
 from mlx_sam2 import images
-from mlx_sam2.checkpoint import loading
+from mlx_sam2.checkpoint import key_map
 from mlx_sam2.kernels import cpu
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_image_predictor import SAM2ImagePredictor
@@ -48,8 +48,11 @@ IMAGES = {
     "base_plus": "image_base_plus_truck",
     "large": "image_large_truck",
     "sam2-tiny": "image_sam2_tiny_truck",
+    "edgetam_nano": "image_edgetam_nano",
+    "edgetam": "image_edgetam_truck",
 }
 VIDEOS = {"nano": "video_nano_two_objects", "nano20": "video_nano20", "tiny": "video_tiny"}
+VIDEOS |= {"edgetam_nano": "video_edgetam_nano_two_objects", "edgetam": "video_edgetam"}
 
 DETAILS = False
 
@@ -111,7 +114,7 @@ def in_dtype(model: SAM2, dtype: mx.Dtype, in_float32: Sequence[str] = ()) -> SA
     """The model with its weights in a dtype, as ``load`` casts them; parts that begin with a name stay in float32."""
 
     def cast(path: str, weight: mx.array) -> mx.array:
-        stays = path in loading.KEPT_FLOAT32 or path.startswith(tuple(in_float32))
+        stays = key_map.kept_float32(path) or path.startswith(tuple(in_float32))
         return weight if stays else weight.astype(dtype)
 
     other = model.with_config(model.config)

@@ -8,6 +8,7 @@ import pytest
 
 import edgetam_half
 import goldens
+import half_precision
 import synthetic_edgetam
 from goldens import Golden, channels_last, close
 from mlx_sam2 import images
@@ -111,6 +112,15 @@ def test_each_block_alone_moves_as_its_roundings_do(
         names.append(name)
         assert moved < bound, name
     assert len(names) == 24
+
+
+def test_a_model_in_half_precision_computes_its_trunk_in_float32() -> None:
+    model = half_precision.in_dtype(synthetic_edgetam.nano_model(), mx.float16)
+    encoder = model.image_encoder
+    pixels = encoder.entry(mx.zeros((1, 64, 64, 3), mx.float16))
+    assert pixels.dtype == mx.float32
+    assert {level.dtype for level in encoder.trunk(pixels, encoder.prepared(pixels))} == {mx.float32}
+    assert {level.dtype for level in encoder(pixels, encoder.prepared(pixels))} == {mx.float16}
 
 
 def test_means_of_half_precision_do_not_overflow(trunk: RepViT) -> None:
