@@ -41,7 +41,7 @@ def refused(capfd: pytest.CaptureFixture[str]) -> Iterator[Callable[..., str]]:
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_it_serves_a_file_and_ends_cleanly(model: str, tmp_path: Path, signum: int) -> None:
     photo_path = tmp_path / "photo.png"
     photo_path.write_bytes(png(photo()))

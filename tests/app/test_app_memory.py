@@ -45,6 +45,7 @@ def track_on(machine: Machine, session: str) -> list[Any]:
     return all_of(machine, session)[2]
 
 
+@pytest.mark.slow
 def test_a_deleted_object_comes_back_with_its_memory(machine: Machine, expected: list[Any]) -> None:
     session = tracked(machine)
     before, known = all_of(machine, session), remembered(machine, session)
@@ -81,7 +82,7 @@ def test_what_was_undone_is_not_remembered(machine: Machine) -> None:
     assert all_of(machine, session)[2] == all_of(machine, tracked(machine))[2]
 
 
-@pytest.mark.parametrize("is_tracked_on", [False, True])
+@pytest.mark.parametrize("is_tracked_on", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_prompt_that_is_emptied_leaves_no_hole(machine: Machine, is_tracked_on: bool) -> None:
     session = tracked(machine)
     before = machine.masks(session, LATER)
@@ -137,6 +138,7 @@ def test_a_user_hears_where_tracking_begins_without_memory(machine: Machine) -> 
     assert said and "goes on from the prompts" in said[0]
 
 
+@pytest.mark.slow
 def test_tracking_is_remembered_after_a_restart(model: str, tmp_path: Path) -> None:
     data = tmp_path / "data"
     with running(model, tmp_path / "one", data=data) as machine:
