@@ -270,6 +270,7 @@ def test_command_writes_what_the_library_gives(clip: Path, model: str, predictor
         np.testing.assert_array_equal(indices, merged(list(frame.masks), logits))
 
 
+@pytest.mark.slow
 def test_going_on_after_a_stop(clip: Path, model: str) -> None:
     """Four frames, then the command that it would print: every object goes on under its number."""
     words = [str(clip), "--everything", "--every", "3", *LOOK, "--model", model, "--frames", "8"]
@@ -298,6 +299,7 @@ def test_going_on_after_a_stop(clip: Path, model: str) -> None:
     assert [prompt.frame for prompt in plan.prompts] == [3] * len(last)
 
 
+@pytest.mark.slow
 def test_live_stream(model: str, tmp_path: Path) -> None:
     with OverlaySink(tmp_path / "clip.mp4") as sink:
         for t, frame in enumerate(frames_of_clip(6)):

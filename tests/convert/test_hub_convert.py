@@ -107,6 +107,7 @@ def test_the_card_as_it_is_pasted(published: Published, tmp_path: Path) -> None:
     assert (tmp_path / "photo_mask.png").is_file()
 
 
+@pytest.mark.slow
 def test_the_front_matter_is_true(published: Published) -> None:
     yaml = pytest.importorskip("yaml")
     card = published.stand_in.files(REPO)["README.md"].decode()

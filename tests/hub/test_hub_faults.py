@@ -189,9 +189,11 @@ def test_an_endpoint_that_is_no_hub(machine: Machine, small: Path) -> None:
     ("variable", "value", "said"),
     [
         ("HF_ENDPOINT", "http://localhost:99999", "cannot start (Port out of range"),
-        ("HF_HUB_ETAG_TIMEOUT", "soon", "cannot start (invalid literal"),
+        pytest.param("HF_HUB_ETAG_TIMEOUT", "soon", "cannot start (invalid literal", marks=pytest.mark.slow),
         ("HF_TOKEN", "hf_ab\u00e9", "the Hub token holds characters that no token has"),
-        ("HTTP_PROXY", "socks5://127.0.0.1:9", "cannot reach the Hub: Using SOCKS proxy"),
+        pytest.param(
+            *("HTTP_PROXY", "socks5://127.0.0.1:9", "cannot reach the Hub: Using SOCKS proxy"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_settings_that_make_no_sense(tmp_path: Path, variable: str, value: str, said: str) -> None:
