@@ -23,12 +23,8 @@ export class Timeline {
       app.session.show(Number(this.input.value));
     });
     this.strip.addEventListener("pointerdown", (event) => this.#grab(event));
-<<<<<<< HEAD
     this.strip.addEventListener("pointermove", (event) => event.buttons && this.#move(event));
-=======
-    this.strip.addEventListener("pointermove", (event) => event.buttons && this.#grab(event));
     this.strip.addEventListener("lostpointercapture", () => app.session?.pictures.hurry(false));
->>>>>>> 6cce369 (The page: a photo is painted from its file while it is sent, an upload can be cancelled, a preview is the click's answer, frames have the size that is shown; the strip pauses while playing)
     new ResizeObserver(() => this.draw()).observe(this.strip);
   }
 
@@ -45,14 +41,7 @@ export class Timeline {
     if (named ?? prompted) session.select((named ?? prompted).id);
     if (named) return;
     this.app.transport.stop();
-<<<<<<< HEAD
     session.show(prompted ? prompted.frame : this.#frameAt(x));
-=======
-    if (event.type === "pointermove") this.app.session.pictures.hurry(true);
-    const prompted = event.type === "pointerdown" ? this.#promptAt(event.clientX - bounds.left, event.clientY - bounds.top) : null;
-    if (prompted) this.app.session.select(prompted.id);
-    this.app.session.show(prompted ? prompted.frame : Math.round(part * (this.app.session.frames - 1)));
->>>>>>> 6cce369 (The page: a photo is painted from its file while it is sent, an upload can be cancelled, a preview is the click's answer, frames have the size that is shown; the strip pauses while playing)
   }
 
   #move(event) {
@@ -62,6 +51,7 @@ export class Timeline {
       return;
     }
     this.app.transport.stop();
+    this.app.session.pictures.hurry(true);
     this.app.session.show(this.#frameAt(this.#place(event)[0]));
   }
 
@@ -135,13 +125,8 @@ export class Timeline {
       const bitmap = this.film.get(frame);
       if (bitmap) {
         const seen = Math.min(bitmap.width, (bitmap.height * each) / FILM);
-<<<<<<< HEAD
         context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, left + i * each, 0, each + 0.5, FILM);
-      } else if (bitmap === undefined && session.ready && !this.fetching) {
-=======
-        context.drawImage(bitmap, (bitmap.width - seen) / 2, 0, seen, bitmap.height, PAD + i * each, 0, each + 0.5, FILM);
       } else if (bitmap === undefined && session.ready && !this.fetching && !this.app.transport.playing) {
->>>>>>> 6cce369 (The page: a photo is painted from its file while it is sent, an upload can be cancelled, a preview is the click's answer, frames have the size that is shown; the strip pauses while playing)
         this.#fetch(frame); // one after the other: a browser opens six connections, and clicks need one
       }
     }
