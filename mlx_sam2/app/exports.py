@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import zipfile
 from collections.abc import Callable, Generator
 from functools import partial
@@ -19,18 +20,20 @@ from PIL import Image
 from ..frames.films import OverlaySink
 from ..images.drawing import mask_picture, paint_object, without_cross
 from ..images.matte import Edges
-from ..masks.boxes import mask_to_bbox
-from .films import FILMS, cut_out, edges_of, film_writer, matte_of
+from .export_asks import ExportAsk
+from .films import boxed, edges_of, film_writer, matte_of, write_composed
 from .job import Job, Steps
 from .projects import write_project
-from .schemas import ApiError, ExportAsk, Mask, Object
+from .schemas import ApiError, Mask, Object
 from .session import Session
 from .session_store import Sessions
 from .snapshot import Snapshot
 
+HARD = "{} masks were drawn, imported or tracked in an earlier run: the model's logits are gone, their edges are hard."
 
-def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
-    """Steps that write the requested file."""
+
+def export_steps(sessions: Sessions, ask: ExportAsk, work_of: Callable[[Session], Any]) -> Any:
+    """Steps that write the requested file. `work_of` is asked where edges are soft."""
 
     def steps(job: Job) -> Steps:
         session = job.session
@@ -41,13 +44,19 @@ def export_steps(sessions: Sessions, ask: ExportAsk) -> Any:
             is_hidden = session.masks and not session.masks.keys() & export.objects.keys()
             why = "hidden objects are not exported: show one" if is_hidden else "there is no mask to export"
             raise ApiError(409, "empty", why)
+        if ask.edges.edge == "soft":
+            export.work = work_of(session)
         moving = session.kind == "video" and ask.frame is None
+        if moving and ask.format == "picture":
+            raise ApiError(409, "bad_request", "a picture is of one frame: name it")
         alone = not moving and sum(bool(mask.area) for masks in export.masks.values() for mask in masks.values()) == 1
         write, suffix, media_type = _form(ask, moving, alone)
         done = session.folder / f"{job.id}{Path(suffix).suffix}"
         part = session.folder / f"{job.id}.part{Path(suffix).suffix}"
         yield from _counted(sessions, session, part, write(export, part))
         os.replace(part, done)
+        if export.without_logits:
+            job.enter("running", HARD.format(export.without_logits))
         job.file, job.path, job.media_type = f"{export.stem}{suffix}", done, media_type
 
     return steps
@@ -57,10 +66,10 @@ def _form(ask: ExportAsk, moving: bool, alone: bool) -> tuple[Callable[[Snapshot
     """What writes the file, the end of its name, and its media type."""
     edges = edges_of(ask.edges)
     if ask.format in ("film", "matte"):
-        codec = "h264" if ask.format == "matte" else ask.codec or "prores"
-        kind = "cutout" if ask.format == "film" else "matte"
-        suffix, media_type = FILMS[codec]
-        return film_writer(codec, kind, edges), f"_{kind}{suffix}", media_type
+        writer, suffix, media_type = film_writer(ask, edges)
+        return writer, f"_{'matte' if ask.format == 'matte' else 'cutout'}{suffix}", media_type
+    if ask.format == "picture":
+        return partial(write_composed, ask=ask, edges=edges), "_effect.png", "image/png"
     masks, cutouts = (partial(write, edges=edges) for write in (_write_masks, _write_cutouts))
     mask, only = (partial(write, edges=edges) for write in (_write_mask, _write_cutout))
     picture, archive = "image/png", "application/zip"
@@ -79,7 +88,7 @@ def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> 
 
     def count() -> None:
         nonlocal size
-        now = sum(file.stat().st_size for file in path.parent.glob(f"{path.stem}*"))
+        now = sum(file.stat().st_size for place in _made(path) for file in (place, *place.rglob("*")) if file.is_file())
         sessions.take_disk(now - size)
         session.disk += now - size
         size = now
@@ -93,9 +102,14 @@ def _counted(sessions: Sessions, session: Session, path: Path, steps: Steps) -> 
     finally:
         steps.close()
         if not complete:
-            for file in path.parent.glob(f"{path.stem}*"):
-                file.unlink(missing_ok=True)
+            for place in _made(path):
+                shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
             sessions.give_disk(session, size)
+
+
+def _made(path: Path) -> list[Path]:
+    """What an export has written beside its file, the file too."""
+    return list(path.parent.glob(f"{path.stem}*"))
 
 
 def _each(export: Snapshot, frames: list[int]) -> Generator[int, None, None]:
@@ -117,8 +131,8 @@ def _name(export: Snapshot, obj_id: int, t: int) -> str:
     return f"{export.label(obj_id)}.png" if export.session.kind == "image" else f"{export.label(obj_id)}/{t:05d}.png"
 
 
-def _matte(export: Snapshot, t: int, mask: np.ndarray, edges: Edges) -> np.ndarray:
-    return mask if edges.is_default else matte_of(mask, export.source[t], edges)
+def _matte(export: Snapshot, t: int, field: np.ndarray, edges: Edges) -> np.ndarray:
+    return field if edges.is_default else matte_of(field, export.source[t], edges)
 
 
 def _write_masks(export: Snapshot, path: Path, edges: Edges) -> Steps:
@@ -126,19 +140,11 @@ def _write_masks(export: Snapshot, path: Path, edges: Edges) -> Steps:
     size = (export.session.height, export.session.width)
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for t in _each(export, export.frames):
-            seen = export.seen(t)
+            seen = export.fields(t)
             for obj_id in sorted(export.masks[t]):
                 mask = _matte(export, t, seen[obj_id], edges) if obj_id in seen else np.zeros(size, bool)
                 _write_png(archive, _name(export, obj_id, t), mask_picture(mask))
             yield
-
-
-def _boxed(frame: np.ndarray, mask: np.ndarray, edges: Edges) -> np.ndarray | None:
-    """The object cut to its box, (h, w, 4); None if the settings leave nothing of it."""
-    matte = matte_of(mask, frame, edges)
-    x, y, w, h = mask_to_bbox(mask_picture(matte) > 0)
-    part = np.s_[y : y + h, x : x + w]
-    return cut_out(frame, matte, edges)[part] if w and h else None
 
 
 def _write_cutouts(export: Snapshot, path: Path, edges: Edges) -> Steps:
@@ -146,8 +152,8 @@ def _write_cutouts(export: Snapshot, path: Path, edges: Edges) -> Steps:
     with zipfile.ZipFile(path, "w", allowZip64=True) as archive:
         for t in _each(export, export.frames):
             frame = export.source[t]
-            for obj_id, mask in export.seen(t).items():
-                picture = _boxed(frame, mask, edges)
+            for obj_id, mask in export.fields(t).items():
+                picture = boxed(frame, mask, edges)
                 if picture is not None:
                     _write_png(archive, _name(export, obj_id, t), picture)
             yield
@@ -156,7 +162,7 @@ def _write_cutouts(export: Snapshot, path: Path, edges: Edges) -> Steps:
 def _write_mask(export: Snapshot, path: Path, edges: Edges) -> Steps:
     """The mask of the only object, without an archive."""
     [t] = export.frames
-    [mask] = export.seen(t).values()
+    [mask] = export.fields(t).values()
     Image.fromarray(mask_picture(_matte(export, t, mask, edges))).save(path, format="PNG", compress_level=3)
     yield
 
@@ -164,8 +170,8 @@ def _write_mask(export: Snapshot, path: Path, edges: Edges) -> Steps:
 def _write_cutout(export: Snapshot, path: Path, edges: Edges) -> Steps:
     """The only object, without an archive."""
     [t] = export.frames
-    [mask] = export.seen(t).values()
-    picture = _boxed(export.source[t], mask, edges)
+    [mask] = export.fields(t).values()
+    picture = boxed(export.source[t], mask, edges)
     if picture is None:
         raise ApiError(409, "empty", "these edges leave nothing of the object: shrink it less, or keep smaller parts")
     Image.fromarray(picture).save(path, format="PNG", compress_level=3)

@@ -37,7 +37,7 @@ class Step:
     """
 
     def __init__(self, low_res: np.ndarray, scores: np.ndarray, size: tuple[int, int]) -> None:
-        self._low_res, self._scores, self._size = low_res, scores, size
+        self.low_res, self._scores, self._size = low_res, scores, size
 
     @cached_property
     def masks(self) -> list[Mask]:
@@ -46,7 +46,7 @@ class Step:
     def mask(self, index: int, size: tuple[int, int]) -> Mask:
         """One of the masks at any size, pixel for pixel what the predictor gives for a picture of that size."""
         score = require_finite(float(self._scores[index]))
-        rle = UpscaledMask(self._low_res[index], size, 0.0).rle(0.0, size)
+        rle = UpscaledMask(self.low_res[index], size, 0.0).rle(0.0, size)
         area, bbox = rle_area(rle), tuple(rle_to_bbox(rle))
         return Mask(size=size, counts=compress_rle(rle)["counts"], area=area, bbox=bbox, score=score)
 
@@ -57,7 +57,7 @@ class Step:
 
     def logits(self, choice: int | None) -> np.ndarray:
         """The chosen mask's (1, h, w), clamped, for the next click."""
-        return np.clip(self._low_res[self.chosen(choice)], -LOW_RES_CLAMP, LOW_RES_CLAMP)[None]
+        return np.clip(self.low_res[self.chosen(choice)], -LOW_RES_CLAMP, LOW_RES_CLAMP)[None]
 
 
 class ImageWork:
@@ -78,6 +78,19 @@ class ImageWork:
         """
         if prompt.mask is not None and not prompt.points and prompt.box is None:
             return [as_given(prompt.mask, prompt.score)], 0
+        step = self._answered(prompt)
+        return step.masks, step.chosen(prompt.choice)
+
+    def logits(self, prompt: Prompt, shown: Mask) -> np.ndarray | None:
+        """Low-resolution logits (h, w) of the mask that a prompt gives; None if that is not the one that is shown."""
+        if prompt.is_empty or (prompt.mask is not None and not prompt.points and prompt.box is None):
+            return None
+        step = self._answered(prompt)
+        chosen = step.chosen(prompt.choice)
+        return step.low_res[chosen] if step.masks[chosen].counts == shown.counts else None
+
+    def _answered(self, prompt: Prompt) -> Step:
+        """The last step of a prompt; those that are not remembered are decoded."""
         step: Step | None = None
         for count in clicks_of(prompt):
             points = prompt.points[:count]
@@ -89,7 +102,8 @@ class ImageWork:
             step = self._steps[key]
             while len(self._steps) > REMEMBERED:
                 self._steps.popitem(last=False)
-        return step.masks, step.chosen(prompt.choice)
+        assert step is not None
+        return step
 
     def close(self) -> None:
         """Forget the picture."""

@@ -7,10 +7,11 @@ from starlette.responses import FileResponse, Response
 
 from .addresses import BYTES, Edited, JobId, SessionId, compute
 from .app import App
+from .export_asks import ExportAsk
 from .exports import export_steps
 from .job import Job
 from .jobs import propagate_steps
-from .schemas import ApiError, EverythingAsk, ExportAsk, JobState, PropagateAsk
+from .schemas import ApiError, EverythingAsk, JobState, PropagateAsk
 
 
 def add_jobs(router: APIRouter, app: App) -> None:
@@ -62,7 +63,7 @@ def add_jobs(router: APIRouter, app: App) -> None:
         session.require_frame(ask.first)
         if session.kind == "image" and ask.format in ("film", "matte"):
             raise ApiError(409, "bad_request", "this is a picture: export masks or cut-outs of it")
-        return app.jobs.start(session, "export", export_steps(app.sessions, ask)).state()
+        return app.jobs.start(session, "export", export_steps(app.sessions, ask, app.engine.work_of)).state()
 
     @router.get(place + "/jobs/{job_id}")
     def get_job(session_id: SessionId, job_id: JobId) -> JobState:

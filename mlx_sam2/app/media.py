@@ -120,10 +120,13 @@ class ImageSource(FrameSource):
 
 
 class SharedSource(FrameSource):
-    """A source that several threads read, one at a time; errors have `shown_name` in place of its path."""
+    """A source that several threads read, one at a time; errors have `shown_name` in place of its path.
+
+    `opened` is the source itself: not to be read from.
+    """
 
     def __init__(self, source: FrameSource, shown_name: str) -> None:
-        self._source = source
+        self._source = self.opened = source
         self._lock = threading.Lock()
         self.name, self.fps, self.display = shown_name, source.fps, source.display
         self.rate, self.timecode = source.rate, source.timecode

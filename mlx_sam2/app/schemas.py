@@ -318,46 +318,6 @@ class PropagateAsk(Wire):
         return self
 
 
-class EdgesAsk(Wire):
-    """Edges of an export, as ``images.matte.Edges``. There is no "soft": the app keeps masks, not logits."""
-
-    edge: Literal["hard", "guided"] = "hard"
-    radius: Annotated[int, Field(ge=1, le=200)] | None = None
-    feather: Annotated[FiniteFloat, Field(ge=0, le=200)] = 0.0
-    grow: Annotated[int, Field(ge=-200, le=200)] = 0
-    fill_holes: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    min_area: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
-    decontaminate: bool = False
-
-
-MOVING = ("film", "matte", "overlay")  # formats that may be films
-
-
-class ExportAsk(Wire):
-    """`film` is of the objects with straight alpha, `matte` of their alpha as grey; `first` to `last` of a video."""
-
-    format: Literal["masks", "cutouts", "coco", "overlay", "project", "film", "matte"]
-    frame: Annotated[int, Field(ge=0)] | None = None
-    first: FrameNumber = 0  # of films, mattes and overlays of videos
-    last: FrameNumber | None = None  # None: the last one
-    codec: Literal["prores", "vp9", "png"] | None = None  # of a film; None: prores
-    edges: EdgesAsk = EdgesAsk()
-
-    @model_validator(mode="after")
-    def _fits(self) -> ExportAsk:
-        if self.codec is not None and self.format != "film":
-            raise ValueError("codec belongs to the format film")
-        if self.edges != EdgesAsk() and self.format not in ("masks", "cutouts", "film", "matte"):
-            raise ValueError("edges belong to the formats masks, cutouts, film and matte")
-        if self.frame is not None and self.format in ("film", "matte"):
-            raise ValueError("a film is of all frames: leave out frame")
-        if (self.first or self.last is not None) and (self.format not in MOVING or self.frame is not None):
-            raise ValueError(f"first and last belong to {', '.join(MOVING)} of a video, without frame")
-        if self.last is not None and self.last < self.first:
-            raise ValueError(f"the last frame, {self.last}, lies before the first, {self.first}")
-        return self
-
-
 SavedId = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 

@@ -193,6 +193,14 @@ class VideoWork:
             if t in track.locked:
                 self._recollected(obj_id, t, reverse, masks)
 
+    def logits(self, obj_id: int, frame: int, shown: Mask) -> np.ndarray | None:
+        """Low-resolution logits (h, w) of a mask; None if the tracker has none, or of another mask."""
+        track = self.state.tracks.get(obj_id)
+        result = None if track is None else track.latest(frame)
+        if result is None or not _same(shown, self._mask(obj_id, frame)):
+            return None
+        return result.low_res_mask
+
     def close(self) -> None:
         self.state.close()
 

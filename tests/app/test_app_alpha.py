@@ -16,6 +16,7 @@ pytest.importorskip("fastapi", reason="the app's extra is not installed: pip ins
 from app_machine import HEIGHT, WIDTH, Machine, form, frames_of_clip, photo, png, running
 from app_projects import unzip
 from mlx_sam2.frames.cutouts import CutoutSink
+from mlx_sam2.images.backgrounds import desaturated
 from mlx_sam2.images.drawing import mask_picture
 from mlx_sam2.images.matte import Edges, alpha
 from mlx_sam2.masks import mask_to_rle
@@ -99,7 +100,11 @@ def test_cutouts_have_soft_alpha_and_their_own_colours(machine: Machine, image: 
 @pytest.mark.parametrize(
     "ask",
     [
-        {"format": "masks", "edges": {"edge": "soft"}},
+        {"format": "masks", "edges": {"edge": "fuzzy"}},
+        {"format": "masks", "audio": True},
+        {"format": "film", "background": "/etc/passwd"},
+        {"format": "film", "background": "blur", "alpha": "straight"},
+        {"format": "coco", "foreground": "blur"},
         {"format": "masks", "edges": {"feather": 201}},
         {"format": "masks", "edges": {"grow": -201}},
         {"format": "masks", "edges": {"radius": 0}},
@@ -194,3 +199,112 @@ def test_films_are_of_the_frames_between_first_and_last(machine: Machine, video:
         assert answer.status_code == status, answer.text
     state = machine.finish(video, machine.start(video, "export", format="matte", first=3))
     assert state["status"] == "failed" and "no mask" in state["message"]
+
+
+# ---- soft edges
+
+
+@pytest.fixture(scope="module")
+def clicked(machine: Machine) -> str:
+    """A picture with a click and a drawn mask."""
+    session = machine.open(png(photo()), "clicked.png")
+    machine.prompt(session, 1, points=[(40, 30, 1), (60, 40, 1)])
+    return session
+
+
+def test_soft_edges_are_of_the_models_logits(machine: Machine, clicked: str) -> None:
+    work = machine.app.sessions.get(clicked).work
+    (step,) = [found for key, found in work._steps.items() if len(key[3]) == 2]
+    settings = {"edge": "soft", "width": 3.0}
+    wanted = mask_picture(alpha(step.low_res[0], photo(), Edges(**settings)))
+    assert len(np.unique(wanted)) > 10
+    found = picture(exported(machine, clicked, format="masks", edges=settings).content)
+    np.testing.assert_array_equal(found, wanted)
+    work._steps.clear()  # what is not remembered is decoded again
+    found = picture(exported(machine, clicked, format="masks", edges=settings).content)
+    np.testing.assert_array_equal(found, wanted)
+    place = f"/api/sessions/{clicked}/objects/1/frames/0/cutout"
+    soft = picture(machine.client.get(place, params=settings).content)
+    assert len(np.unique(soft[..., 3])) > 10 and soft[..., 3].max() == wanted.max()
+    small = picture(machine.client.get(place, params={**settings, "side": 16}).content)
+    assert max(small.shape[:2]) == 16
+    assert set(np.unique(picture(machine.client.get(place).content)[..., 3])) <= {0, 255}
+    assert machine.client.get(place, params={"feather": 900}).status_code == 422
+
+
+def test_drawn_masks_have_no_logits_and_the_job_says_so(machine: Machine, image: str, drawn: np.ndarray) -> None:
+    job = machine.finish(image, machine.start(image, "export", format="masks", edges={"edge": "soft"}))
+    assert job["status"] == "done"
+    found = picture(machine.client.get(f"/api/sessions/{image}/exports/{job['id']}").content)
+    np.testing.assert_array_equal(found, mask_picture(drawn))
+
+
+def test_tracked_frames_have_soft_edges_too(machine: Machine) -> None:
+    answer = machine.client.post("/api/sessions", params={"name": "soft"}, files=form(frames_of_clip(FRAMES)))
+    session = answer.json()["id"]
+    machine.prompt(session, 1, 0, points=[(40, 30, 1)])
+    machine.run(session, "propagate", frame=0, direction="forward")
+    work = machine.app.sessions.get(session).work
+    settings = {"edge": "soft", "width": 3.0}
+    files = unzip(exported(machine, session, format="film", codec="png", edges=settings).content)
+    low_res = work.state.tracks[1].latest(2).low_res_mask
+    wanted = mask_picture(alpha(low_res, frames_of_clip(FRAMES)[2], Edges(**settings)))
+    np.testing.assert_array_equal(picture(files["soft/00002.png"])[..., 3], wanted)
+
+
+# ---- what films and pictures can be
+
+
+def test_what_stands_behind_and_in_place(machine: Machine, image: str, drawn: np.ndarray) -> None:
+    asked = {"format": "picture", "background": "grey", "foreground": "#ff0000"}
+    found = picture(exported(machine, image, **asked).content)
+    wanted = np.where(drawn[..., None], np.uint8([255, 0, 0]), desaturated(photo()))
+    np.testing.assert_array_equal(found, wanted)
+
+
+@pytest.mark.parametrize(
+    ("ask", "suffix", "names"),
+    [
+        ({"codec": "ffv1", "alpha": "premultiplied"}, ".mkv", None),
+        ({"codec": "h264", "background": "blur"}, ".mp4", None),
+        ({"codec": "prores", "foreground": "pixelate"}, ".mov", None),
+        ({"codec": "tiff"}, ".zip", [f"walk/{t:05d}.tif" for t in range(FRAMES)]),
+        ({"codec": "exr"}, ".zip", [f"walk/{t:05d}.exr" for t in range(FRAMES)]),
+        ({"codec": "prores", "per_object": True}, ".zip", ["walk_001.mov"]),
+        ({"codec": "png", "per_object": True}, ".zip", [f"walk/001/{t:05d}.png" for t in range(FRAMES)]),
+    ],
+)
+def test_films_of_every_kind(machine: Machine, video: str, ask: Any, suffix: str, names: Any) -> None:
+    import av
+
+    kept = machine.app.sessions.get(video)
+    answer = exported(machine, video, format="film", **ask)
+    assert f'walk_cutout{suffix}"' in answer.headers["content-disposition"]
+    assert not [path for path in kept.folder.iterdir() if ".part" in path.name]
+    if names is not None:
+        assert sorted(unzip(answer.content)) == names
+        return
+    with av.open(io.BytesIO(answer.content)) as container:
+        assert len(list(container.decode(video=0))) == FRAMES
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        ({"codec": "hevc"}, "HEVC with alpha needs a Mac"),
+        ({"codec": "h264"}, "H.264 holds no transparency"),
+        ({"codec": "prores", "audio": True}, "walk has no sound to copy"),
+    ],
+)
+def test_films_that_cannot_be_are_refused_in_one_line(
+    machine: Machine, video: str, ask: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import av
+
+    monkeypatch.setattr(av, "codecs_available", av.codecs_available - {"hevc_videotoolbox"})
+    kept = machine.app.sessions.get(video)
+    before = set(kept.folder.iterdir())
+    job = machine.finish(video, machine.start(video, "export", format="film", **ask))
+    assert job["status"] == "failed" and message in job["message"]
+    assert "--" not in job["message"] and str(kept.folder) not in job["message"]
+    assert set(kept.folder.iterdir()) <= before, "older exports go, and nothing is left of this one"

@@ -87,8 +87,10 @@ export const putObject = (id, object, looks, edit) => json("PUT", of(id, `/objec
 export const deleteObject = (id, object, edit) => json("DELETE", of(id, `/objects/${object}${query(edit)}`));
 export const putPrompts = (id, object, frame, { points, box, choice, mask, score, refine }, edit) =>
   json("PUT", of(id, `/objects/${object}/frames/${frame}${query(edit)}`), { points, box, choice, mask, score, refine });
-export const cutoutUrl = (id, object, frame) => of(id, `/objects/${object}/frames/${frame}/cutout`);
-export const cutout = async (id, object, frame) => (await send("GET", cutoutUrl(id, object, frame))).blob();
+/** `settings`: edges, as of exports, and `side`. */
+export const cutoutUrl = (id, object, frame, settings = {}) => of(id, `/objects/${object}/frames/${frame}/cutout${query(settings)}`);
+export const cutout = async (id, object, frame, settings = {}, signal = undefined) =>
+  (await send("GET", cutoutUrl(id, object, frame, settings), undefined, signal)).blob();
 export const restore = (id, revision, edit) => json("POST", of(id, `/restore${query(edit)}`), { revision });
 export const preview = (id, ask, signal) => json("POST", of(id, "/preview"), ask, signal);
 export const scores = (id) => json("GET", of(id, "/scores"));

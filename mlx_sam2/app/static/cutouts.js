@@ -20,7 +20,7 @@ export class Cutouts {
     }
     const { frame } = session;
     try {
-      const picture = session.sync.edit(() => api.cutout(session.id, object.id, frame)); // once the clicks have arrived
+      const picture = session.sync.edit(() => api.cutout(session.id, object.id, frame, this.app.exports.edges.changed)); // once the clicks have arrived
       await navigator.clipboard.write([new ClipboardItem({ "image/png": picture })]);
       this.app.say(`${object.name} is copied: paste it anywhere.`);
     } catch (error) {
@@ -36,7 +36,7 @@ export class Cutouts {
     canvas.addEventListener("dragstart", (event) => {
       const { session } = this.app;
       const name = find(session.doc, id).name.replace(/[\\/:*?"<>|]/g, "_");
-      const url = new URL(api.cutoutUrl(session.id, id, session.frame), location.href).href;
+      const url = new URL(api.cutoutUrl(session.id, id, session.frame, this.app.exports.edges.changed), location.href).href;
       event.dataTransfer.effectAllowed = "copy";
       event.dataTransfer.setData("DownloadURL", `image/png:${name}.png:${url}`);
       event.dataTransfer.setData("text/uri-list", url);

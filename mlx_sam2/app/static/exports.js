@@ -3,8 +3,9 @@ import * as api from "./api.js";
 import { chooseFormat } from "./datasets.js";
 import { announce, byId, handOver, openMenu, toast } from "./dom.js";
 import { Edges } from "./edges.js";
+import { Film } from "./film.js";
 
-const WITH_EDGES = ["masks", "cutouts", "film", "matte"];
+const WITH_EDGES = ["masks", "cutouts", "film", "matte", "picture"];
 const FILMS = ["film", "matte", "overlay"]; // between the in and out points
 
 export class Exports {
@@ -12,7 +13,8 @@ export class Exports {
     this.app = app;
     this.button = byId("export");
     this.button.addEventListener("click", () => this.menu());
-    this.edges = new Edges();
+    this.edges = new Edges(app);
+    this.film = new Film(app);
     this.note = null; // the message that shows how far it is
   }
 
@@ -33,19 +35,15 @@ export class Exports {
         : { label: "Overlay picture", note: "PNG with the masks drawn in", act: () => this.make("overlay") },
       ...(many ? [{ label: "Overlay of this frame", note: "PNG", act: () => this.make("overlay", session.frame) }] : []),
       null,
-      ...(many ? [
-        { label: "Alpha film, ProRes 4444", note: "MOV of the objects, transparent around them", act: () => this.make("film", null, "prores") },
-        { label: "Alpha film, VP9", note: "WebM", act: () => this.make("film", null, "vp9") },
-        { label: "Alpha film, PNG files", note: "ZIP", act: () => this.make("film", null, "png") },
-        { label: "Grey matte film", note: "MP4, white where the objects are", act: () => this.make("matte") },
-      ] : []),
+      many ? { label: "Film…", note: "The objects with alpha, mattes, other backgrounds", act: () => this.film.open() }
+        : { label: "Effect…", note: "Blur, pixelate or replace the background or the objects", act: () => this.film.open() },
       { label: "Edges…", note: this.edges.text(), act: () => this.edges.open() },
       null,
       { label: "Project", note: "Everything, to open again later", act: () => this.make("project") },
     ]);
   }
 
-  async make(format, frame = null, codec = null) {
+  async make(format, frame = null, more = {}) {
     const { session } = this.app;
     if (!session) return;
     if (session.job) {
@@ -60,7 +58,7 @@ export class Exports {
     this.note = toast("Preparing the export", { stay: true, action: ["Cancel", () => session.cancel()], key: "export" });
     const edges = WITH_EDGES.includes(format) ? this.edges.settings : {};
     const range = FILMS.includes(format) && session.isCut && frame === null ? session.range : {};
-    await session.start("export", { format, frame, codec, edges, ...range });
+    await session.start("export", { format, frame, edges, ...more, ...range });
   }
 
   /** The job went on or ended. */
