@@ -99,12 +99,13 @@ export class Lanes {
       context.fillStyle = themed("--text");
       context.fillRect(0, y - PITCH / 2, 2, PITCH); // a mark beside the tint
     }
-    context.fillStyle = themed(isActive ? "--text" : "--quiet");
+    const ink = context.fillStyle = themed(isActive ? "--text" : "--quiet");
     context.textAlign = "center";
     context.font = "600 9px system-ui, sans-serif";
     context.fillText(object.id, this.small ? 7 : 11, y + 0.5, this.small ? 10 : 14); // as in the list: colour alone tells nobody enough
     if (!this.small) {
       this.#paintThumbnail(context, object, 21, y - THUMBNAIL / 2);
+      context.fillStyle = ink;
       context.textAlign = "left";
       context.font = `${isActive ? "600 " : ""}${FONT}`;
       context.fillText(fitted(context, object.name, this.left - 54), 39, y + 0.5);
