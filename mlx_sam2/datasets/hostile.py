@@ -14,6 +14,7 @@ from .items import DatasetError
 
 MAX_JSON = 2 << 30  # bytes: LVIS has 1.2 GB
 MAX_XML = 1 << 30
+MAX_NAME, MAX_PATH = 255, 1024  # bytes of a file's name, and of a path in a data set
 MAX_DEPTH = 64  # of elements within elements
 MAX_FRAMES = 1 << 20  # of a video whose frames are counted by a number alone
 
@@ -101,6 +102,9 @@ def inside(name: Any, where: str) -> str:
     path = PurePosixPath(name.replace("\\", "/"))
     if not path.parts or path.is_absolute() or ".." in path.parts or "\0" in name or ":" in path.parts[0]:
         raise DatasetError(f"{where}: the file name {shown(name)!r} is empty or leads out of the data set")
+    size = len(name.encode("utf-8", "replace"))
+    if size > MAX_PATH or any(len(part.encode("utf-8", "replace")) > MAX_NAME for part in path.parts):
+        raise DatasetError(f"{where}: a file name of {size} bytes, and no disk has one so long")
     return str(path)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 from xml.etree.ElementTree import Element, ElementTree, SubElement, indent
 
-from ..text import brief
+from ..text import brief, shown
 from .brush import decode_brush, encode_brush
 from .coco import unique_items
 from .frames import FileFrames, Frames, NoFrames
@@ -69,7 +69,10 @@ def _image_name(data: Json, where: str) -> str:
     text = next((text for text in texts if isinstance(text, str) and text), None)
     if text is None:
         raise DatasetError(f"{where} has no image")
-    address = urlsplit(text)
+    try:
+        address = urlsplit(text)
+    except ValueError:  # no address of an IPv6 machine, say
+        raise DatasetError(f"{where}: {shown(text)!r} is no address of an image") from None
     local = parse_qs(address.query).get("d")
     path = local[0] if local else unquote(address.path)
     if address.scheme or path.startswith("/data/upload") or (path.startswith("/") and not local):
@@ -79,9 +82,11 @@ def _image_name(data: Json, where: str) -> str:
 
 def _regions(task: Json, where: str) -> tuple[dict[str, tuple[str, Json]], int]:
     """Region id -> its label and its region with a shape; and how many annotations are left out."""
-    found = [entry for entry in task.get("annotations") or [] if isinstance(entry, dict)]
-    found = [entry for entry in found if not entry.get("was_cancelled")]
-    found = found or [entry for entry in task.get("predictions") or [] if isinstance(entry, dict)][:1]
+    found, guessed = (
+        [entry for entry in need(task.get(name) or [], list, f"{where}: {name}") if isinstance(entry, dict)]
+        for name in ("annotations", "predictions")
+    )
+    found = [entry for entry in found if not entry.get("was_cancelled")] or guessed[:1]
     labels: dict[str, str] = {}
     shapes: dict[str, Json] = {}
     for number, region in enumerate(need(found[0].get("result", []), list, f"{where}: result") if found else []):

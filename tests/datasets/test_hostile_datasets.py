@@ -196,6 +196,25 @@ def test_damaged_brushes(code: list[Any], reason: str, bounded: None) -> None:
         decode_brush(code, (2, 3))
 
 
+@pytest.mark.parametrize(
+    ("task", "reason"),
+    [
+        ({"annotations": 3}, "annotations must be list, got 3"),
+        ({"annotations": [], "predictions": 0.5}, "predictions must be list, got 0.5"),
+        ({"data": {"image": "http://[1/a.jpg"}, "annotations": []}, "is no address of an image"),
+        ({"data": {"image": "x" * 300 + ".jpg"}, "annotations": []}, "a file name of 304 bytes"),
+        ({"data": {"image": "x/" * 600 + "a.jpg"}, "annotations": []}, "a file name of 1205 bytes"),
+    ],
+)
+def test_damaged_tasks(task: dict[str, Any], reason: str, tmp_path: Path) -> None:
+    """Found by tests/measure/fuzz_readers.py."""
+    path = tmp_path / "tasks.json"
+    path.write_text(json.dumps([{"id": 1, "data": {"image": "a.jpg"}, **task}]))
+    with pytest.raises(DatasetError, match=reason) as found:
+        open_dataset(path)
+    assert "\n" not in str(found.value) and len(str(found.value)) < 500
+
+
 def test_tasks_that_name_files_elsewhere(tmp_path: Path) -> None:
     for name in ("/data/local-files/?d=../../etc/passwd", "../x.jpg", "/data/local-files/?d=a/../../b.jpg"):
         (tmp_path / "t.json").write_text(json.dumps([{"data": {"image": name}, "annotations": []}]))

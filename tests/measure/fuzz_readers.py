@@ -1,4 +1,4 @@
-"""Throw damaged and lying files at the readers of checkpoints, and see that each is refused with one line.
+"""Throw damaged and lying files at the readers of checkpoints and data sets: each must be refused with one line.
 
     python tests/measure/fuzz_readers.py --minutes 60 --seed 1        # writes what it finds to fuzz_findings/
     python tests/measure/fuzz_readers.py --seed 1 --case 12345        # one case again
@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 
+from fuzz_datasets import dataset_seeds, mask_seeds, read_dataset, read_mask_picture, xml_seeds
 from fuzz_files import (
     damage,
     damage_header,
@@ -116,8 +117,11 @@ TARGETS: list[Target] = [
     ),
     ("config.json", json_seeds, [damage, damage_json, damage_json, damage_json], [read_config] * 15 + [load_folder]),
     ("model.safetensors.index.json", index_seeds, [damage, damage_json], [read_index]),
+    ("data.json", dataset_seeds, [damage, damage_json, damage_json, damage_json], [read_dataset]),
+    ("data.xml", xml_seeds, [damage], [read_dataset]),
+    ("mask.png", mask_seeds, [damage], [read_mask_picture]),
 ]
-WEIGHTS_OF_TARGETS = [5, 4, 3, 1]
+WEIGHTS_OF_TARGETS = [5, 4, 3, 1, 4, 2, 2]
 
 
 def case(seed: int, number: int, seeds: list[list[bytes]]) -> tuple[int, bytes, Callable[[Path], None]]:
@@ -136,6 +140,7 @@ def verdict(path: Path, reader: Callable[[Path], None]) -> str | None:
     """What is wrong with how a file was read; None: nothing."""
     from mlx_sam2.checkpoint.tensors import CheckpointError
     from mlx_sam2.config.parts import ConfigError
+    from mlx_sam2.datasets import DatasetError
     from mlx_sam2.formats.safetensors_file import SafetensorsFileError
     from mlx_sam2.formats.torch_pickle import TorchFileError
 
@@ -143,7 +148,7 @@ def verdict(path: Path, reader: Callable[[Path], None]) -> str | None:
     signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS)
     try:
         reader(path)
-    except (CheckpointError, ConfigError, SafetensorsFileError, TorchFileError) as error:
+    except (CheckpointError, ConfigError, DatasetError, SafetensorsFileError, TorchFileError) as error:
         text = str(error)
         if "\n" in text or not text.isprintable() or len(text) > LINE:
             return f"a message of {len(text)} characters: {ascii(text)[:500]}"
@@ -174,7 +179,7 @@ def work(seed: int, first: int, last: float, until: float, out: Path, at: Any) -
         seeds = make_seeds(folder)
         for path in [folder / target[0] for target in TARGETS]:  # imports and their memory come first
             path.write_bytes(b"{")
-            for reader in (read_torch, read_checkpoint, read_safetensors, read_config):
+            for reader in (read_torch, read_checkpoint, read_safetensors, read_config, read_dataset, read_mask_picture):
                 verdict(path, reader)
             path.unlink()
         while time.monotonic() < until and number < last:
@@ -229,9 +234,12 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--cases", type=int, default=math.inf, help="stop after so many")
     parser.add_argument("--first", type=int, default=0, help="number of the first case")
+    parser.add_argument("--only", metavar="FILE", help="one target: " + ", ".join(target[0] for target in TARGETS))
     parser.add_argument("--case", type=int, help="read this one case, and let its exception through")
     parser.add_argument("--out", type=Path, default=Path("fuzz_findings"))
     args = parser.parse_args()
+    if args.only is not None:
+        WEIGHTS_OF_TARGETS[:] = [target[0] == args.only for target in TARGETS]
     if args.case is not None:
         with tempfile.TemporaryDirectory() as name:
             target, data, reader = case(args.seed, args.case, make_seeds(Path(name)))
