@@ -63,6 +63,7 @@ class Session:
         self.turn = threading.RLock()  # held from the check of an edit's revision until it is made; before `lock`
         self.hub = hub
         self.source: SharedSource | None = source
+        self.strip: SharedSource | None = None  # a decoder of the timeline's own: its leaps do not disturb playing
         self.work: ImageWork | VideoWork | None = None
         self.pins = 0
         self.disk = 0

@@ -19,6 +19,8 @@ from .schemas import ApiError, NameAsk, SessionState
 from .session import Session
 from .uploads import Upload
 
+STRIP_SIDE = 128  # pixels of the pictures of the timeline
+
 
 def add_opening(router: APIRouter, app: App) -> None:
     @router.post("/sessions", status_code=201, openapi_extra=UPLOAD)
@@ -121,7 +123,9 @@ def add_sessions(router: APIRouter, app: App) -> None:
 
         def read() -> bytes:
             with app.sessions.loaded(session) as source:
-                return jpeg(source[frame], side)
+                is_small = side is not None and side <= STRIP_SIDE
+                shown = app.sessions.strip_of(session, source) if is_small else source
+                return jpeg(shown[frame], side)
 
         return Response(await app.view(read), media_type="image/jpeg")
 

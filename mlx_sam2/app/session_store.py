@@ -208,6 +208,15 @@ class Sessions:
             if gone:
                 self._release(session)
 
+    def strip_of(self, session: Session, source: SharedSource) -> SharedSource:
+        """A decoder for the timeline's small pictures; call it inside ``loaded``. Pictures and folders share theirs."""
+        if session.kind != "video" or session.path.is_dir():
+            return source
+        with session.lock:
+            if session.strip is None:
+                session.strip = open_media(session.path, session.kind, session.name, self.limits)
+            return session.strip
+
     def _drop_idle(self, in_use: Session) -> None:
         """Unload the sessions that were used longest ago, until few enough are loaded."""
         with self._lock:
@@ -219,11 +228,12 @@ class Sessions:
     def _unload(self, session: Session) -> None:
         work, session.work = session.work, None
         source, session.source = session.source, None
+        strip, session.strip = session.strip, None
         if work is not None:
             with suppress(ClosedError):  # the app ends, and all goes with it
                 self._worker.submit_always(work.close)
-        if source is not None:
-            source.close()
+        for each in filter(None, (source, strip)):
+            each.close()
 
     # ---- shared limits
 

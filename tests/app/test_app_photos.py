@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the app's extra is not installed: pip install 'mlx-sam2[app]'")
 
-from app_machine import Machine, photo, png
+from app_machine import Machine, clip, photo, png
 from mlx_sam2.app.image_work import ImageWork, as_mask, shown_size
 from mlx_sam2.app.schemas import PreviewAsk, Prompt
 from mlx_sam2.masks import mask_to_rle
@@ -69,3 +69,15 @@ def test_a_size_to_be_shown_is_never_larger_and_never_empty() -> None:
     assert shown_size((400, 600), None) == shown_size((400, 600), 600) == (400, 600)
     assert shown_size((4000, 6000), 1500) == (1000, 1500)
     assert shown_size((1, 60_000), 16) == (1, 16)
+
+
+def test_the_timeline_has_a_decoder_of_its_own(machine: Machine) -> None:
+    session = machine.open(clip(6), "clip.mp4")
+    held = machine.app.sessions.get(session)
+    large = machine.client.get(f"/api/sessions/{session}/frames/4?side=1280")
+    assert large.status_code == 200 and held.strip is None
+    small = machine.client.get(f"/api/sessions/{session}/frames/4?side=128")
+    strip = held.strip
+    assert small.content == large.content and strip is not None and strip is not held.source  # it is 96 pixels wide
+    machine.client.delete(f"/api/sessions/{session}")
+    assert held.strip is None and held.source is None

@@ -30,6 +30,8 @@ MARGIN = {False: 24, True: 8}  # of a fitted picture, CSS pixels; by whether the
 PATIENCE = 60.0  # seconds: the machine may be busy
 MAC = "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome"
 
+ROOT = Path(__file__).parents[2]
+
 T = TypeVar("T")
 
 
@@ -62,7 +64,8 @@ def until(ask: Callable[[], T], what: str, seconds: float = PATIENCE) -> T:
 class Server:
     """The app as a user starts it. It can be killed, and started again on its port; `data` holds its saved sessions."""
 
-    def __init__(self, data: Path, model: str, arguments: Sequence[str]) -> None:
+    def __init__(self, data: Path, model: str, arguments: Sequence[str], root: Path = ROOT) -> None:
+        self.root = root  # of the checkout that is run
         self.command = [sys.executable, "-m", "mlx_sam2.app", "--model", model, "--no-browser", *arguments]
         self.command += ["--data", str(data)]
         self.port = "0"
@@ -71,9 +74,8 @@ class Server:
     def start(self) -> None:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "OPENBLAS_NUM_THREADS": "1"}
         command = [*self.command, "--port", self.port]
-        root = Path(__file__).parents[2]
         self.process = subprocess.Popen(
-            command, cwd=root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command, cwd=self.root, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         assert self.process.stdout is not None
         said, found = [], None
@@ -97,9 +99,9 @@ class Server:
 
 
 @contextlib.contextmanager
-def killable(data: Path, model: str = "demo", arguments: Sequence[str] = ()) -> Iterator[Server]:
+def killable(data: Path, model: str = "demo", arguments: Sequence[str] = (), root: Path = ROOT) -> Iterator[Server]:
     """A server whose saved sessions lie in `data`."""
-    server = Server(data, model, arguments)
+    server = Server(data, model, arguments, root)
     try:
         yield server
     finally:
@@ -107,9 +109,9 @@ def killable(data: Path, model: str = "demo", arguments: Sequence[str] = ()) -> 
 
 
 @contextlib.contextmanager
-def serving(model: str = "demo", arguments: Sequence[str] = ()) -> Iterator[str]:
+def serving(model: str = "demo", arguments: Sequence[str] = (), root: Path = ROOT) -> Iterator[str]:
     """A server with saved sessions of its own; its address, "http://127.0.0.1:PORT/"."""
-    with tempfile.TemporaryDirectory() as data, killable(Path(data), model, arguments) as server:
+    with tempfile.TemporaryDirectory() as data, killable(Path(data), model, arguments, root) as server:
         yield server.url
 
 
