@@ -270,7 +270,7 @@ class App {
     const { session, tools } = this;
     const found = session.regionsAt(session.frame).length;
     const next = tools.tool === "everything" ? (found ? "everything-all" : "everything-find")
-      : session.video && !session.isTracked ? "track-on" : "export";
+      : session.video && !session.isTracked ? "track-on" : session.doc.objects.length ? "export" : null;
     for (const id of ["everything-all", "everything-find", "track-on", "export"]) byId(id).classList.toggle("primary", id === next);
   }
 
