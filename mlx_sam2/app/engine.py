@@ -137,6 +137,17 @@ class Engine:
             session.status, session.message = "ready", ""
         session.hub.publish("status", {"status": session.status, "message": session.message})
 
+    def video(self) -> SAM2VideoPredictor:
+        """The predictor of videos, with the memory that the app was started with.
+
+        Raises:
+            ApiError: there is none.
+        """
+        if self._video_model is None:
+            text = self.state.message or "this model holds the image half of SAM 2 only: no videos"
+            raise ApiError(503, "model_failed", text)
+        return self._video(self._memory_policy)
+
     def _video(self, policy: str) -> SAM2VideoPredictor:
         """The predictor with a memory policy."""
         if policy not in self._videos:

@@ -13,6 +13,7 @@ from .edit_routes import add_edits
 from .examples import EXAMPLES
 from .import_routes import add_imports
 from .job_routes import add_jobs
+from .live_routes import add_live
 from .mask_routes import add_masks
 from .model_routes import add_models
 from .picture_routes import add_pictures
@@ -32,6 +33,7 @@ def routes(app: App) -> APIRouter:
     add_jobs(router, app)
     add_pictures(router, app)
     add_collections(router, app)
+    add_live(router, app)
     add_imports(router, app)
     return router
 

@@ -332,6 +332,35 @@ class CollectionAsk(Wire):
     classes: Annotated[list[ObjectName], Field(max_length=100)] = []
 
 
+class LiveAsk(Wire):
+    """A click on a frame of a camera; without `x` and `y` there is none. `label`: 1 include, 0 exclude."""
+
+    x: Coordinate | None = None
+    y: Coordinate | None = None
+    label: Annotated[int, Field(ge=0, le=1)] = 1
+    object: Annotated[int, Field(ge=1, le=MAX_OBJECT)] = 1
+
+    def click(self, width: int, height: int) -> Point | None:
+        """The click, inside a frame of a size; None where there is none."""
+        if self.x is None and self.y is None:
+            return None
+        if self.x is None or self.y is None or self.x > width or self.y > height:
+            raise ApiError(422, "bad_request", f"a click needs x and y inside {width} x {height} pixels")
+        return self.x, self.y, 1 if self.label else 0
+
+
+class LiveState(Wire):
+    id: str
+
+
+class LiveFrame(Wire):
+    """The number of a frame, its masks by object, and how many frames are kept."""
+
+    frame: int
+    recorded: int
+    masks: dict[str, Mask]
+
+
 class Login(Wire):
     token: Annotated[str, Field(max_length=200)]
 

@@ -99,6 +99,20 @@ export const putLock = (id, object, frame, locked, edit) =>
 export const masks = (id, frame) => json("GET", of(id, `/masks/${frame}`));
 export const everything = (id, ask, edit) => json("POST", of(id, `/everything${query(edit)}`), ask);
 export const propagate = (id, ask, edit) => json("POST", of(id, `/propagate${query(edit)}`), ask);
+/** A live camera: a frame goes out when the one before is answered. */
+export const live = () => json("POST", "/api/live");
+export const keepLive = (id) => json("POST", `/api/live/${id}/session`);
+export const endLive = (id) => json("DELETE", `/api/live/${id}`);
+export async function liveFrame(id, blob, click) {
+  let answer;
+  try {
+    answer = await fetch(`/api/live/${id}/frames?${new URLSearchParams(click)}`, { method: "POST", body: blob });
+  } catch {
+    throw new ApiError(0, "offline", "The app's server does not answer. Is it still running?");
+  }
+  if (!answer.ok) throw refusal(answer.status, await answer.text());
+  return answer.json();
+}
 export const makeExport = (id, ask) => json("POST", of(id, "/export"), ask);
 export const job = (id, name) => json("GET", of(id, `/jobs/${name}`));
 /** Several pictures as one data set, a ZIP archive. */

@@ -46,6 +46,7 @@ export class Files {
       { label: "Open a photo or video…", act: () => this.pick("file") },
       { label: "Open a folder of pictures…", act: () => this.pick("folder") },
       { label: "Open a project…", act: () => this.pick("project") },
+      { label: "Camera…", note: "Tracked live, and kept if you like", act: () => this.app.camera.open() },
       ...(session ? [null, { label: "Import masks…", note: "COCO JSON, a mask PNG", act: () => this.app.imports.pick() }, null] : []),
       ...(session ? [{ label: "Recent…", act: () => this.app.showRecent() }] : []),
       ...(session ? [null, { label: `Close “${session.name}”`, note: session.saving === "on" ? "It stays among the recent ones." : "What was not exported is lost.", act: () => this.app.names.close() }] : []),

@@ -4,6 +4,7 @@ import { Painter } from "./canvas/paint.js";
 import { Pointer } from "./canvas/pointer.js";
 import { View } from "./canvas/view.js";
 import { Brush } from "./brush.js";
+import { Camera } from "./camera.js";
 import { Chooser, EverythingPanel } from "./chooser.js";
 import { Classes } from "./classes.js";
 import { Cutouts } from "./cutouts.js";
@@ -60,6 +61,7 @@ class App {
     this.timeline = new Timeline(this);
     this.exports = new Exports(this);
     this.files = new Files(this);
+    this.camera = new Camera(this);
     this.gallery = new Gallery(this);
     this.all = new All(this);
     this.imports = new Imports(this);
