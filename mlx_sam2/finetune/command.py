@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> int:
+    args.leads = os.environ.get("MLX_RANK", "0") == "0"  # of several processes the first one writes and speaks
     try:
         if not args.show_settings:
             _check(args)
@@ -143,7 +144,7 @@ def _check(args: argparse.Namespace) -> None:
         return
     if args.resume and not args.output.is_dir():
         raise UsageError(f"there is no run in {args.output} to go on with: leave out --resume")
-    if not args.resume and os.path.lexists(args.output):
+    if args.leads and not args.resume and os.path.lexists(args.output):
         raise UsageError(f"{args.output} exists already: name another --output, or go on with --resume")
 
 

@@ -22,6 +22,7 @@ from .arguments import PROG, ArgumentError, Arguments
 from .log import Log
 from .memory import count
 from .preview import draw_preview
+from .samples import trainable
 from .steps import generator
 from .trainer import Event, Trainer
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 SETTINGS = "settings.yaml"
 GIB = 2**30
+# findings of the check that would end a run when it comes to the item
+FATAL = ("cannot be read", "missing photo", "mask of another size", "damaged mask")
 SPLIT = 9  # what is drawn to hold items out
 SHOWN = ("iou_1", "iou_3", "iou_5", "jf", "j", "f")
 
@@ -64,11 +67,17 @@ def run(args: argparse.Namespace, settings: Arguments) -> int:
 def _data(args: argparse.Namespace, settings: Arguments) -> tuple[list[Item], list[Item]]:
     """Items to train on and items to evaluate on; what is in the data set is printed."""
     dataset = open_dataset(args.data, args.layout, split=args.split, images=args.images)
-    for line in check(dataset).lines():
+    report = check(dataset)
+    for line in report.lines() if args.leads else ():
         cli.say(line)
+    odd = {what: report.odd[what] for what in FATAL if what in report.odd}
+    wrong = [f"{what} ({found.count}): {found.examples[0]}" for what, found in odd.items()]
+    if wrong and not args.check:
+        raise DatasetError(f"{args.data} cannot be trained on: {'; '.join(wrong)}: repair or remove what is named")
     if args.held_out is not None:
         return list(dataset), list(open_dataset(args.held_out))
-    return split(dataset, settings)
+    shown = [item for item in dataset if trainable(item, False)] if not wrong else []
+    return split(shown or dataset, settings)
 
 
 def split(dataset: Dataset | Sequence[Item], settings: Arguments) -> tuple[list[Item], list[Item]]:
@@ -95,8 +104,8 @@ def _train(args: argparse.Namespace, settings: Arguments, items: list[Item], hel
     if first and not args.resume:
         write_text(args.output / SETTINGS, settings.to_yaml())
     log = [Log(args.output, trainer.progress.step)] if first else []
-    cli.say(_summary(trainer, resumed))
     if first:
+        cli.say(_summary(trainer, resumed))
         cli.say(_memory(count(trainer).peak))
     progress = trainer.run(*log, _Bar(settings.steps, trainer.progress.step)) if first else trainer.run()
     if not first:
@@ -111,7 +120,7 @@ def _train(args: argparse.Namespace, settings: Arguments, items: list[Item], hel
 
 def _summary(trainer: Trainer, resumed: bool) -> str:
     count = sum(value.size for value in trainer.weights.masters.values())
-    what = "clips" if trainer.video else "photos"
+    what = ("clip" if trainer.video else "photo") + "s" * (len(trainer.items) != 1)
     start = f", from step {trainer.progress.step} on" if resumed else ""
     return (
         f"preset {trainer.arguments.preset}: {count / 1e6:,.2f} M weights, {len(trainer.items)} {what}, "

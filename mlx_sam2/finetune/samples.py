@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from ..datasets.checking import first_seen
 from ..datasets.items import DatasetError, Item
 from ..images.preprocess import MEAN, STD
 from ..model.resize import fit_mask
@@ -37,8 +38,10 @@ class Batch(NamedTuple):
 
 
 def trainable(item: Item, video: bool) -> bool:
-    """Whether an item can be trained on: it has an object and, for clips, two annotated frames."""
-    return bool(item.objects) and (not video or (item.is_video and len(item.keyframes) > 1))
+    """Whether an item can be trained on: it shows an object and, for clips, has two annotated frames."""
+    if video and not (item.is_video and len(item.keyframes) > 1):
+        return False
+    return any(first_seen(found) is not None for found in item.objects)
 
 
 def draw_sample(item: Item, arguments: Arguments, random: np.random.Generator, video: bool, pixels: bool) -> Sample:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -94,6 +95,32 @@ def test_refusals(
     assert len(error.splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["mine.png"]
     assert (tmp_path / "mine.png").read_text() == "a photo"
+
+
+def test_data_that_cannot_be_trained_on_is_refused_before_a_run(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bad = tmp_path / "bad"
+    shutil.copytree(data, bad)
+    photos, masks = (sorted((bad / name).iterdir()) for name in ("images", "masks"))
+    photos[0].write_bytes(b"no picture")
+    Image.new("L", (9, 9), 255).save(masks[1])
+    Image.new("L", (256, 256)).save(masks[2])
+    words = [str(bad), "--output", str(tmp_path / "out"), "--model", "demo"]
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert "bad cannot be trained on: cannot be read (1): cells_000" in error
+    assert "mask of another size (1): cells_001, object 1: 9x9: repair or remove" in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+    empty = tmp_path / "empty"
+    shutil.copytree(data, empty)
+    for mask in (empty / "masks").iterdir():
+        Image.new("L", (256, 256)).save(mask)
+    assert main([str(empty), *words[1:]]) == 2
+    error = capsys.readouterr().err
+    assert "none of 3 items is a photo with an object" in error
+    assert len(error.splitlines()) == 1
 
 
 def test_a_run_goes_on_with_its_own_model_only(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

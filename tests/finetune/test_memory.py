@@ -15,6 +15,7 @@ from mlx_sam2.datasets.opening import open_dataset
 from mlx_sam2.finetune import Arguments, Trainer
 from mlx_sam2.finetune import run as command
 from mlx_sam2.finetune.memory import count, peak_of
+from mlx_sam2.kernels.dispatch import references_only
 
 KIB = 1024
 
@@ -72,10 +73,11 @@ def test_the_count_is_what_mlx_counts(preset: str, items: list[Item], tmp_path: 
     before = mx.get_active_memory()
     weights = sum(value.nbytes for value in run.weights.start.values())
     mx.reset_peak_memory()
-    run.run()
+    with references_only():  # whose graph is counted
+        run.run()
     measured = mx.get_peak_memory() - before + weights  # other tests' arrays may live
-    # tests/measure/finetune_memory.py --measure: a GPU's graph is counted; the CPU's attention takes up to 13 % more
-    assert 0.8 * measured < counted < 1.2 * measured
+    # tests/measure/finetune_memory.py --measure: up to 10 % more
+    assert 0.95 * measured < counted < 1.15 * measured
 
 
 def test_a_machine_with_less_is_warned(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -96,6 +96,15 @@ def test_figures_of_the_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "| 24 | 20 reached |" in text
 
 
+def test_every_bar_must_rise(monkeypatch: pytest.MonkeyPatch) -> None:
+    tune = tool("tune", monkeypatch)
+    before = {"box": 0.93, "one click, chosen": 0.9, "coins with IoU >= 0.85, of 24": 24, "targets": 6}
+    assert tune.not_risen(before, before) == ["box", "one click, chosen"]
+    assert tune.not_risen(before, before | {"box": 0.94, "one click, chosen": 0.91}) == []
+    fallen = before | {"box": 0.94, "one click, chosen": 0.91, "coins with IoU >= 0.85, of 24": 23}
+    assert tune.not_risen(before, fallen) == ["coins with IoU >= 0.85, of 24"]
+
+
 def test_the_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     """The labels in tests/data are those of the classical segmentation that the evaluation uses."""
     import demo_scenes

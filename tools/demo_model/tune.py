@@ -143,6 +143,15 @@ def evaluate(model: str, values: Path, options: argparse.Namespace) -> dict[str,
     return json.loads(values.read_text())
 
 
+def not_risen(before: dict[str, float], after: dict[str, float]) -> list[str]:
+    """The bars that did not rise; one that is full already must stay so."""
+    from evaluate import BARS
+
+    full = {"coins with IoU >= 0.85, of 24": 24}
+    bars = [name for name in before if name in BARS]
+    return [name for name in bars if after[name] < full.get(name, 1) and after[name] <= before[name]]
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -167,7 +176,7 @@ def main(argv: list[str] | None = None) -> int:
     after = evaluate(model, run / "after.json", options)
     for name, value in before.items():
         print(f"{name}: {value:.3f} -> {after[name]:.3f}")
-    stayed = [name for name, value in before.items() if not after[name] > value]
+    stayed = not_risen(before, after)
     print(f"{model}: ship it (README.md)" if not stayed else f"not to be shipped: {', '.join(stayed)} did not rise")
     return 0
 
