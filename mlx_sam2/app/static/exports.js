@@ -35,7 +35,7 @@ export class Exports {
         : { label: "Overlay picture", note: "PNG with the masks drawn in", act: () => this.make("overlay") },
       ...(many ? [{ label: "Overlay of this frame", note: "PNG", act: () => this.make("overlay", session.frame) }] : []),
       null,
-      many ? { label: "Film…", note: "The objects with alpha, mattes, other backgrounds", act: () => this.film.open() }
+      many ? { label: "Film…", note: "ProRes, HEVC, WebM, files with alpha; mattes; other backgrounds", act: () => this.film.open() }
         : { label: "Effect…", note: "Blur, pixelate or replace the background or the objects", act: () => this.film.open() },
       { label: "Edges…", note: this.edges.text(), act: () => this.edges.open() },
       null,
