@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 from pathlib import Path
 from typing import Any
 
@@ -12,32 +11,19 @@ import pytest
 import page_browser
 import page_media
 from page_browser import Page, until
+from page_rules import faults
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(page_browser.why_not() is not None, reason=str(page_browser.why_not())),
 ]
 PHOTO = Path(__file__).parents[2] / "examples" / "coffee.jpg"
-AXE = Path(__file__).parents[1] / "data" / "axe.min.js.gz"
 SIZES = {"desktop": (1440, 900), "small": (1024, 768), "phone": (390, 844)}
 
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return page_media.write_clip(tmp_path_factory.mktemp("clip") / "ball.mp4", 8)
-
-
-def faults(page: Page) -> list[str]:
-    """Serious and critical faults that axe-core finds now."""
-    if not page.tab.evaluate("'axe' in window"):
-        page.tab.evaluate(gzip.decompress(AXE.read_bytes()).decode())
-    found = page.tab.evaluate("axe.run({ resultTypes: ['violations'] })")
-    return [
-        f"{fault['id']} ({fault['impact']}): {node['html'][:120]}: {node.get('failureSummary', '')[:200]}"
-        for fault in found["violations"]
-        if fault["impact"] in ("serious", "critical")
-        for node in fault["nodes"]
-    ]
 
 
 def overflow(page: Page) -> list[str]:

@@ -9,6 +9,7 @@ import pytest
 
 import page_browser
 from page_browser import Page, until
+from page_rules import faults
 
 pytestmark = [
     pytest.mark.slow,
@@ -39,6 +40,7 @@ def test_a_camera_is_tracked_and_kept(app_server: str, camera: Any) -> None:
     begin(page)
     page.tab.locator("#camera-picture").click(position={"x": 60, "y": 60})
     page.wait("frames a second tracked", "#camera-text")
+    assert faults(page) == []
     kept = page.tab.evaluate("app.camera.recorded")
     until(lambda: page.tab.evaluate("app.camera.recorded") > kept + 1, "more frames to be tracked")
     page.tab.get_by_role("button", name="Stop and keep").click()

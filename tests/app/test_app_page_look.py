@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_app_page_access import faults
 
 import page_browser
 import page_media
 import page_states
 from page_browser import Page, until
+from page_rules import faults
 
 pytestmark = [
     pytest.mark.slow,
