@@ -165,3 +165,30 @@ def test_heic_and_animations_open(page: Page, tmp_path: Path) -> None:
     assert (page.session()["kind"], page.session()["frames"]) == ("video", 6)
     page.go_to(4)
     assert page.tab.evaluate("app.painter.frame") == 4
+
+
+def test_frames_are_small_while_dragging_and_the_strip_waits_while_playing(page: Page, tmp_path: Path) -> None:
+    page.open(page_media.write_clip(tmp_path / "ball.mp4", 60))
+    page.tab.evaluate("app.session.pictures.side = 1280")  # as on a dense screen
+    asked: list[str] = []
+    page.tab.on("request", lambda request: asked.append(request.url) if "/frames/" in request.url else None)
+    strip = page.tab.locator("#strip").bounding_box()
+    middle = strip["y"] + strip["height"] - 6
+    page.tab.mouse.move(strip["x"] + strip["width"] * 0.5, middle)
+    page.tab.mouse.down()
+    page.tab.mouse.move(strip["x"] + strip["width"] * 0.8, middle, steps=3)
+    frame = page.tab.evaluate("app.session.frame")
+    until(lambda: page.tab.evaluate("app.session.pictures.has(app.session.frame)"), "the frame under the pointer")
+    assert any(url.endswith("side=640") for url in asked) and page.tab.evaluate("app.session.pictures.hurries")
+    page.tab.mouse.up()
+    page.settled()
+    assert any(url.endswith(f"/frames/{frame}?side=1280") for url in asked), "the frame stays as small as it was"
+    page.go_to(0)
+    asked.clear()
+    page.tab.evaluate("app.transport.toggle(); app.timeline.open()")  # a strip without pictures
+    until(lambda: page.tab.evaluate("app.session.frame") > 3, "some frames")
+    small = [url for url in asked if url.endswith("side=128")]
+    page.tab.evaluate("app.transport.stop(); app.timeline.draw()")
+    assert not small
+    until(lambda: page.tab.evaluate("app.timeline.film.size") > 0, "the strip to go on")
+    page.settled()
