@@ -351,8 +351,10 @@ class SAM2VideoPredictor(OfficialVideoAttributes, OneProcess):
 
         Raises:
             RuntimeError: as ``propagate_in_video_preflight``.
-            ValueError: for a start or an object that does not exist.
+            ValueError: for a start or an object that does not exist, or no object at all.
         """
+        if obj_ids is not None and not obj_ids:
+            raise ValueError("obj_ids is empty: name the objects to follow, or leave it out for all")
         found_frames = inference_state.propagate(start_frame_idx, max_frame_num_to_track, reverse, obj_ids)
         with closing(found_frames) as frames:
             for found in frames:

@@ -25,6 +25,8 @@ def test_one_object_of_two(predictor: SAM2VideoPredictor) -> None:
         both = list(predictor.propagate_in_video(state))
         with pytest.raises(ValueError, match="'c'"):
             next(predictor.propagate_in_video(state, obj_ids=["c"]))
+        with pytest.raises(ValueError, match="obj_ids is empty"):
+            next(predictor.propagate_in_video(state, obj_ids=[]))
     for (_, _, alone), (_, ids, together) in zip(found, both, strict=True):
         assert ids == ["a", "b"]
         np.testing.assert_allclose(alone[0], together[1], atol=1e-3)  # measured: 0 to 3e-5, a batch of two
