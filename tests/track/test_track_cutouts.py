@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +22,7 @@ from mlx_sam2.track.command import build_parser, main
 from mlx_sam2.track.resume import resume_arguments
 from mlx_sam2.track.run import Progress, TrackedFrame
 from mlx_sam2.track.video import make_plan
-from track_command import HEIGHT, NOT_LOADED, NUM_FRAMES, POINT, WIDTH
+from track_command import HEIGHT, NOT_LOADED, NUM_FRAMES, POINT, WIDTH, command, environment, write_frames
 
 PROMPT = ["--point", "40,30"]
 
@@ -128,3 +131,26 @@ def test_a_stopped_run_goes_on_with_the_same_edges(clip: Path, monkeypatch: pyte
     assert (again.output, again.cutout, again.start, again.overwrite) == (["m"], ["c_from3.mov", "cut"], 3, True)
     (item,) = again.mask
     np.testing.assert_array_equal(read_indexed(item.value) > 0, mask)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("codec", ["png", "exr"])
+def test_a_killed_run_leaves_whole_pictures_alone(
+    tmp_path: Path, model: str, codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left is, byte for byte, what an undisturbed run writes."""
+    write_frames(tmp_path / "long", 60)
+    words = ["long", *PROMPT, "--edge", "soft", "--codec", codec, "--model", model]
+    call = command(*words, "--cutout", "cut")
+    process = subprocess.Popen(call, stderr=subprocess.PIPE, text=True, cwd=tmp_path, env=environment())
+    deadline = time.monotonic() + 120
+    while len(list((tmp_path / "cut").glob(f"[!.]*.{codec}"))) < 5 and process.poll() is None:
+        assert time.monotonic() < deadline, "no frame was written"
+        time.sleep(0.002)
+    process.kill()
+    assert process.communicate(timeout=60)[1] == "" and process.returncode == -signal.SIGKILL
+    left = sorted(path.name for path in (tmp_path / "cut").iterdir() if not path.name.endswith(".part"))
+    assert left == [f"{i:05d}.{codec}" for i in range(len(left))] and 5 <= len(left) < 60
+    called(tmp_path, monkeypatch, *words, "--cutout", "whole", "--frames", len(left))
+    for name in left:
+        assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes(), name
