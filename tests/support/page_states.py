@@ -20,6 +20,21 @@ STILL = """() => Promise.all(document.getAnimations()
   .filter(({ effect }) => effect.getComputedTiming().iterations !== Infinity)
   .map(({ finished }) => finished.catch(() => null)))"""
 
+CAMERA = """() => {
+  const canvas = document.createElement("canvas"), context = canvas.getContext("2d");
+  Object.assign(canvas, { width: 320, height: 240 });
+  let x = 0;
+  (function draw() {
+    context.fillStyle = "#345";
+    context.fillRect(0, 0, 320, 240);
+    context.fillStyle = "#fc0";
+    context.fillRect(30 + (x++ % 40), 30, 80, 80);
+    requestAnimationFrame(draw);
+  })();
+  navigator.mediaDevices.getUserMedia = async () => canvas.captureStream();
+  void app.camera.open();
+}"""
+
 
 def states(page: Page, scratch: Path) -> Iterator[str]:
     """Names of the states; the page is in each when its name comes."""
@@ -71,10 +86,20 @@ def menus(page: Page) -> Iterator[str]:
     page.tab.click("#help")
     yield "help"
     page.tab.keyboard.press("Escape")
-    for command in ("app.models.open()", "app.names.rename()", "app.exports.edges.open()"):
+    page.tab.click("#export")
+    page.tab.get_by_role("menuitem", name="Data set").click()
+    page.tab.get_by_role("menuitem", name="Label Studio").wait_for()
+    yield "menu-datasets"
+    page.tab.keyboard.press("Escape")
+    page.tab.evaluate("app.exports.edges.open()")
+    page.tab.locator("#edges-dialog img:not([hidden])").wait_for()
+    yield "dialog-edges"
+    page.tab.keyboard.press("Escape")
+    opened = {"models": "app.models.open()", "names": "app.names.rename()", "effect": "app.exports.film.open()"}
+    for name, command in opened.items():
         page.tab.evaluate(command)
         page.tab.locator("dialog[open]").wait_for()
-        yield f"dialog-{command.split('.')[1]}"
+        yield f"dialog-{name}"
         page.tab.keyboard.press("Escape")
 
 
@@ -86,6 +111,23 @@ def video_states(page: Page, clip: Path) -> Iterator[str]:
     page.click(365, 80)
     page.track()
     yield "tracked"
+    page.tab.evaluate("app.exports.film.open()")
+    page.tab.locator("#film-dialog[open]").wait_for()
+    yield "dialog-film"
+    page.tab.keyboard.press("Escape")
+    yield from camera_states(page)
+
+
+def camera_states(page: Page) -> Iterator[str]:
+    """The pictures of the camera are those of a canvas."""
+    page.tab.evaluate(CAMERA)
+    page.wait("kept", "#camera-text")
+    yield "camera"
+    page.tab.locator("#camera-picture").click(position={"x": 60, "y": 60})
+    page.wait("frames a second tracked", "#camera-text")
+    yield "camera-tracked"
+    page.tab.keyboard.press("Escape")
+    until(lambda: page.tab.evaluate("!app.camera.on && !app.camera.id"), "the camera to end")
 
 
 def gallery_states(page: Page, folder: Path) -> Iterator[str]:
