@@ -11,6 +11,7 @@ from .app import App
 from .collection_routes import add_collections
 from .edit_routes import add_edits
 from .examples import EXAMPLES
+from .film_routes import add_films
 from .import_routes import add_imports
 from .job_routes import add_jobs
 from .live_routes import add_live
@@ -32,6 +33,7 @@ def routes(app: App) -> APIRouter:
     add_masks(router, app)
     add_jobs(router, app)
     add_pictures(router, app)
+    add_films(router, app)
     add_collections(router, app)
     add_live(router, app)
     add_imports(router, app)

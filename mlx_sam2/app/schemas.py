@@ -152,6 +152,12 @@ class SessionState(Brief):
     clients: dict[str, int]
 
 
+class PlayState(Wire):
+    """Frame i of the file is shown i / `fps` seconds after its first; null where a player could not tell the frames."""
+
+    fps: float | None
+
+
 class ErrorAnswer(Wire):
     error: Problem
     session: SessionState | None = None

@@ -27,8 +27,8 @@ DRAIN_BYTES, DRAIN_SECONDS = 64 << 20, 2.0  # that a refused body is still read
 UPLOADS = frozenset({"/api/sessions", "/api/projects"})  # they count for themselves
 
 CONTENT_POLICY = (
-    "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-    "frame-ancestors 'none'"
+    "default-src 'self'; img-src 'self' blob: data:; media-src 'self'; object-src 'none'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'"
 )
 HEADERS = {
     "Content-Security-Policy": CONTENT_POLICY,

@@ -124,6 +124,8 @@ def test_every_answer_says_how_it_may_be_used(machine: Machine) -> None:
         "/api/state",
         f"/api/sessions/{session}",
         f"/api/sessions/{session}/frames/0",
+        f"/api/sessions/{session}/media",
+        f"/api/sessions/{session}/play",
         "/nothing",
         "/static/x",
     ]

@@ -70,6 +70,8 @@ const of = (session, rest = "") => `/api/sessions/${encodeURIComponent(session)}
 export const login = (token) => json("POST", "/api/login", { token });
 export const state = () => json("GET", "/api/state");
 export const session = (id) => json("GET", of(id));
+export const play = (id) => json("GET", of(id, "/play"));
+export const mediaAddress = (id) => of(id, "/media");
 export const rename = (id, name) => json("PUT", of(id, "/name"), { name });
 export const models = () => json("GET", "/api/models");
 export const chooseModel = (name) => json("POST", "/api/model", { name });

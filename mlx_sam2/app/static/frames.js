@@ -17,6 +17,7 @@ export class Frames {
     Object.assign(this, { session, arrived, failed, needed });
     this.side = 1280; // of what is asked for: as large as it is shown
     this.hurries = false; // small pictures do, while the user drags
+    this.rests = false; // while the browser plays the file itself
     this.kept = new Map(); // number -> ImageBitmap, in order of use
     this.sides = new Map(); // number -> the side that it was asked for with; 0: it was lent
     this.wishes = []; // newest last
@@ -44,6 +45,12 @@ export class Frames {
   /** The user drags, or has come to rest. */
   hurry(on) {
     this.hurries = on;
+    if (!on) this.#next();
+  }
+
+  /** Others lend all pictures now, or do not any more. */
+  rest(on) {
+    this.rests = on;
     if (!on) this.#next();
   }
 
@@ -93,7 +100,7 @@ export class Frames {
   }
 
   async #next() {
-    if (this.closed || this.busy.size >= AT_ONCE) return;
+    if (this.closed || this.rests || this.busy.size >= AT_ONCE) return;
     const number = this.#choose();
     if (number === undefined) return;
     const abort = new AbortController();

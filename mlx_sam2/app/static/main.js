@@ -171,6 +171,7 @@ class App {
     this.objects.clear();
     this.#listen(session);
     this.transport.stop();
+    this.transport.film.open(session);
     this.transport.show();
     if (session.video) this.timeline.open();
     this.view.reset(session);
@@ -222,6 +223,8 @@ class App {
   }
 
   #leave() {
+    this.transport.stop();
+    this.transport.film.close();
     this.session?.close();
     this.session = null;
     this.painter.open(null);

@@ -12,6 +12,8 @@ import { Results } from "./results.js";
 import { Sync } from "./sync.js";
 import { TRACKED, Tracks } from "./tracks.js";
 
+const MASKS_AT_ONCE = 4; // requests, while the browser plays the file itself
+
 export class Session extends EventTarget {
   constructor(info) {
     super();
@@ -255,7 +257,8 @@ export class Session extends EventTarget {
     if (this.status === "failed") return;
     this.pictures.want(frame);
     const asked = this.masks.get(frame)?.asked;
-    if (this.ready && this.doc.objects.length && !asked) this.fetchMasks(frame);
+    const hurried = this.pictures.rests && this.fetching >= MASKS_AT_ONCE;
+    if (this.ready && this.doc.objects.length && !asked && !hurried) this.fetchMasks(frame);
   }
 
   /** Whether all that can be shown of a frame has arrived. */

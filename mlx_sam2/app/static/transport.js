@@ -1,6 +1,7 @@
 // Playing a video, stepping through it, and tracking: buttons, progress and the clock.
 import { find, withLock } from "./document.js";
 import { announce, byId, setIcon } from "./dom.js";
+import { FilmPlayer } from "./film_player.js";
 import { NOTHING } from "./tracks.js";
 
 const AHEAD = 8; // frames fetched before they are shown
@@ -9,6 +10,7 @@ export class Transport {
   constructor(app) {
     this.app = app;
     this.playing = false;
+    this.film = new FilmPlayer();
     byId("play").addEventListener("click", () => this.toggle());
     byId("step-back").addEventListener("click", () => this.step(-1));
     byId("step-on").addEventListener("click", () => this.step(1));
@@ -77,7 +79,28 @@ export class Transport {
     this.began = null;
     setIcon(byId("play"), "pause");
     byId("play").setAttribute("aria-label", "Pause");
+    if (this.film.state === "ready") return this.#playFilm(session);
     return requestAnimationFrame((now) => this.#tick(now));
+  }
+
+  /** By the browser's decoder: it may drop frames, but keeps the rate. When it stops, the server's picture comes. */
+  #playFilm(session) {
+    const { last } = session.range;
+    session.pictures.rest(true);
+    return this.film.play(session.frame, {
+      last,
+      show: (number, bitmap) => {
+        if (bitmap) session.pictures.lend(number, bitmap);
+        session.show(number);
+        session.look(Math.min(number + AHEAD, last)); // its masks
+      },
+      ended: () => this.stop(),
+      paused: () => this.stop(),
+      failed: () => {
+        session.pictures.rest(false);
+        requestAnimationFrame((now) => this.#tick(now));
+      },
+    });
   }
 
   stop() {
@@ -85,6 +108,11 @@ export class Transport {
     this.playing = false;
     setIcon(byId("play"), "play");
     byId("play").setAttribute("aria-label", "Play");
+    this.film.stop();
+    const { session } = this.app;
+    if (!session?.pictures.rests) return;
+    session.pictures.rest(false);
+    session.look();
   }
 
   /** Goes on when the next picture is there and its time has come; a slow line makes it slower, not jumpy. */
