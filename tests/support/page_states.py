@@ -123,7 +123,7 @@ def camera_states(page: Page) -> Iterator[str]:
     page.tab.evaluate(CAMERA)
     page.wait("kept", "#camera-text")
     yield "camera"
-    page.tab.locator("#camera-picture").click(position={"x": 60, "y": 60})
+    page.tab.locator("#camera-picture").click(position={"x": 90, "y": 70})
     page.wait("frames a second tracked", "#camera-text")
     yield "camera-tracked"
     page.tab.keyboard.press("Escape")
