@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import mlx.core as mx
@@ -54,6 +55,7 @@ class Engine:
         self._video_model: SAM2 | None = None
         self._videos: dict[str, SAM2VideoPredictor] = {}  # by memory policy, on one model
         self._changing = threading.Lock()
+        self.before_change: Callable[[], None] = lambda: None  # lets go of the model, on the worker's thread
 
     def start(self) -> None:
         """Start loading. Calls that come meanwhile wait behind it."""
@@ -98,6 +100,7 @@ class Engine:
             else:
                 self._say(self.state.model_copy(update={"status": "failed", "message": text, "done": 0, "total": 0}))
         else:
+            self.before_change()
             self._model, self._video_model, self._videos = model, follower, videos
             self._say(_loaded(name, model))
             if before is not None:

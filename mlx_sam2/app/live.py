@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from ..sam2_video_predictor import SAM2VideoPredictor
+    from ..video.stream import VideoStream
     from .session import Session
 
 RECORDED = 600  # frames that are kept
@@ -39,7 +40,7 @@ class Live:
         self.disk = 0
         self.recorded = 0
         self.ended = False
-        self._stream = predictor.stream()
+        self._stream: VideoStream | None = predictor.stream()
         self._size: tuple[int, ...] | None = None
         self._clicks: dict[int, dict[int, Prompt]] = {}  # object -> frame
         self._masks: dict[int, dict[int, Mask]] = {}
@@ -56,6 +57,9 @@ class Live:
         """
         if self.ended:
             raise ApiError(404, "not_found", "this camera has ended")
+        if self._stream is None:
+            text = "another model was chosen: keep what was recorded, or begin again"
+            raise ApiError(409, "changed", text)
         self._size = self._size or picture.shape
         if picture.shape != self._size:
             raise ApiError(422, "bad_request", "all frames of a camera must have one size: begin again")
@@ -68,12 +72,13 @@ class Live:
             frame, ids, logits = self._stream.add_new_points_or_box(ask.object, points=[[x, y]], labels=[label])
         scores = self._stream.object_scores
         masks = {obj_id: as_mask(logits[i, 0] > 0, scores[obj_id]) for i, obj_id in enumerate(ids)}
-        if frame < RECORDED:
-            self._record(frame, data)
+        if self.recorded < RECORDED:
+            kept = self.recorded  # not `frame`: one that found no room on the disk leaves no gap
+            self._record(kept, data)
             for obj_id, mask in masks.items():
-                self._masks.setdefault(obj_id, {})[frame] = mask
+                self._masks.setdefault(obj_id, {})[kept] = mask
             if click is not None:
-                self._clicks.setdefault(ask.object, {})[frame] = Prompt(points=[click])
+                self._clicks.setdefault(ask.object, {})[kept] = Prompt(points=[click])
         return LiveFrame(frame=frame, recorded=self.recorded, masks={str(n): mask for n, mask in masks.items()})
 
     def _record(self, frame: int, data: bytes) -> None:
@@ -101,9 +106,15 @@ class Live:
         if self.ended:
             return
         self.ended = True
-        self._stream.close()
+        self.stop()
         if not keep:
             self.discard()
+
+    def stop(self) -> None:
+        """Track no more, and let go of the model; what was recorded can still be kept."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            stream.close()
 
     def discard(self) -> None:
         shutil.rmtree(self.folder, ignore_errors=True)
@@ -126,17 +137,26 @@ class Lives:
 
     def get(self, live_id: str) -> Live:
         with self._lock:
-            if self._live is None or self._live.id != live_id:
-                raise ApiError(404, "not_found", "there is no such camera: it has ended, or another page has begun one")
-            return self._live
+            return self._found(live_id)
+
+    def _found(self, live_id: str) -> Live:
+        if self._live is None or self._live.id != live_id:
+            raise ApiError(404, "not_found", "there is no such camera: it has ended, or another page has begun one")
+        return self._live
 
     def take(self, live_id: str) -> Live:
         """The camera, which nobody else finds any more."""
-        live = self.get(live_id)
         with self._lock:
-            if self._live is live:
-                self._live = None
+            live = self._found(live_id)
+            self._live = None
         return live
+
+    def stop(self) -> None:
+        """Have the camera that is on track no more. Call it on the worker's thread."""
+        with self._lock:
+            live = self._live
+        if live is not None:
+            live.stop()
 
 
 def decoded(data: bytes) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request
@@ -17,6 +18,7 @@ LiveId = Annotated[str, Path(pattern=r"^[A-Za-z0-9_-]{1,40}$")]
 
 def add_live(router: APIRouter, app: App) -> None:
     lives = Lives()
+    app.engine.before_change = lives.stop
 
     @router.post("/live", status_code=201)
     async def begin() -> LiveState:
@@ -45,7 +47,7 @@ def add_live(router: APIRouter, app: App) -> None:
         if not lives.get(live_id).recorded:
             raise ApiError(409, "empty", "no frame has come yet")
         live = lives.take(live_id)
-        await compute(app, lambda: live.close(keep=True))
+        await asyncio.wrap_future(app.worker.submit_always(live.close, keep=True))
 
         def read() -> SessionState:
             try:
@@ -62,4 +64,4 @@ def add_live(router: APIRouter, app: App) -> None:
     async def end(live_id: LiveId) -> None:
         """End a camera and remove what it had."""
         live = lives.take(live_id)
-        await compute(app, live.close)
+        await asyncio.wrap_future(app.worker.submit_always(live.close))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import hmac
 import ipaddress
+import re
 import socket
 import time
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 BODY_BYTES = 8 << 20  # of a request that is no upload
 DRAIN_BYTES, DRAIN_SECONDS = 64 << 20, 2.0  # that a refused body is still read
-UPLOADS = frozenset({"/api/sessions", "/api/projects"})  # they count for themselves
+UPLOADS = re.compile(r"/api/(sessions|projects|sessions/[^/]+/import)")  # they count for themselves
 
 CONTENT_POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; media-src 'self'; object-src 'none'; base-uri 'none'; "
@@ -121,7 +122,7 @@ class Guard:
                 await _drain(receive)
             await answer(scope, receive, send_with_headers)
             return
-        limited = receive if scope["path"] in UPLOADS else _limited(receive, BODY_BYTES)
+        limited = receive if UPLOADS.fullmatch(scope["path"]) else _limited(receive, BODY_BYTES)
         await self.app(scope, limited, send_with_headers)
 
     def _refusal(self, scope: Scope, headers: Headers) -> tuple[int, str, str] | None:
@@ -138,7 +139,9 @@ class Guard:
         if scope["path"].startswith("/api/") and scope["path"] != "/api/login" and not self._has_token(headers):
             return 401, "unauthorized", "a token is needed: open the address that the app printed, with its #token="
         length = headers.get("content-length", "0")
-        if scope["path"] not in UPLOADS and (not length.isdecimal() or len(length) > 12 or int(length) > BODY_BYTES):
+        if not UPLOADS.fullmatch(scope["path"]) and (
+            not length.isdecimal() or len(length) > 12 or int(length) > BODY_BYTES
+        ):
             return 413, "too_large", f"the body of this request may have {BODY_BYTES:,} bytes"
         return None
 

@@ -114,8 +114,8 @@ class VideoWork:
 
     def _recollected(self, obj_id: int, t: int, reverse: bool, masks: Masks) -> bool:
         """Make a memory of a mask that the session had already, if the tracker has none there."""
-        mask, track = masks.get(obj_id, {}).get(t), self.state.tracks[obj_id]
-        if mask is None or t not in self._given.get(obj_id, ()) or track.latest(t) is not None:
+        mask, track = masks.get(obj_id, {}).get(t), self.state.tracks.get(obj_id)  # removed between two steps: None
+        if track is None or mask is None or t not in self._given.get(obj_id, ()) or track.latest(t) is not None:
             return False
         self.predictor.add_tracked_mask(self.state, t, obj_id, rle_to_mask(mask.rle), _scores(mask), reverse)
         self._found.setdefault(obj_id, {})[t] = self._kept.setdefault(obj_id, {})[t] = mask

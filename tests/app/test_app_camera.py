@@ -91,3 +91,37 @@ def test_bad_frames_and_clicks_are_refused(machine: Machine) -> None:
     refused = machine.client.post(f"{place}/frames", content=whole, headers={"Origin": "http://evil.example"})
     assert refused.status_code == 403
     assert machine.client.delete(place).status_code == 204
+
+
+def test_a_frame_that_finds_no_room_leaves_no_gap(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = begin(machine)
+    send(machine, place, jpeg())
+    with monkeypatch.context() as full:
+        full.setattr(machine.app.sessions, "take_disk", _full)
+        assert machine.client.post(f"{place}/frames", content=jpeg()).status_code == 409
+    last = send(machine, place, jpeg(), x=45, y=35)
+    assert (last["frame"], last["recorded"]) == (2, 2)
+    session = machine.client.post(f"{place}/session").json()
+    assert session["frames"] == 2 and list(session["objects"][0]["frames"]) == ["1"]
+    assert machine.masks(session["id"], 1)["1"]["counts"] == last["masks"]["1"]["counts"]
+    machine.client.delete(f"/api/sessions/{session['id']}")
+
+
+def _full(count: int) -> None:
+    raise live.ApiError(409, "full", "no room")
+
+
+def test_another_model_stops_the_camera_and_leaves_what_was_recorded(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = machine.app.engine
+    monkeypatch.setattr("mlx_sam2.app.engine.build_model", lambda name, **_: engine._model)
+    place = begin(machine)
+    send(machine, place, jpeg())
+    assert machine.client.post("/api/model", json={"name": engine.state.name}).status_code == 202
+    wait_for(lambda: engine.state.status == "ready")
+    refused = machine.client.post(f"{place}/frames", content=jpeg())
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "changed")
+    session = machine.client.post(f"{place}/session").json()
+    assert session["frames"] == 1
+    machine.client.delete(f"/api/sessions/{session['id']}")

@@ -141,3 +141,8 @@ def test_files_that_lie_are_refused_in_one_line(machine: Machine, name: str) -> 
     assert machine.session(session)["objects"] == [] and machine.session(session)["revision"] == 0
     assert machine.app.sessions._disk == disk
     machine.client.delete(f"/api/sessions/{session}")
+
+
+def test_annotations_may_have_more_bytes_than_other_requests(machine: Machine, video: str) -> None:
+    answer = sent(machine, video, b"{" + b" " * (9 << 20) + b"}")
+    assert code_of(answer) == (415, "unsupported"), "refused for its size"

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -32,6 +33,8 @@ from app_machine import (
     running,
     wait_for,
 )
+from mlx_sam2.app.schemas import Mask
+from mlx_sam2.app.video_work import VideoWork
 
 POINT = (30.0, 40.0, 1)
 
@@ -349,3 +352,17 @@ def test_prompts_of_a_video_are_bounded(model: str, tmp_path: Path) -> None:
         machine.prompt(session, 1, 0, points=[POINT, POINT])  # one that is there may change
         machine.prompt(session, 2, 0)
         machine.prompt(session, 1, 1, points=[POINT])
+
+
+def test_an_object_may_go_while_memories_are_made() -> None:
+    mask = Mask(size=(2, 2), counts="4", area=0, bbox=(0, 0, 0, 0), score=1.0)
+    tracker = SimpleNamespace(policy=SimpleNamespace(reach=lambda config: 2), config=None)
+    track = SimpleNamespace(latest=lambda t: None)
+    work = VideoWork.__new__(VideoWork)
+    work.state = SimpleNamespace(tracker=tracker, obj_ids=[1, 2], tracks={1: track, 2: track})
+    work.predictor = SimpleNamespace(add_tracked_mask=lambda *args: None)
+    work._given, work._found, work._kept = {1: {1}, 2: {1}}, {}, {}
+    steps = work.recollect(3, False, {1: {1: mask}, 2: {1: mask}}, None)
+    assert next(steps) == 1
+    del work.state.tracks[2]
+    assert list(steps) == []
