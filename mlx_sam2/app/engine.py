@@ -161,13 +161,14 @@ class Engine:
         """The encoded picture, or the video's state; made if there is none. Call it inside ``Sessions.loaded``.
 
         Args:
-            policy: of memory; a state that has another one is made again. None: whichever it has.
+            policy: of memory; a state that has another one is made again. None: whichever the session has had.
 
         Raises:
             ApiError: there is no model, or none that can follow objects.
         """
         if self._model is None:
             raise ApiError(503, "model_failed", self.state.message or "the model is not loaded")
+        session.memory_policy = policy or session.memory_policy
         if policy and isinstance(session.work, VideoWork) and session.work.predictor is not self._video(policy):
             session.work.close()
             session.work = None
@@ -177,7 +178,7 @@ class Engine:
             elif self._video_model is None:
                 raise ApiError(503, "model_failed", "this model holds the image half of SAM 2 only: no videos")
             else:
-                video = self._video(policy or self._memory_policy)
+                video = self._video(session.memory_policy or self._memory_policy)
                 session.work = VideoWork(video, session.source, session.prompts(), session.masks)
         if session.work is None:
             raise ApiError(404, "not_found", "this session was closed")

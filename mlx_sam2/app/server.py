@@ -102,7 +102,8 @@ def _add_errors(server: FastAPI) -> None:
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"][1:])[:80]
-        return _problem(422, "bad_request", f"{where}: {first['msg']}"[:300] if where else str(first["msg"])[:300])
+        text = first["msg"].removeprefix("Value error, ")  # pydantic's, before sentences of our own
+        return _problem(422, "bad_request", (f"{where}: {text}" if where else text)[:300])
 
     @server.exception_handler(HTTPException)
     async def http_error(_: Request, error: HTTPException) -> Response:

@@ -65,6 +65,7 @@ class Session:
         self.source: SharedSource | None = source
         self.strip: SharedSource | None = None  # a decoder of the timeline's own: its leaps do not disturb playing
         self.work: ImageWork | VideoWork | None = None
+        self.memory_policy: str | None = None  # that it was tracked with; None: that of the app
         self.pins = 0
         self.disk = 0
         self.closed = False

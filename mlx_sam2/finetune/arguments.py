@@ -181,15 +181,15 @@ class Arguments:
 
             with path.open("rb") as file:
                 data = file.read(MAX_YAML_BYTES + 1)
-            if len(data) > MAX_YAML_BYTES:
-                raise ArgumentError(f"{path} is longer than {MAX_YAML_BYTES} bytes, which settings never are")
-            values = yaml.safe_load(data.decode()) or {}
+            values = yaml.safe_load(data.decode()) or {} if len(data) <= MAX_YAML_BYTES else None
         except ImportError:
             raise ArgumentError("reading YAML needs PyYAML (pip install pyyaml)") from None
         except OSError as error:
             raise ArgumentError(f"cannot read {path}: {error.strerror}") from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        except (yaml.YAMLError, ValueError, RecursionError) as error:  # ValueError: a date or a number that is none
             raise ArgumentError(f"{path} is not valid YAML ({brief(str(error))})") from None
+        if values is None:
+            raise ArgumentError(f"{path} is longer than {MAX_YAML_BYTES} bytes, which settings never are")
         try:
             return cls.from_dict(values)
         except ArgumentError as error:

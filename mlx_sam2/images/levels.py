@@ -40,7 +40,7 @@ def span_of(pictures: Iterable[np.ndarray]) -> tuple[float, float]:
     """The lowest and the highest value of several grey pictures: "auto" for all of them alike."""
     found = [_extremes(picture) for picture in pictures]
     low, high = min(low for low, _ in found), max(high for _, high in found)
-    return low, high if high > low else low + 1
+    return low, high if high > low else low + max(1.0, abs(low))  # 1 alone is lost in floats from 2**53 on
 
 
 def to_8_bit(values: np.ndarray, levels: Levels = "full") -> tuple[np.ndarray, str | None]:

@@ -47,6 +47,16 @@ def test_one_object_alone(machine: Machine) -> None:
     assert frames_of(machine, session, 1) == list(range(FRAMES)) and frames_of(machine, session, 2) == [0, 1, 2, 3, 4]
 
 
+def test_a_policy_outlasts_a_rest(machine: Machine) -> None:
+    opened = prompted(machine)
+    machine.run(opened, "propagate", frame=0, last=1, memory_policy="samurai")
+    session = machine.app.sessions.get(opened)
+    work, session.work = session.work, None
+    machine.app.worker.submit(work.close).result()
+    machine.run(opened, "propagate", frame=0, last=1)
+    assert session.work.predictor.tracker.policy.name == "samurai"
+
+
 def test_a_policy_of_its_own(machine: Machine) -> None:
     """A session takes the policy that it is tracked with, keeps it, and can have another one later."""
     session = prompted(machine)
@@ -79,3 +89,8 @@ def test_what_is_refused(machine: Machine, ask: dict[str, Any], status: int) -> 
     session = prompted(machine)
     assert code(machine.client.post(f"/api/sessions/{session}/propagate", json=ask))[0] == status
     assert machine.session(session)["jobs"] == []
+
+
+def test_a_refusal_is_a_sentence_of_its_own(machine: Machine) -> None:
+    answer = machine.client.post("/api/sessions/none/propagate", json={"frame": 5, "last": 4})
+    assert answer.json()["error"]["message"] == "tracking begins on frame 5, outside of first and last"

@@ -35,6 +35,12 @@ def test_settings_survive_yaml(tmp_path: Path) -> None:
     assert Arguments.from_yaml(tmp_path / "s.yaml") == settings
 
 
+def test_a_date_that_is_none_is_no_yaml(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text("steps: 2020-13-45\n")
+    with pytest.raises(ArgumentError, match=r"s\.yaml is not valid YAML"):
+        Arguments.from_yaml(tmp_path / "s.yaml")
+
+
 def test_a_whole_number_may_stand_for_a_fraction() -> None:
     assert Arguments.from_dict({"clip": 1}).clip == 1.0
 

@@ -56,3 +56,10 @@ def test_levels_of_what_has_none(tmp_path: Path) -> None:
             VideoError, match=r"levels are for TIFF stacks and folders of 16-bit PNG files, and .* is neither"
         ):
             open_source(source, levels="full")
+
+
+def test_slices_of_one_huge_value(tmp_path: Path) -> None:
+    first, second = (Image.fromarray(np.full((8, 8), 1e20, np.float32)) for _ in range(2))
+    first.save(tmp_path / "stack.tif", save_all=True, append_images=[second])
+    with open_source(tmp_path / "stack.tif", levels="auto") as source:
+        assert not source[0].any()
