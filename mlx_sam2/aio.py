@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import functools
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -230,12 +230,13 @@ class AsyncVideoPredictor(_Front[SAM2VideoPredictor]):
         start_frame_idx: int | None = None,
         max_frame_num_to_track: int | None = None,
         reverse: bool = False,
+        obj_ids: Collection[Any] | None = None,
     ) -> AsyncIterator[Masks]:
         """``SAM2VideoPredictor.propagate_in_video``, one frame each time that one is awaited.
 
         Cancelling the task, or ``aclose()``, ends it after the frame in work, whose result is kept in the session.
         """
-        limits = (start_frame_idx, max_frame_num_to_track, reverse)
+        limits = (start_frame_idx, max_frame_num_to_track, reverse, obj_ids)
         return iterate(self.worker.steps(self.predictor.propagate_in_video, inference_state, *limits))
 
     def track_everything(self, video: Any, *args: Any, **options: Any) -> AsyncIterator[EverythingFrame]:

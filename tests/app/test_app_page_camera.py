@@ -18,15 +18,12 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def camera() -> Iterator[Any]:
+def camera(browser: Any) -> Iterator[Any]:
     """A browser with a camera that nobody has to allow: moving patterns."""
-    from playwright.sync_api import sync_playwright
-
     options = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=page_browser.chromium(), args=options)
-        yield browser
-        browser.close()
+    other = browser.browser_type.launch(executable_path=page_browser.chromium(), args=options)
+    yield other
+    other.close()
 
 
 def begin(page: Page) -> None:

@@ -48,7 +48,7 @@ def test_masks_go_out_and_come_in_again(app_server: str, browser: Any, tmp_path:
     until(lambda: len(page.objects()) == 2, "the object that came in")
     page.settled()
     assert page.masks()["2"]["counts"] == before
-    assert page.tab.locator("#objects li").count() == 2
+    until(lambda: page.tab.locator("#objects li").count() == 2, "its row")
     page.tab.click("#undo")
     until(lambda: len(page.objects()) == 1, "undo")
     page.settled()

@@ -104,7 +104,7 @@ def test_the_servers_picture_takes_the_place_of_the_files(page: Page) -> None:
 def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(page: Page, tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1200, 1600, 3), np.uint8)
     Image.fromarray(noise).save(tmp_path / "noise.png")
-    before = [session["id"] for session in page.ask("/api/state")["sessions"]]
+    before = {session["id"] for session in page.ask("/api/state")["sessions"]}
     network = page.context.new_cdp_session(page.tab)
     slow = {"offline": False, "latency": 0, "downloadThroughput": -1, "uploadThroughput": 400_000}
     network.send("Network.enable")
@@ -117,7 +117,8 @@ def test_an_upload_shows_how_far_it_is_and_can_be_cancelled(page: Page, tmp_path
     assert page.tab.evaluate(SMALL, "local") is None and not page.tab.locator("#cancel-upload").is_visible()
     assert page.tab.locator("#empty").is_visible() and page.tab.locator(".toast").count() == 0
     network.send("Network.emulateNetworkConditions", {**slow, "uploadThroughput": -1})
-    assert [session["id"] for session in page.ask("/api/state")["sessions"]] == before
+    after = {session["id"] for session in page.ask("/api/state")["sessions"]}
+    assert after <= before, "a session was made"  # one that rested may have made room
     page.open(PHOTO)
 
 
