@@ -29,12 +29,6 @@ NO_METAL = pytest.mark.skipif(mx.metal.is_available(), reason="this machine has 
 FILES = ["image_encoder.mlxfn", "manifest.json", "mask_decoder.mlxfn"]
 
 
-@pytest.fixture(scope="module")
-def nano_model() -> SAM2:
-    """One of its own: some test of tests/video leaves the shared one changed."""
-    return synthetic.nano_model()
-
-
 def run(*args: object, **env: str) -> subprocess.CompletedProcess[str]:
     given = env if rules.VARIABLE in env else {**env, rules.VARIABLE: ""}
     return run_command("export", *args, **given)

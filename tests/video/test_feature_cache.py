@@ -16,6 +16,7 @@ import mlx.nn as nn
 import numpy as np
 import pytest
 
+import synthetic
 from mlx_sam2.model.results import ImageFeatures
 from mlx_sam2.model.sam2 import SAM2
 from mlx_sam2.sam2_video_predictor import SAM2VideoPredictor
@@ -23,6 +24,12 @@ from mlx_sam2.video.feature_cache import IN_WORK, FeatureCache, frame_bytes
 from short_videos import assert_equal_outputs, clip
 
 LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def nano_model() -> SAM2:
+    """One of its own: these tests change its weights."""
+    return synthetic.nano_model()
 
 
 @pytest.fixture(scope="module")
